@@ -1,0 +1,165 @@
+"""The interface of a kernel backend, and the choice of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiso_pl.zeroth_order.streams import Site
+
+log = logging.getLogger(__name__)
+
+NUMERICS = 1
+"""Number of the order of evaluation. Any change to a result's bits is a new number."""
+
+Backend = Literal["auto", "reference", "numba", "torch"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+LEAF = 1024
+"""Elements a leaf of the summation tree holds; also the block the CPU kernel works through at a time."""
+
+
+class Decay(NamedTuple):
+    """The moving average that advances an elementwise Hessian inside the update.
+
+    Attributes:
+        nu: Weight of the new square.
+        eps: Added to the square.
+        floor: Smallest value of H.
+        every_step: One step for every k in order, instead of one for the last k.
+    """
+
+    nu: float
+    eps: float
+    floor: float
+    every_step: bool
+
+
+class Offset(NamedTuple):
+    """The displacement ``mu * u_p`` of a probe; ``mu`` is negative for the other side of a central difference."""
+
+    p: int
+    mu: float
+
+
+def tree_sum(values: NDArray[np.float64]) -> float:
+    """Sums float64 numbers by a fixed tree: the same bits whatever the device, the chunking or the threads.
+
+    The values are padded with zeros to whole leaves of 1024, each leaf is halved ten times by adding its upper half
+    to its lower half, and the sums of the leaves are summed the same way.
+    """
+    while True:
+        leaves = max(1, -(-len(values) // LEAF))
+        padded = np.zeros(leaves * LEAF, dtype=np.float64)
+        padded[: len(values)] = values
+        level = padded.reshape(leaves, LEAF)
+        while level.shape[1] > 1:
+            half = level.shape[1] // 2
+            level = level[:, :half] + level[:, half:]
+        values = level[:, 0]
+        if leaves == 1:
+            return float(values[0])
+
+
+class Kernels(ABC):
+    """Passes over one tensor. ``out``, ``base``, ``x`` and an elementwise ``hessian`` are fp32 of one shape.
+
+    ``hessian`` is None, a tensor of one element, or elementwise. Weights are fp32 on the host: they are the
+    scalars of a round, a handful. Elements are counted row-major by logical index, whatever the strides.
+    """
+
+    @abstractmethod
+    def combine(self, out: Tensor, site: Site, k: int, weights: NDArray[np.float32]) -> None:
+        """Writes ``s_k = sum_p weights[p] * u(r, k, p)`` to ``out``; ``weights`` has shape ``[P]``."""
+
+    @abstractmethod
+    def displace(
+        self,
+        out: Tensor,
+        base: Tensor,
+        hessian: Tensor | None,
+        site: Site,
+        k: int,
+        offset: Offset | None,
+        drift: NDArray[np.float32],
+        lr: float,
+    ) -> None:
+        """Writes a probe point to ``out``.
+
+        Args:
+            out: Where to.
+            base: The round's x, left as it is.
+            hessian: H of the round.
+            site: The tensor's stream.
+            k: Local step of the probe.
+            offset: Direction and signed mu, or None for the local point itself.
+            drift: Weights of the client's own earlier local steps, shape ``[k, P]``; may have no rows.
+            lr: Learning rate of the local moves.
+        """
+
+    @abstractmethod
+    def update(
+        self,
+        x: Tensor,
+        hessian: Tensor | None,
+        site: Site,
+        weights: NDArray[np.float32],
+        lr: float,
+        decay: Decay | None,
+        squares: bool,
+    ) -> NDArray[np.float64] | None:
+        """Moves ``x`` and advances an elementwise ``hessian``, in place and in one pass.
+
+        Args:
+            x: The parameters.
+            hessian: H of the round; advanced if ``decay`` is given, which needs it elementwise.
+            site: The tensor's stream.
+            weights: The round's weights, shape ``[tau, P]``.
+            lr: Learning rate.
+            decay: The moving average, or None to leave H alone.
+            squares: Whether to return the sums of squares.
+
+        Returns:
+            The sums of ``D_k * D_k`` over the tensor by :func:`tree_sum`, shape ``[tau]``, if asked for.
+        """
+
+
+def select(backend: str, device: torch.device) -> Kernels:
+    """The kernels for a device.
+
+    Args:
+        backend: ``auto`` (Numba on the CPU where installed, torch elsewhere), ``reference``, ``numba`` or ``torch``.
+        device: Where the parameters live.
+
+    Raises:
+        ValueError: If the backend is unknown or does not run on the device.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} must be one of {', '.join(BACKENDS)}")
+    if backend in ("reference", "numba") and device.type != "cpu":
+        raise ValueError(f"backend={backend!r} runs on the CPU only, but the parameters are on {device}: use 'auto'")
+    has_numba = importlib.util.find_spec("numba") is not None
+    if backend == "numba" and not has_numba:
+        raise ValueError("backend='numba' needs the package numba: install it, or use 'torch'")
+    if backend == "auto":
+        backend = "numba" if device.type == "cpu" and has_numba else "torch"
+        if device.type == "cpu" and not has_numba:
+            log.warning("numba is not installed: the CPU kernels run on plain torch operations, many times slower")
+    if backend == "reference":
+        from hiso_pl.zeroth_order.kernels.reference import ReferenceKernels
+
+        return ReferenceKernels()
+    if backend == "numba":
+        from hiso_pl.zeroth_order.kernels.numba_cpu import NumbaKernels
+
+        return NumbaKernels()
+    from hiso_pl.zeroth_order.kernels.torch_ops import TorchKernels
+
+    return TorchKernels()

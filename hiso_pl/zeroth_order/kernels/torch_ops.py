@@ -1,0 +1,241 @@
+"""Plain torch operations on any device: the correct path where there is no faster one.
+
+Philox runs in int64: a product of two 32-bit words wraps to the right 64 bits, and a mask after the shift takes off the
+sign. Every floating-point operation is a torch operation of its own, so none is fused; nothing here may be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, tree_sum
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose, last_word
+from hiso_pl.zeroth_order.streams import (
+    COS_COEFFICIENTS,
+    LN_2,
+    LOG_COEFFICIENTS,
+    PI_4,
+    SIN_COEFFICIENTS,
+    SQRT_HALF,
+    Site,
+)
+
+_MASK32 = 0xFFFFFFFF
+_CHUNK = 1 << 20  # elements at a time: bounds the int64 scratch; a multiple of every block size
+
+
+def _fp32(value: float) -> float:
+    """Rounds a Python float to fp32 once; torch then takes it without another rounding."""
+    return float(np.float32(value))
+
+
+def sqrt(values: Tensor) -> Tensor:
+    """Square root, correctly rounded.
+
+    ``torch.sqrt`` on CPU tensors goes through a vector library that misses the last bit for one number in five. A
+    float64 root has more than twice the bits and two to spare, so rounding it once more gives the correct fp32 root.
+    """
+    return torch.sqrt(values.to(torch.float64)).to(torch.float32)
+
+
+def _words(first: int, count: int, site: Site, k: int, p: int, device: torch.device) -> list[Tensor]:
+    c = [
+        torch.arange(first, first + count, dtype=torch.int64, device=device),
+        torch.full((count,), site.tensor, dtype=torch.int64, device=device),
+        torch.full((count,), site.round, dtype=torch.int64, device=device),
+        torch.full((count,), last_word(Purpose.DIRECTIONS, k, p), dtype=torch.int64, device=device),
+    ]
+    k0, k1 = site.seed & _MASK32, site.seed >> 32
+    for _ in range(ROUNDS):
+        a, b = c[0] * MULTIPLIERS[0], c[2] * MULTIPLIERS[1]
+        c = [((b >> 32) & _MASK32) ^ c[1] ^ k0, b & _MASK32, ((a >> 32) & _MASK32) ^ c[3] ^ k1, a & _MASK32]
+        k0, k1 = (k0 + KEY_INCREMENTS[0]) & _MASK32, (k1 + KEY_INCREMENTS[1]) & _MASK32
+    return c
+
+
+def _log(u: Tensor) -> Tensor:
+    bits = u.view(torch.int32)
+    exponent = (bits >> 23) - 126
+    mantissa = ((bits & 0x007FFFFF) | 0x3F000000).view(torch.float32)
+    low = mantissa < _fp32(SQRT_HALF)
+    exponent = torch.where(low, exponent - 1, exponent).to(torch.float32)
+    x = torch.where(low, mantissa + mantissa, mantissa) - 1.0
+    w = x * x
+    y = torch.full_like(x, _fp32(LOG_COEFFICIENTS[0]))
+    for coefficient in LOG_COEFFICIENTS[1:]:
+        y = y * x
+        y = y + _fp32(coefficient)
+    y = y * x
+    y = y * w
+    y = y - w * 0.5
+    return (x + y) + exponent * _fp32(LN_2)
+
+
+def _sine_cosine(b: Tensor) -> tuple[Tensor, Tensor]:
+    q = b >> 29
+    t = ((b & 0x1FFFFFFF) >> 5).to(torch.float32) * 2.0**-24
+    t = t * _fp32(PI_4)
+    t = torch.where((q & 1) != 0, _fp32(PI_4) - t, t)
+    w = t * t
+    s0, s1, s2 = (_fp32(c) for c in SIN_COEFFICIENTS)
+    c0, c1, c2 = (_fp32(c) for c in COS_COEFFICIENTS)
+    sine = ((w * s0 + s1) * w + s2) * w
+    sine = sine * t + t
+    cosine = ((w * c0 + c1) * w + c2) * w
+    cosine = cosine * w
+    cosine = cosine - w * 0.5
+    cosine = cosine + 1.0
+    swap = ((q + 1) & 2) != 0
+    sine, cosine = torch.where(swap, cosine, sine), torch.where(swap, sine, cosine)
+    return torch.where((q & 4) != 0, -sine, sine), torch.where(((q + 2) & 4) != 0, -cosine, cosine)
+
+
+def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    u = (a.to(torch.float32) + 1.0) * 2.0**-32
+    radius = sqrt(_log(u) * -2.0)
+    sine, cosine = _sine_cosine(b)
+    return radius * cosine, radius * sine
+
+
+def _direction(site: Site, k: int, p: int, start: int, count: int, device: torch.device) -> Tensor:
+    """Elements from ``start``, a multiple of 128."""
+    if site.distribution == "normal":
+        w = _words(start // 4, -(-count // 4), site, k, p, device)
+        values = torch.stack([*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])], dim=1)
+    else:
+        w = _words(start // 128, -(-count // 128), site, k, p, device)
+        bits = torch.stack(w, dim=1)[:, :, None] >> torch.arange(32, device=device) & 1
+        values = 1.0 - bits.to(torch.float32) * 2.0
+    return values.reshape(-1)[:count]
+
+
+def _chunks(numel: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, numel, _CHUNK):
+        yield start, min(_CHUNK, numel - start)
+
+
+def _weighted_sum(
+    site: Site, k: int, weights: NDArray[np.float32], start: int, count: int, device: torch.device
+) -> Tensor:
+    s = _direction(site, k, 0, start, count, device) * float(weights[0])
+    for p in range(1, len(weights)):
+        s = s + _direction(site, k, p, start, count, device) * float(weights[p])
+    return s
+
+
+def _root(hessian: Tensor | None, start: int, count: int) -> Tensor | None:
+    if hessian is None:
+        return None
+    return sqrt(hessian.reshape(-1) if hessian.numel() == 1 else hessian.reshape(-1)[start : start + count])
+
+
+def _divide(values: Tensor, root: Tensor | None) -> Tensor:
+    return values if root is None else values / root
+
+
+def _leaf_sums(values: Tensor) -> Tensor:
+    """Sums of the leaves of the summation tree over one chunk of float64 numbers."""
+    leaves = -(-values.numel() // LEAF)
+    padded = torch.zeros(leaves * LEAF, dtype=torch.float64, device=values.device)
+    padded[: values.numel()] = values
+    level = padded.view(leaves, LEAF)
+    while level.shape[1] > 1:
+        half = level.shape[1] // 2
+        level = level[:, :half] + level[:, half:]
+    return level[:, 0]
+
+
+def squares_sum(values: Tensor) -> float:
+    """The sum of the squares of fp32 values along the summation tree, in float64."""
+    flat = values.detach().reshape(-1)
+    leaves = []
+    for start, count in _chunks(flat.numel()):
+        wide = flat[start : start + count].to(torch.float64)
+        leaves.append(_leaf_sums(wide * wide))
+    return tree_sum(torch.cat(leaves).cpu().numpy()) if leaves else 0.0
+
+
+class TorchKernels(Kernels):
+    """See :class:`~hiso_pl.zeroth_order.kernels.Kernels`."""
+
+    def combine(self, out: Tensor, site: Site, k: int, weights: NDArray[np.float32]) -> None:
+        """s_k, a chunk at a time."""
+        flat = torch.empty(out.numel(), dtype=torch.float32, device=out.device)
+        for start, count in _chunks(out.numel()):
+            flat[start : start + count] = _weighted_sum(site, k, weights, start, count, out.device)
+        out.copy_(flat.view(out.shape))
+
+    def displace(
+        self,
+        out: Tensor,
+        base: Tensor,
+        hessian: Tensor | None,
+        site: Site,
+        k: int,
+        offset: Offset | None,
+        drift: NDArray[np.float32],
+        lr: float,
+    ) -> None:
+        """A probe point, a chunk at a time."""
+        if offset is None and len(drift) == 0:
+            out.copy_(base)
+            return
+        flat = base.detach().reshape(-1).clone()
+        for start, count in _chunks(out.numel()):
+            v = None
+            if offset is not None:
+                v = _direction(site, k, offset.p, start, count, out.device) * _fp32(offset.mu)
+            if len(drift):
+                total = _weighted_sum(site, 0, drift[0], start, count, out.device)
+                for j in range(1, len(drift)):
+                    total = total + _weighted_sum(site, j, drift[j], start, count, out.device)
+                total = total * _fp32(lr)
+                v = -total if v is None else v - total
+            assert v is not None
+            flat[start : start + count] += _divide(v, _root(hessian, start, count))
+        out.copy_(flat.view(out.shape))
+
+    def update(
+        self,
+        x: Tensor,
+        hessian: Tensor | None,
+        site: Site,
+        weights: NDArray[np.float32],
+        lr: float,
+        decay: Decay | None,
+        squares: bool,
+    ) -> NDArray[np.float64] | None:
+        """The update, a chunk at a time."""
+        flat = x.detach().reshape(-1).clone()
+        advanced = hessian.detach().reshape(-1).clone() if hessian is not None and decay is not None else None
+        sums: list[list[Tensor]] = [[] for _ in weights]
+        for start, count in _chunks(x.numel()):
+            root = _root(hessian, start, count)
+            steps = [_weighted_sum(site, k, weights[k], start, count, x.device) for k in range(len(weights))]
+            total = steps[0]
+            for s in steps[1:]:
+                total = total + s
+            flat[start : start + count] -= _divide(total, root) * _fp32(lr)
+            directions = [_divide(s, root) for s in steps]
+            if advanced is not None and decay is not None:
+                h = advanced[start : start + count]
+                for d in directions if decay.every_step else directions[-1:]:
+                    fresh = (d * d + _fp32(decay.eps)) * _fp32(decay.nu)
+                    h = h * _fp32(1.0 - decay.nu) + fresh
+                    h = torch.where(h < _fp32(decay.floor), _fp32(decay.floor), h)
+                advanced[start : start + count] = h
+            if squares:
+                for k, d in enumerate(directions):
+                    wide = d.to(torch.float64)
+                    sums[k].append(_leaf_sums(wide * wide))
+        x.copy_(flat.view(x.shape))
+        if advanced is not None and hessian is not None:
+            hessian.copy_(advanced.view(hessian.shape))
+        if not squares:
+            return None
+        return np.array([tree_sum(torch.cat(rows).cpu().numpy()) if rows else 0.0 for rows in sums])

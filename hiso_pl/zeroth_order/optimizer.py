@@ -1,0 +1,425 @@
+r"""The optimizer: probes, exchanges a handful of scalars, and rebuilds the same update on every process.
+
+A round r, on every process:
+
+.. math::
+
+    z &= H_r^{-1/2} u(r,k,p) \\
+    g_{slot,k,p} &= \big(f(x + \mu z) - f(x)\big) / \mu \qquad\text{exchanged and aggregated to } \hat g \\
+    D_k &= \tfrac1P \textstyle\sum_p \hat g_{k,p}\, z_{k,p} \\
+    x_{r+1} &= x_r - \eta \textstyle\sum_k D_k \\
+    H_{r+1} &= \max\big((1-\nu) H_r + \nu (D_{\tau-1}^2 + \epsilon),\ \mathrm{floor}\big)
+
+with the same frozen :math:`H_r` in every line. With :class:`~.preconditioner.Identity` this is DeComFL.
+
+Source: HiSo, arXiv 2506.02370, algorithm 2; DeComFL, arXiv 2405.15861.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
+from hiso_pl.zeroth_order.kernels import BACKENDS, Kernels, select
+from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order.kernels.torch_ops import squares_sum
+from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS, check_seed
+from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
+from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
+from hiso_pl.zeroth_order.schedule import Schedule
+from hiso_pl.zeroth_order.streams import DISTRIBUTIONS, Distribution, Site, check_numel
+from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+
+
+class ZerothOrderOptimizer(Optimizer):
+    """HiSo and DeComFL, for one process or many.
+
+    It owns x, H and the round counter, so a checkpoint of the optimizer carries them. In a plain loop::
+
+        optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=1e-3)
+        loss = optimizer.step(lambda: criterion(model(inputs), targets))
+
+    Args:
+        params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams. Those that do not
+            require a gradient are not to be given.
+        lr: Learning rate eta. A torch scheduler may move it.
+        mu: Size of the displacements.
+        num_directions: Directions P probed in a local step.
+        local_steps: Local steps tau of a client in a round.
+        difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
+        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
+        preconditioner: Diagonal (HiSo) unless given; Identity is DeComFL; Scalar and PerTensor are the controls.
+        update_rule: Sgd unless given, or Momentum.
+        transform: What a client does to its scalars before the exchange; nothing unless given.
+        aggregation: How the cohort's scalars are combined; Mean unless given.
+        mu_schedule: How mu follows the round; constant unless given.
+        num_directions_schedule: How P follows the round, rounded to an integer; constant unless given.
+        seed: The 64-bit seed of the directions.
+        exchange: The one collective of a round; a single process needs none.
+        backend: Kernels: ``auto``, ``reference``, ``numba`` or ``torch``. All give the same bits.
+
+    Raises:
+        ValueError: If an option cannot be, or a parameter is not fp32.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        mu: float = 1e-3,
+        num_directions: int = 5,
+        local_steps: int = 1,
+        difference: Difference = "forward",
+        distribution: Distribution = "normal",
+        preconditioner: Preconditioner | None = None,
+        update_rule: UpdateRule | None = None,
+        transform: Transform | None = None,
+        aggregation: Aggregation | None = None,
+        mu_schedule: Schedule | None = None,
+        num_directions_schedule: Schedule | None = None,
+        seed: int = 0,
+        exchange: Exchange | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        if isinstance(lr, Tensor):
+            lr = float(lr)
+        if not (lr >= 0.0 and math.isfinite(lr)):
+            raise ValueError(f"lr={lr} must be finite and not negative")
+        if not (mu > 0.0 and math.isfinite(mu)):
+            raise ValueError(f"mu={mu} must be finite and positive")
+        _check_count("num_directions", num_directions, MAX_DIRECTIONS)
+        _check_count("local_steps", local_steps, MAX_LOCAL_STEPS)
+        for name, value, allowed in (
+            ("difference", difference, ("forward", "central")),
+            ("distribution", distribution, DISTRIBUTIONS),
+            ("backend", backend, BACKENDS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+        defaults = {
+            "lr": lr,
+            "mu": mu,
+            "num_directions": num_directions,
+            "local_steps": local_steps,
+            "difference": difference,
+            "distribution": distribution,
+            "seed": check_seed(seed),
+            "round": 0,
+        }
+        super().__init__(params, defaults)
+        if len(self.param_groups) != 1:
+            raise ValueError(f"{len(self.param_groups)} parameter groups given; one H and one lr serve all: give one")
+        self.preconditioner = preconditioner or Diagonal()
+        self.update_rule = update_rule or Sgd()
+        self.transform = transform
+        self.aggregation = aggregation or Mean()
+        self.mu_schedule = mu_schedule
+        self.num_directions_schedule = num_directions_schedule
+        self.exchange = exchange or LocalExchange()
+        self.backend: Backend = backend
+        self.report: RoundReport | None = None
+        self.record: RoundRecord | None = None
+        self._intact = True
+        self._kernels: Kernels | None = None
+        self._probe: Probe | None = None
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if parameter.dtype != torch.float32:
+                raise ValueError(
+                    f"parameter {name!r} is {parameter.dtype}; masters are fp32: load the model in float32"
+                )
+            check_numel(parameter.numel(), name)
+        self._create_state()
+
+    # What it works on
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        return self.param_groups[0]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trainable parameters, in tensor order."""
+        return cast("list[Tensor]", self._group["params"])
+
+    @property
+    def names(self) -> list[str]:
+        """Their names; numbers where none were given."""
+        return self._group.get("param_names") or [f"parameter {i}" for i in range(len(self.parameters))]
+
+    @property
+    def round(self) -> int:
+        """The round that comes next."""
+        return int(self._group["round"])
+
+    @property
+    def hessians(self) -> list[Tensor | None]:
+        """H for each tensor; the same tensor throughout where one is shared."""
+        if self.preconditioner.shared:
+            return [self.state[self.parameters[0]].get("hessian")] * len(self.parameters)
+        return [self.state[p].get("hessian") for p in self.parameters]
+
+    @property
+    def stored_hessians(self) -> list[Tensor]:
+        """H where stored, each once, in tensor order."""
+        stored = self.hessians[:1] if self.preconditioner.shared else self.hessians
+        return [h for h in stored if h is not None]
+
+    def _create_state(self) -> None:
+        for i, parameter in enumerate(self.parameters):
+            state = self.state[parameter]
+            hessian = self.preconditioner.initial(parameter) if i == 0 or not self.preconditioner.shared else None
+            if hessian is not None:
+                state["hessian"] = hessian
+            state.update(self.update_rule.initial(parameter))
+
+    def _tools(self) -> tuple[Kernels, Probe]:
+        if self._kernels is None or self._probe is None:
+            devices = {p.device for p in self.parameters}
+            if len(devices) != 1:
+                raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
+            self._kernels = select(self.backend, devices.pop())
+            self._probe = Probe(self.parameters, self._kernels, self.preconditioner)
+        return self._kernels, self._probe
+
+    def _sites(self, round: int) -> list[Site]:
+        seed, distribution = self._group["seed"], self._group["distribution"]
+        return [Site(seed, distribution, t, round) for t in range(len(self.parameters))]
+
+    # A round
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Tensor] | None = None,
+        *,
+        losses: Sequence[Loss] | None = None,
+        slots: Slots | None = None,
+    ) -> Tensor:
+        """Runs one round.
+
+        Args:
+            closure: The loss of this process's one client, on the same minibatch however often it is called.
+            losses: One for each slot hosted here, each a callable of the local step; taken before the closure. A
+                process that hosts none gives an empty list, and takes part in the exchange.
+            slots: Where these losses belong; without it, the exchange says.
+
+        Returns:
+            The cohort's mean loss at the start of the round, over the slots present, fp32; NaN if none is.
+
+        Raises:
+            ValueError: If neither losses nor closure are given, or their number is not that of the slots.
+        """
+        if losses is None:
+            if closure is None:
+                raise ValueError("step() needs a closure or losses=[...]: the loss is evaluated several times a round")
+            losses = [lambda k: closure()]
+        slots = slots or self.exchange.slots(len(losses))
+        if len(losses) != len(slots.own):
+            raise ValueError(f"{len(losses)} losses given for {len(slots.own)} slots")
+        plan = self._plan()
+        _, probe = self._tools()
+
+        started = time.perf_counter()
+        scalars, first = probe.scalars(losses, plan, self.hessians)
+        probe_s = time.perf_counter() - started
+
+        if self.transform is not None:
+            for i, slot in enumerate(slots.own):
+                scalars[i] = self.transform(scalars[i], round=self.round, client=slots.clients[slot])
+        tau, directions = plan.local_steps, plan.directions
+        width = tau * directions
+        # a slot's row: its scalars, and for the log the loss it started from
+        rows = np.concatenate([scalars.reshape(len(losses), width), first[:, None]], axis=1)
+        every = self.exchange(torch.from_numpy(rows), slots).numpy()
+        sent = every[:, :width].reshape(slots.size, tau, directions)
+
+        started = time.perf_counter()
+        record = self._aggregate(sent, slots, plan)
+        self.apply(record)
+        update_s = time.perf_counter() - started
+
+        present = np.ones(slots.size, dtype=bool)
+        present[list(record.dropped)] = False
+        loss = math.fsum(every[present, width].tolist()) / int(present.sum()) if present.any() else None
+        self.report = RoundReport(
+            round=record.round,
+            loss=loss,
+            scalars=record.scalars,
+            dropped=record.dropped,
+            lr=record.lr,
+            mu=record.mu,
+            directions=directions,
+            probe_s=probe_s,
+            update_s=update_s,
+            forwards=plan.forwards * slots.size,
+            sent=sent,
+            slot_losses=every[:, width],
+        )
+        return torch.tensor(math.nan if loss is None else loss, dtype=torch.float32)
+
+    def _plan(self) -> Plan:
+        group, round = self._group, self.round
+        mu, directions = float(group["mu"]), int(group["num_directions"])
+        if self.mu_schedule is not None:
+            mu = float(self.mu_schedule(mu, round))
+        if self.num_directions_schedule is not None:
+            directions = math.floor(self.num_directions_schedule(directions, round) + 0.5)
+            _check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
+        if not (mu > 0.0 and math.isfinite(mu)):
+            raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
+        lr, tau = float(group["lr"]), int(group["local_steps"])
+        return Plan(self._sites(round), mu, lr, directions, tau, group["difference"])
+
+    def _aggregate(self, sent: np.ndarray, slots: Slots, plan: Plan) -> RoundRecord:
+        present = np.isfinite(sent).all(axis=(1, 2))
+        scalars = np.zeros(sent.shape[1:], dtype=np.float32)
+        if present.any():
+            scalars = self.aggregation(sent, present, np.array(slots.weights, dtype=np.float64))
+            if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not
+                present[:] = False
+                scalars = np.zeros(sent.shape[1:], dtype=np.float32)
+        dropped = tuple(int(s) for s in np.flatnonzero(~present))
+        return RoundRecord(self.round, plan.lr, plan.mu, scalars, slots.size, dropped)
+
+    @torch.no_grad()
+    def apply(self, record: RoundRecord) -> None:
+        """Moves x and H from one round to the next: a function of x, H and the record alone.
+
+        This is the only code that changes them. Training, replay and catching up all call it.
+
+        Args:
+            record: The record of the round that comes next.
+
+        Raises:
+            ValueError: If the record is of another round.
+            RuntimeError: If an earlier update was broken off, so that the state is of no round.
+        """
+        self._check_intact()
+        if record.round != self.round:
+            raise ValueError(f"record of round {record.round} given, round {self.round} comes next")
+        self._intact = False  # until the last tensor is done: a state in between is never written
+        if not record.empty:
+            self._update(record)
+        self.record = record
+        self._group["round"] = record.round + 1
+        self._intact = True
+
+    def _update(self, record: RoundRecord) -> None:
+        kernels, _ = self._tools()
+        weights = directional_weights(record.scalars, record.scalars.shape[1])
+        preconditioner, hessians, sites = self.preconditioner, self.hessians, self._sites(record.round)
+        buffered = preconditioner.structured or not self.update_rule.fused
+        squares = np.zeros((len(hessians), len(weights)), dtype=np.float64)
+        for t, (x, hessian, site) in enumerate(zip(self.parameters, hessians, sites, strict=True)):
+            if not x.numel():
+                continue
+            if buffered:
+                sums = self._update_by_buffer(kernels, x, hessian, site, weights, record.lr)
+            else:
+                decay, uses = preconditioner.decay, preconditioner.uses_squares
+                sums = kernels.update(x.data, hessian, site, weights, record.lr, decay, uses)
+                if decay is None and not uses:
+                    self._advance_by_buffer(kernels, x, hessian, site, weights)
+            if sums is not None:
+                squares[t] = sums
+        if preconditioner.uses_squares:
+            stored = [h for h in hessians if h is not None]
+            preconditioner.advance_by_squares(stored, squares, [p.numel() for p in self.parameters])
+
+    def _update_by_buffer(
+        self,
+        kernels: Kernels,
+        x: Tensor,
+        hessian: Tensor | None,
+        site: Site,
+        weights: np.ndarray,
+        lr: float,
+    ) -> np.ndarray | None:
+        """The same update where a rule or a preconditioner does not run inside the kernel: directions, apply, add."""
+        sums = [torch.empty_like(x, requires_grad=False) for _ in weights]
+        for k, s in enumerate(sums):
+            kernels.combine(s, site, k, weights[k])
+        total = sums[0].clone()
+        for s in sums[1:]:
+            total.add_(s)
+        direction = self.preconditioner.divide(total, hessian)
+        steps = [self.preconditioner.divide(s, hessian) for s in sums]
+        state = {key: value for key, value in self.state[x].items() if key != "hessian"}
+        self.update_rule.move(x.data, direction, lr, state)
+        if self.preconditioner.uses_squares:
+            return np.array([squares_sum(d) for d in steps])
+        self.preconditioner.advance(hessian, steps)
+        return None
+
+    def _advance_by_buffer(
+        self, kernels: Kernels, x: Tensor, hessian: Tensor | None, site: Site, weights: np.ndarray
+    ) -> None:
+        """For a preconditioner that divides inside the kernel but advances by code of its own."""
+        if type(self.preconditioner).advance is Preconditioner.advance:
+            return
+        steps = []
+        for k in range(len(weights)):
+            s = torch.empty_like(x, requires_grad=False)
+            kernels.combine(s, site, k, weights[k])
+            steps.append(self.preconditioner.divide(s, hessian))
+        self.preconditioner.advance(hessian, steps)
+
+    # Checkpoints
+
+    def _check_intact(self) -> None:
+        if not self._intact:
+            raise RuntimeError(
+                f"the update of round {self.round} was broken off, so x and H are of no round: go on from a checkpoint"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last round.
+
+        Raises:
+            RuntimeError: If an update was broken off.
+        """
+        self._check_intact()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores H, the rule's state, the round and the learning rate; the other options stay as configured.
+
+        Raises:
+            ValueError: If the state is of another model, seed or distribution of directions.
+        """
+        configured = {key: value for key, value in self._group.items() if key not in ("params", "round", "lr")}
+        shapes = {i: {key: v.shape for key, v in self.state[p].items()} for i, p in enumerate(self.parameters)}
+        saved = state_dict["param_groups"][0]
+        for key in ("seed", "distribution"):
+            if saved.get(key) != configured[key]:
+                raise ValueError(
+                    f"{key}={configured[key]!r} configured, but the state was made with {saved.get(key)!r}"
+                )
+        for i, expected in shapes.items():
+            found = {key: v.shape for key, v in state_dict["state"].get(i, {}).items()}
+            if found != expected:
+                name = self.names[i]
+                raise ValueError(
+                    f"state of {name!r} holds {_shapes(found)}; this configuration keeps {_shapes(expected)}"
+                )
+        super().load_state_dict(state_dict)
+        self._group.update(configured)
+        self._intact = True
+
+
+def _shapes(shapes: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {tuple(shape)}" for key, shape in sorted(shapes.items())) or "nothing"
+
+
+def _check_count(name: str, value: int, limit: int) -> None:
+    if isinstance(value, bool) or int(value) != value or not 1 <= value < limit:
+        raise ValueError(f"{name}={value} must be an integer in [1, {limit})")

@@ -1,0 +1,86 @@
+"""The round record: all that an update needs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round decided. With the state before the round it determines the state after it, to the bit.
+
+    Attributes:
+        round: The round r.
+        lr: Learning rate, as a Python float.
+        mu: Size of the displacements, as a Python float.
+        scalars: Aggregated scalars ghat, fp32, shape ``[tau, P]``; zeros if every slot was dropped.
+        cohort: Number of slots m.
+        dropped: Slots left out because a scalar of theirs was not finite, ascending.
+
+    Raises:
+        ValueError: If a field cannot be.
+    """
+
+    round: int
+    lr: float
+    mu: float
+    scalars: NDArray[np.float32]
+    cohort: int
+    dropped: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if self.round < 0:
+            raise ValueError(f"round={self.round} must not be negative")
+        if not math.isfinite(self.lr) or self.lr < 0:
+            raise ValueError(f"lr={self.lr} must be finite and not negative")
+        if not math.isfinite(self.mu) or self.mu <= 0:
+            raise ValueError(f"mu={self.mu} must be finite and positive")
+        if self.scalars.dtype != np.float32 or self.scalars.ndim != 2 or 0 in self.scalars.shape:
+            raise ValueError(f"scalars of {self.scalars.dtype} and shape {self.scalars.shape} must be fp32, [tau, P]")
+        if not np.isfinite(self.scalars).all():
+            raise ValueError(f"scalars of round {self.round} are not all finite: drop such slots before aggregating")
+        if self.cohort < 1 or any(not 0 <= s < self.cohort for s in self.dropped):
+            raise ValueError(f"dropped={self.dropped} must be slots of a cohort of {self.cohort}")
+
+    @property
+    def empty(self) -> bool:
+        """Whether every slot was dropped, so that x and H stay as they are."""
+        return len(self.dropped) == self.cohort
+
+
+class RoundReport(NamedTuple):
+    """What a round looked like, for logs. Nothing of it enters the state.
+
+    Attributes:
+        round: The round r.
+        loss: Mean of the cohort's losses at the start of the round, over those present; None if none is.
+        scalars: Aggregated scalars, shape ``[tau, P]``.
+        dropped: Slots dropped.
+        lr: Learning rate.
+        mu: Size of the displacements.
+        directions: P.
+        probe_s: Seconds this process spent on displacements and forwards.
+        update_s: Seconds this process spent in ``apply``.
+        forwards: Forwards of the whole cohort.
+        sent: Scalars of every slot as exchanged, shape ``[m, tau, P]``.
+        slot_losses: Loss of every slot at the start of the round, shape ``[m]``.
+    """
+
+    round: int
+    loss: float | None
+    scalars: NDArray[np.float32]
+    dropped: tuple[int, ...]
+    lr: float
+    mu: float
+    directions: int
+    probe_s: float
+    update_s: float
+    forwards: int
+    sent: NDArray[np.float32]
+    slot_losses: NDArray[np.float32]

@@ -1,0 +1,86 @@
+"""Schedules for mu and the number of directions: pure functions of the round, so a resumed run needs no state.
+
+The learning rate follows torch's own schedulers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1")
+
+
+class Schedule(ABC):
+    """A value that depends on the round."""
+
+    @abstractmethod
+    def __call__(self, initial: float, round: int) -> float:
+        """The value in ``round``, given the one configured for the start."""
+
+
+class Linear(Schedule):
+    """From the initial value to ``final`` in a straight line over ``rounds``, then constant.
+
+    Args:
+        final: Value from round ``rounds`` on.
+        rounds: Length of the way.
+    """
+
+    def __init__(self, final: float, rounds: int) -> None:
+        _check_rounds(rounds)
+        self.final = final
+        self.rounds = rounds
+
+    def __call__(self, initial: float, round: int) -> float:
+        """See :class:`Schedule`."""
+        share = min(round / self.rounds, 1.0)
+        return initial + (self.final - initial) * share
+
+
+class Cosine(Schedule):
+    """From the initial value to ``final`` along half a cosine over ``rounds``, then constant.
+
+    Args:
+        final: Value from round ``rounds`` on.
+        rounds: Length of the way.
+    """
+
+    def __init__(self, final: float, rounds: int) -> None:
+        _check_rounds(rounds)
+        self.final = final
+        self.rounds = rounds
+
+    def __call__(self, initial: float, round: int) -> float:
+        """See :class:`Schedule`."""
+        share = min(round / self.rounds, 1.0)
+        return self.final + (initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+class Steps(Schedule):
+    """A new value from each milestone on.
+
+    Args:
+        milestones: Rounds, ascending.
+        values: As many values.
+    """
+
+    def __init__(self, milestones: list[int], values: list[float]) -> None:
+        if len(milestones) != len(values):
+            raise ValueError(f"milestones={milestones} and values={values} must have the same length")
+        if any(m < 0 for m in milestones) or any(a >= b for a, b in itertools.pairwise(milestones)):
+            raise ValueError(f"milestones={milestones} must be ascending and not negative")
+        self.milestones = milestones
+        self.values = values
+
+    def __call__(self, initial: float, round: int) -> float:
+        """See :class:`Schedule`."""
+        value = initial
+        for milestone, reached in zip(self.milestones, self.values, strict=True):
+            if round >= milestone:
+                value = reached
+        return value

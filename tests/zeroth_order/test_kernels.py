@@ -1,0 +1,103 @@
+"""Promise 7: the same update from every backend, whatever the size, the strides and the number of threads."""
+
+import numpy as np
+import pytest
+import torch
+
+from hiso_pl.zeroth_order.kernels import Decay, Offset, select, tree_sum
+from hiso_pl.zeroth_order.streams import Site
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def same_bits(a, b):
+    return torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
+
+
+def tensors(numel, kind, generator):
+    x = torch.randn(numel, generator=generator)
+    hessian = {"none": None, "one": torch.tensor([0.3]), "elementwise": torch.rand(numel, generator=generator) + 1e-3}
+    return x, hessian[kind]
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
+@pytest.mark.parametrize("numel", [1, 3, 127, 1024, 5003])
+def test_every_pass_equals_the_reference(backend, distribution, kind, numel):
+    generator = torch.Generator().manual_seed(numel)
+    fast, plain = select(backend, CPU), select("reference", CPU)
+    site = Site(2**63 + 5, distribution, 3, 1499)
+    weights = torch.randn(3, 4, generator=generator).numpy()
+    for drift in (weights[:0], weights[:1], weights[:2]):
+        for offset in (Offset(2, 1e-3), Offset(1, -1e-3), None):
+            x, hessian = tensors(numel, kind, generator)
+            outs = [torch.empty(numel), torch.empty(numel)]
+            for kernels, out in zip((fast, plain), outs, strict=True):
+                kernels.displace(out, x, hessian, site, 2, offset, drift, 1e-2)
+            assert same_bits(*outs)
+    decays = [None, Decay(0.05, 1e-8, 1e-8, False), Decay(0.3, 0.0, 0.5, True)] if kind == "elementwise" else [None]
+    for decay in decays:
+        x, hessian = tensors(numel, kind, generator)
+        results = []
+        for kernels in (fast, plain):
+            moved, h = x.clone(), None if hessian is None else hessian.clone()
+            sums = kernels.update(moved, h, site, weights, 1e-2, decay, squares=True)
+            results.append((moved, h, sums))
+        assert same_bits(results[0][0], results[1][0])
+        assert hessian is None or same_bits(results[0][1], results[1][1])
+        assert np.array_equal(results[0][2], results[1][2])
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
+def test_elements_are_counted_by_logical_index_not_by_memory(backend):
+    kernels, site = select(backend, CPU), Site(1, "normal", 0, 0)
+    weights = np.array([[0.5, -2.0]], dtype=np.float32)
+    base = torch.randn(33, 40, generator=torch.Generator().manual_seed(0))
+    decay = Decay(0.05, 1e-8, 1e-8, False)
+    plain, plain_h = base.clone(), torch.ones(33, 40)
+    strided, strided_h = base.t().contiguous().t(), torch.ones(40, 33).t()
+    assert not strided.is_contiguous()
+    kernels.update(plain, plain_h, site, weights, 0.1, decay, False)
+    kernels.update(strided, strided_h, site, weights, 0.1, decay, False)
+    assert same_bits(plain, strided)
+    assert same_bits(plain_h, strided_h)
+    out, out_strided = torch.empty(33, 40), torch.empty(40, 33).t()
+    kernels.displace(out, plain, plain_h, site, 0, Offset(1, 1e-3), weights[:0], 0.0)
+    kernels.displace(out_strided, strided, strided_h, site, 0, Offset(1, 1e-3), weights[:0], 0.0)
+    assert same_bits(out, out_strided)
+
+
+def test_threads_do_not_change_a_bit(threads):
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        x, h = torch.ones(300_001), torch.ones(300_001)
+        weights = np.array([[0.5, -2.0, 1e-3]], dtype=np.float32)
+        sums = select("numba", CPU).update(x, h, Site(1, "normal", 0, 0), weights, 0.1, Decay(0.05, 0, 0, False), True)
+        results.append((x, h, sums))
+    for x, h, sums in results[1:]:
+        assert same_bits(x, results[0][0])
+        assert same_bits(h, results[0][1])
+        assert np.array_equal(sums, results[0][2])
+
+
+def test_tree_sum_is_a_sum():
+    values = np.random.default_rng(0).standard_normal(1024 * 1024 + 17)
+    assert tree_sum(values) == pytest.approx(float(values.sum()), abs=1e-9)
+    assert tree_sum(np.array([])) == 0.0
+    assert tree_sum(np.array([1e300, 1.0, -1e300])) == pytest.approx(0.0, abs=1.0)
+
+
+def test_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="backend='cuda' must be one of"):
+        select("cuda", CPU)
+    with pytest.raises(ValueError, match="CPU only"):
+        select("numba", torch.device("cuda", 0))
