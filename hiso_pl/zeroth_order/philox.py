@@ -133,7 +133,7 @@ class Draws:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """The next ``count`` draws as numbers strictly between 0 and 1, shape ``[count]``."""
-        return ((self.uint64(count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return ((self.uint64(count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
     def sample(self, population: int, size: int) -> NDArray[np.int64]:
         """``size`` distinct integers of ``range(population)``, every subset equally likely, ascending.

@@ -1,0 +1,1 @@
+"""Data modules: examples, their split over the clients, and the rounds made of them."""

@@ -1,0 +1,71 @@
+"""What a data module needs to know of a data set: labels, how to make a batch, and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Batch = dict[str, torch.Tensor]
+"""A minibatch or evaluation batch: tensors by name, the first dimension of each being the example."""
+
+
+class ExampleSet(ABC):
+    """Examples that are ready for the model, addressed by position.
+
+    Attributes:
+        labels: Label of each example, int64, shape ``[N]``; partitions and metrics are made of them.
+        classes: Name of each class; a label is a position in it.
+    """
+
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of examples N."""
+        return len(self.labels)
+
+    @abstractmethod
+    def collate(self, indices: NDArray[np.int64]) -> Batch:
+        """Makes a batch of the examples at ``indices``, in that order.
+
+        It is a pure function: padding, if any, depends on these examples alone.
+
+        Args:
+            indices: Positions of the examples, shape ``[B]``.
+
+        Returns:
+            The model's inputs, and ``label``, int64, shape ``[B]``.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 over all that the model is given, as hexadecimal digits; ranks compare it before round 0."""
+
+
+class Splits(NamedTuple):
+    """The three parts of a task's data.
+
+    Attributes:
+        train: Examples to be divided among the clients.
+        val: Examples that every rank evaluates a share of while training.
+        test: Examples for the end, if there are any.
+    """
+
+    train: ExampleSet
+    val: ExampleSet
+    test: ExampleSet | None
+
+
+def arrays_fingerprint(*arrays: NDArray[np.generic]) -> str:
+    """SHA-256 over the type, shape and little-endian bytes of arrays, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(f"{little.dtype.str}{list(array.shape)}".encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()

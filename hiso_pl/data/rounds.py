@@ -1,0 +1,157 @@
+"""The data of rounds and of evaluations, addressed by number: what the loaders of a data module iterate over.
+
+A round's data is a pure function of (seed, round, local step), and an evaluation batch of its number. So resuming,
+or changing the number of ranks, needs no loader state.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from hiso_pl.data.examples import Batch, ExampleSet
+from hiso_pl.federation.batches import draw_batch
+from hiso_pl.federation.cohort import own_slots, sample_cohort
+from hiso_pl.zeroth_order.interfaces import Slots
+
+
+class Round(NamedTuple):
+    """What one rank needs for one round.
+
+    Attributes:
+        index: The round r.
+        slots: The cohort, and which of its slots are evaluated here.
+        batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots.
+    """
+
+    index: int  # type: ignore[assignment]  # nobody searches a round as a tuple
+    slots: Slots
+    batches: list[list[Batch]]
+
+
+class Rounds(Dataset[Round]):
+    """The rounds of a run as one rank sees them, addressed by number and without an end.
+
+    Args:
+        examples: The training examples.
+        sizes: Examples each client owns.
+        hosted: The examples of the clients this rank may evaluate, by client. Under fixed hosting that is one
+            client, and nothing here could reach another's examples.
+        hosting: The resolved hosting.
+        rank: This rank.
+        world: Number of ranks.
+        seed: The run's seed.
+        cohort: Clients in a cohort, m.
+        batch_size: Examples in a minibatch.
+        local_steps: Local steps tau.
+    """
+
+    def __init__(
+        self,
+        examples: ExampleSet,
+        *,
+        sizes: tuple[int, ...],
+        hosted: Mapping[int, NDArray[np.int64]],
+        hosting: Literal["fixed", "dealt"],
+        rank: int,
+        world: int,
+        seed: int,
+        cohort: int,
+        batch_size: int,
+        local_steps: int,
+    ) -> None:
+        self.examples = examples
+        self.sizes = sizes
+        self.hosted = hosted
+        self.hosting = hosting
+        self.rank = rank
+        self.world = world
+        self.seed = seed
+        self.cohort = cohort
+        self.batch_size = batch_size
+        self.local_steps = local_steps
+
+    def __getitem__(self, index: int) -> Round:
+        """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
+        clients = sample_cohort(self.seed, index, len(self.sizes), self.cohort)
+        own = own_slots(self.hosting, clients, index, self.rank, self.world)
+        weights = tuple(float(self.sizes[client]) for client in clients)
+        batches = [[self._batch(clients[slot], index, k) for k in range(self.local_steps)] for slot in own]
+        return Round(index, Slots(len(clients), own, clients, weights), batches)
+
+    def _batch(self, client: int, index: int, k: int) -> Batch:
+        part = self.hosted[client]
+        return self.examples.collate(part[draw_batch(self.seed, client, index, k, len(part), self.batch_size)])
+
+
+class RoundSampler(Sampler[int]):
+    """Counts rounds from ``first`` on, for ever; it has no length, so that Lightning compares none between ranks.
+
+    Args:
+        first: The round to begin with.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields ``first``, ``first + 1``, and so on."""
+        return itertools.count(self.first)
+
+
+class EvaluationBatches(Dataset[Batch]):
+    """A split cut into batches of consecutive examples; the cut knows nothing of ranks.
+
+    Args:
+        examples: The split.
+        batch_size: Examples in a batch; the last may have fewer.
+    """
+
+    def __init__(self, examples: ExampleSet, batch_size: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.examples) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Collates batch ``number`` and adds ``index``, the examples' positions in the split."""
+        first = number * self.batch_size
+        indices = np.arange(first, min(first + self.batch_size, len(self.examples)), dtype=np.int64)
+        return {**self.examples.collate(indices), "index": torch.from_numpy(indices)}
+
+
+class DealtSampler(Sampler[int]):
+    """Deals whole batches over the ranks: batch b goes to rank ``b % world``.
+
+    Args:
+        batches: Batches of the split.
+        rank: This rank.
+        world: Number of ranks.
+    """
+
+    def __init__(self, batches: int, rank: int, world: int) -> None:
+        self.turns = range(rank, batches, world)
+        self.everybody = batches >= world
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields this rank's batches, ascending."""
+        return iter(self.turns)
+
+    def __len__(self) -> int:
+        """This rank's number of batches.
+
+        Raises:
+            TypeError: If some rank has none: Lightning refuses or skips a loader of length 0, and then the ranks'
+                collectives no longer match, but it runs a loader without a length to its end, be that at once.
+        """
+        if not self.everybody:
+            raise TypeError("no length, as there are fewer batches than ranks")
+        return len(self.turns)

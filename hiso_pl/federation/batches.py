@@ -1,0 +1,35 @@
+"""Minibatches: which of its examples a client looks at in a local step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiso_pl.zeroth_order.philox import Draws, Purpose
+
+
+def draw_batch(seed: int, client: int, round: int, k: int, examples: int, batch_size: int) -> NDArray[np.int64]:
+    """The minibatch B(i, r, k), as positions among the client's own examples, ascending.
+
+    Drawn without replacement and afresh for each (client, round, local step); nothing is carried from one to the
+    next. A client with fewer than ``batch_size`` examples uses all of them.
+
+    Args:
+        seed: The run's seed.
+        client: The client i.
+        round: The round r.
+        k: The local step k.
+        examples: Examples the client owns.
+        batch_size: Examples in a minibatch.
+
+    Returns:
+        Positions in ``range(examples)``, shape ``[min(examples, batch_size)]``.
+
+    Raises:
+        ValueError: If the client owns nothing, or ``batch_size`` is below 1.
+    """
+    if examples < 1:
+        raise ValueError(f"client {client} owns examples={examples}, at least 1 is needed for a minibatch")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    return Draws(seed, Purpose.BATCHES, owner=client, round=round, k=k).sample(examples, min(batch_size, examples))

@@ -1,0 +1,73 @@
+"""Cohorts: which clients take part in a round, and which rank evaluates each of their slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from hiso_pl.zeroth_order.philox import Draws, Purpose
+
+
+def sample_cohort(seed: int, round: int, clients: int, size: int) -> tuple[int, ...]:
+    """The clients of a round, ascending; a client's place in the result is its slot.
+
+    Every subset of ``size`` clients is equally likely, and rounds are independent.
+
+    Args:
+        seed: The run's seed.
+        round: The round r.
+        clients: Number of clients M.
+        size: Clients in a cohort, m.
+
+    Raises:
+        ValueError: If ``size`` is not in ``[1, clients]``.
+    """
+    if not 1 <= size <= clients:
+        raise ValueError(f"cohort={size} must be in [1, clients={clients}]")
+    return tuple(Draws(seed, Purpose.COHORT, round=round).sample(clients, size).tolist())
+
+
+def resolve_hosting(hosting: Literal["auto", "fixed", "dealt"], clients: int, world: int) -> Literal["fixed", "dealt"]:
+    """How clients live on ranks: ``auto`` is ``fixed`` where every client can be a rank, else ``dealt``.
+
+    Args:
+        hosting: What the configuration says.
+        clients: Number of clients M.
+        world: Number of ranks.
+
+    Raises:
+        ValueError: If there are more ranks than clients, or ``fixed`` is asked for and the two differ.
+    """
+    if hosting not in ("auto", "fixed", "dealt"):
+        raise ValueError(f"hosting={hosting!r} must be one of auto, fixed, dealt")
+    if world > clients:
+        raise ValueError(f"{world} ranks but only {clients} clients: launch at most {clients} ranks or raise clients")
+    if hosting == "fixed" and world != clients:
+        raise ValueError(
+            f"hosting=fixed needs a rank for every client, but there are {world} ranks and {clients} clients: "
+            f"launch {clients} ranks or set hosting to auto"
+        )
+    if hosting == "auto":
+        return "fixed" if world == clients else "dealt"
+    return hosting
+
+
+def own_slots(
+    hosting: Literal["fixed", "dealt"], cohort: Sequence[int], round: int, rank: int, world: int
+) -> tuple[int, ...]:
+    """The slots this rank evaluates in a round, ascending.
+
+    Over all ranks every slot occurs once. Fixed: the slot of the client that is this rank, if it takes part.
+    Dealt: slot s goes to rank ``(s + round) % world``, so that loads differ by at most one, and the rank that
+    carries the odd slot changes from round to round.
+
+    Args:
+        hosting: The resolved hosting.
+        cohort: The clients of the round, by slot.
+        round: The round r.
+        rank: This rank.
+        world: Number of ranks.
+    """
+    if hosting == "fixed":
+        return tuple(slot for slot, client in enumerate(cohort) if client == rank)
+    return tuple(slot for slot in range(len(cohort)) if (slot + round) % world == rank)

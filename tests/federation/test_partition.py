@@ -1,0 +1,154 @@
+"""Partitions: complete, disjoint, the minimum met, and a pure function that never changes silently."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hiso_pl.federation.partition import (
+    IID,
+    Dirichlet,
+    LabelShards,
+    Partition,
+    _largest_remainder,
+    _log_gamma_variate,
+    _shares,
+    label_counts,
+    partition_fingerprint,
+)
+
+SEED = 20261120
+LABELS = np.arange(200) * 7 % 10 // 3  # 60, 60, 60 and 20 examples of labels 0 to 3
+
+
+def uniforms(seed: int):
+    generator = np.random.default_rng(seed)
+    return iter(generator.random, None)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Partition, np.ndarray, int, int]:
+    clients = draw(st.integers(1, 12))
+    minimum = draw(st.integers(0, 4))
+    shards = draw(st.integers(1, 3))
+    fewest = max(clients * minimum, clients * shards, 1)
+    labels = draw(st.lists(st.integers(0, 5), min_size=fewest, max_size=fewest + 60))
+    alpha = draw(st.sampled_from([1e-6, 1e-2, 0.3, 1.0, 7.5, 1e6]))
+    partition = draw(st.sampled_from([IID(minimum), Dirichlet(alpha, minimum), LabelShards(shards, minimum)]))
+    return partition, np.array(labels, dtype=np.int64), clients, draw(st.integers(0, 2**64 - 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_partition_is_complete_disjoint_and_meets_the_minimum(case) -> None:
+    partition, labels, clients, seed = case
+    before = labels.copy()
+    parts = partition(labels, clients, seed)
+    assert len(parts) == clients
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    assert all(np.all(np.diff(part) > 0) and part.dtype == np.int64 for part in parts)
+    assert min(len(part) for part in parts) >= partition.minimum
+    assert np.array_equal(labels, before)
+    assert partition_fingerprint(parts) == partition_fingerprint(partition(labels, clients, seed))
+
+
+@pytest.mark.parametrize(
+    ("partition", "fingerprint", "sizes"),
+    [
+        (IID(), "cc0ca72e23dc042f32735b5cb2cc75880ebac0062e50763e65ed121257d93cfa", [34, 34, 33, 33, 33, 33]),
+        (Dirichlet(), "6a71c4d5bcf70d04987202a333adce7b62ba0e7d374d25dcbddd77e67305e37e", [77, 14, 26, 13, 45, 25]),
+        (Dirichlet(0.5), "e19aeac61a062859e6c27f9a363aee56aacc23ccc9bfb82b1d08a51a7d1f787e", [12, 8, 22, 14, 118, 26]),
+        (LabelShards(), "bf34785192d1eb1d40e1e07f8110477d7b688b426bfc9f49ce7b110a1fb79d0e", [32, 33, 34, 34, 33, 34]),
+    ],
+    ids=["iid", "dirichlet-1", "dirichlet-0.5", "shards"],
+)
+def test_partition_is_the_one_written_down(partition: Partition, fingerprint: str, sizes: list[int]) -> None:
+    parts = partition(LABELS, 6, SEED)
+    assert [len(part) for part in parts] == sizes
+    assert partition_fingerprint(parts) == fingerprint
+
+
+def test_poor_clients_are_filled_from_the_richest() -> None:
+    before = Dirichlet(0.05, minimum=0)(LABELS, 12, SEED)
+    after = Dirichlet(0.05, minimum=9)(LABELS, 12, SEED)
+    assert min(len(part) for part in before) < 9
+    assert min(len(part) for part in after) == 9
+    for old, new in zip(before, after, strict=True):
+        assert set(old) <= set(new) or set(new) <= set(old)
+
+
+def test_another_seed_is_another_partition() -> None:
+    for partition in (IID(), Dirichlet(), LabelShards()):
+        prints = {partition_fingerprint(partition(LABELS, 6, seed)) for seed in range(20)}
+        assert len(prints) == 20
+
+
+def test_alpha_sets_how_much_clients_differ() -> None:
+    def unevenness(alpha: float) -> float:
+        counts = label_counts(Dirichlet(alpha, minimum=0)(np.arange(4000) % 4, 10, SEED), np.arange(4000) % 4, 4)
+        return float(counts.std())
+
+    assert unevenness(0.1) > unevenness(1.0) > unevenness(100.0)
+    assert unevenness(1e6) < 1.0
+
+
+def test_label_shards_show_a_client_few_labels() -> None:
+    labels = np.arange(1000) % 10
+    counts = label_counts(LabelShards(2)(labels, 10, SEED), labels, 10)
+    assert ((counts > 0).sum(axis=1) <= 2).all()
+    assert (counts.sum(axis=1) == 100).all()
+
+
+def test_label_counts_count() -> None:
+    parts = [np.array([0, 3]), np.array([1, 2, 4])]
+    assert label_counts(parts, np.array([0, 2, 2, 0, 1]), 4).tolist() == [[2, 0, 0, 0], [0, 1, 2, 0]]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_gamma_variates_have_the_mean_and_variance_of_their_law(alpha: float) -> None:
+    source = uniforms(1)
+    variates = np.exp([_log_gamma_variate(alpha, source) for _ in range(20_000)])
+    error = 5 / np.sqrt(20_000)
+    assert abs(variates.mean() - alpha) < error * np.sqrt(alpha)
+    # Var(sample variance) = (mu4 - var^2) / n, and a gamma law of shape a has mu4 = 3 a^2 + 6 a.
+    assert abs(variates.var() - alpha) < error * np.sqrt(2 * alpha**2 + 6 * alpha)
+
+
+def test_shares_survive_an_alpha_whose_variates_underflow() -> None:
+    shares = _shares(1e-6, 50, uniforms(2))
+    assert sum(shares) == pytest.approx(1.0)
+    assert max(shares) > 0.99
+
+
+def test_largest_remainder_adds_up_and_favours_the_lower_client_in_a_tie() -> None:
+    assert _largest_remainder([0.25, 0.25, 0.5], 2) == [1, 0, 1]
+    assert _largest_remainder([0.1, 0.6, 0.3], 4) == [1, 2, 1]
+    assert _largest_remainder([1.0, 0.0], 7) == [7, 0]
+
+
+def test_fingerprint_tells_where_one_client_ends() -> None:
+    cuts = [[[0, 1], [2]], [[0], [1, 2]], [[0, 1, 2]], [[0, 1, 2], []]]
+    prints = [partition_fingerprint([np.array(part, dtype=np.int64) for part in cut]) for cut in cuts]
+    assert all(one != other for one, other in itertools.combinations(prints, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IID(minimum=-1), r"^minimum=-1 must be at least 0$"),
+        (lambda: Dirichlet(alpha=0.0), r"^alpha=0\.0 must be positive"),
+        (lambda: Dirichlet(alpha=float("nan")), r"^alpha=nan must be positive"),
+        (lambda: LabelShards(shards=0), r"^shards=0 must be at least 1$"),
+        (lambda: IID()(LABELS, 0, SEED), r"^clients=0 must be at least 1$"),
+        (lambda: IID(minimum=50)(LABELS, 6, SEED), r"^minimum=50 .*clients=6 needs 300 training.*only 200$"),
+        (lambda: LabelShards(shards=50)(LABELS, 6, SEED), r"^shards=50 .*clients=6 needs 300 training.*only 200$"),
+        (lambda: IID()(LABELS[:, None], 6, SEED), r"^labels of shape \[200, 1\] must have one dimension$"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
