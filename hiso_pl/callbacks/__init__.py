@@ -1,0 +1,20 @@
+"""What watches a run, keeps its files and ends it well; none of it touches the mathematics."""
+
+from hiso_pl.callbacks.board import TensorBoardPanels
+from hiso_pl.callbacks.in_step import InStepCheck
+from hiso_pl.callbacks.progress import RoundProgressBar
+from hiso_pl.callbacks.run_folder import RunFolder, newest_checkpoint
+from hiso_pl.callbacks.signals import DeferredSignals
+from hiso_pl.callbacks.summary import RunSummary
+from hiso_pl.callbacks.validation import CompleteValidation
+
+__all__ = [
+    "CompleteValidation",
+    "DeferredSignals",
+    "InStepCheck",
+    "RoundProgressBar",
+    "RunFolder",
+    "RunSummary",
+    "TensorBoardPanels",
+    "newest_checkpoint",
+]

@@ -1,0 +1,132 @@
+"""Every rank rebuilds the model by itself; here it is seen to that they all rebuild the same one."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.zeroth_order.digest import checksums
+
+T = TypeVar("T")
+
+
+class InStepCheck(OrderedCallback):
+    """Compares the ranks, and stops the run when they differ.
+
+    At the start they compare hashes of everything that must be equal: configuration, partition, data, versions, stream,
+    initial state. Then, every few rounds, before each checkpoint and at the end, they compare a 64-bit checksum of each
+    tensor of the state. It comes before all that writes, so a run out of step leaves nothing that is.
+
+    Attributes:
+        payload_bytes: Bytes this rank handed to the process group for it.
+
+    Args:
+        every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
+    """
+
+    position = 10
+
+    def __init__(self, every_n_rounds: int = 100) -> None:
+        if every_n_rounds < 0:
+            raise ValueError(f"every_n_rounds={every_n_rounds} must be at least 0")
+        self.every_n_rounds = every_n_rounds
+        self.payload_bytes = 0
+        self._checked_round: int | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares what the ranks start from.
+
+        Raises:
+            RuntimeError: If they start from different things.
+        """
+        self._checked_round = None
+        if trainer.world_size == 1:
+            return
+        mine = federated(pl_module).fingerprints()
+        self.payload_bytes += len(pickle.dumps(mine))
+        everyone: list[dict[str, str]] = [{}] * trainer.world_size
+        dist.all_gather_object(everyone, mine)
+        problems = [
+            f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
+            for item in dict.fromkeys(item for found in everyone for item in found)
+            if len({found.get(item) for found in everyone}) > 1
+        ]
+        if problems:
+            raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+        self.check(trainer)  # of a resumed run, only now is the whole state back
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compares the states every ``every_n_rounds`` rounds."""
+        if self.every_n_rounds and trainer.global_step % self.every_n_rounds == 0:
+            self.check(trainer)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compares the states before they are written."""
+        if not trainer.interrupted:  # after an exception the other ranks may be anywhere
+            self.check(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares the final states."""
+        self.check(trainer)
+
+    def check(self, trainer: Trainer) -> None:
+        """Compares the states of all ranks now, once a round.
+
+        Raises:
+            RuntimeError: If they differ; it names the ranks, the round and the first tensor.
+        """
+        if trainer.world_size == 1 or self._checked_round == trainer.global_step:
+            return
+        names, sums = checksums(optimizer_of(trainer))
+        table = self._gather(sums.to(getattr(trainer.strategy, "collective_device", "cpu")))
+        odd, first = disagreement(table.cpu())
+        if odd:
+            raise RuntimeError(
+                f"ranks {odd} of {trainer.world_size} are out of step after round {trainer.global_step}: "
+                f"the first tensor that differs is {names[first]!r}; nothing has been saved of this round"
+            )
+        self._checked_round = trainer.global_step
+
+    def _gather(self, sums: Tensor) -> Tensor:
+        """The checksums of all ranks, shape ``[ranks, T]``."""
+        rows = [torch.empty_like(sums) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, sums)
+        self.payload_bytes += sums.numel() * sums.element_size()
+        return torch.stack(rows)
+
+
+def disagreement(table: Tensor) -> tuple[list[int], int]:
+    """The ranks that differ from most others, and the first column in which any do.
+
+    Where no group is the largest, the one of the lowest rank counts as right.
+
+    Args:
+        table: A row of checksums for each rank, shape ``[ranks, T]``.
+    """
+    rows = [tuple(row) for row in table.tolist()]
+    most = Counter(rows).most_common(1)[0][0]  # of equals the one met first
+    odd = [rank for rank, row in enumerate(rows) if row != most]
+    columns = (table != table[0]).any(dim=0).nonzero()
+    return odd, int(columns[0]) if len(columns) else -1
+
+
+def _groups(values: list[T]) -> str:
+    """Which ranks hold which value, in a few characters."""
+    ranks: dict[T, list[int]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(rank)
+    return ", ".join(f"{str(value)[:12]} on rank {','.join(map(str, who))}" for value, who in ranks.items())

@@ -1,0 +1,49 @@
+"""The partition as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+ROW, BAR, LEFT, MARGIN, LEGEND = 18, 640, 70, 8, 160
+MAX_CLIENTS = 200
+MAX_CLASSES = 40
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288", "#dd7788", "#117733")
+
+
+def partition_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Draws a bar for each client, as long as it has examples, made of a part for each label.
+
+    Args:
+        counts: Examples by client and label, shape ``[M, C]``. Only the first 200 clients are drawn.
+        classes: Names of the labels, for the legend.
+
+    Returns:
+        Pixels, shape ``[height, width, 3]``.
+    """
+    clients = min(len(counts), MAX_CLIENTS)
+    named = min(len(classes), MAX_CLASSES)
+    height = max(clients * ROW, named * ROW) + 2 * MARGIN
+    image = Image.new("RGB", (LEFT + BAR + LEGEND, height), "white")
+    draw = ImageDraw.Draw(image)
+    longest = max(1, int(counts.sum(axis=1).max(initial=1)))
+    for client in range(clients):
+        top = MARGIN + client * ROW
+        draw.text((4, top + 2), f"client {client}", fill="black")
+        edges = LEFT + np.concatenate([[0], np.cumsum(counts[client])]) * BAR // longest
+        for label in range(counts.shape[1]):
+            left, right = int(edges[label]), int(edges[label + 1])
+            if right > left:
+                draw.rectangle((left, top + 1, right - 1, top + ROW - 3), fill=_colour(label))
+    for label in range(named):
+        top, left = MARGIN + label * ROW, LEFT + BAR + 12
+        draw.rectangle((left, top + 3, left + 10, top + 13), fill=_colour(label))
+        draw.text((left + 16, top + 2), classes[label].strip()[:20], fill="black")
+    return np.asarray(image)
+
+
+def _colour(label: int) -> str:
+    return PALETTE[label % len(PALETTE)]

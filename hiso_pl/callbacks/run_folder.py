@@ -1,0 +1,109 @@
+"""The folder of a run: one run to a folder, its configuration, its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from hiso_pl.callbacks.contract import OrderedCallback
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+class RunFolder(OrderedCallback):
+    """Refuses a folder that already holds a run, and writes the configuration into its own.
+
+    The configuration is written once the ranks have been compared, so that a launch that fails leaves nothing behind.
+    A resumed run keeps a configuration that differs from its new one beside it, under the round of the change.
+
+    Args:
+        config_text: The resolved configuration, as YAML.
+    """
+
+    position = 20
+
+    def __init__(self, config_text: str = "") -> None:
+        self.config_text = config_text
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks into the folder, on rank 0 for all; only now does the trainer know whether it resumes.
+
+        Raises:
+            ValueError: If the folder holds a run and this one does not resume it.
+        """
+        if not trainer.ckpt_path:
+            root = trainer.default_root_dir
+            refuse_held(root, trainer.strategy.broadcast(held_by_run(Path(root)) if trainer.is_global_zero else None))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the configuration."""
+        if not trainer.is_global_zero or not self.config_text:
+            return
+        path = Path(trainer.default_root_dir) / CONFIG
+        if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
+            path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
+        write_atomically(path, self.config_text)
+
+
+def refuse_held(root: str, found: str | None) -> None:
+    """Refuses a folder in which something of a run was found.
+
+    Raises:
+        ValueError: If something was.
+    """
+    if found is not None:
+        raise ValueError(
+            f"trainer.default_root_dir={root} already holds a run ({found}): "
+            "give another folder, or resume it with --ckpt_path"
+        )
+
+
+def held_by_run(root: Path) -> str | None:
+    """What shows that ``root`` holds a run, if it does."""
+    for name in (CONFIG, SUMMARY):
+        if (root / name).exists():
+            return name
+    return CHECKPOINTS_FOLDER if checkpoints(root) else None
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The checkpoints of the run in ``root``, by name."""
+    return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
+
+
+def newest_checkpoint(root: Path | str) -> Path | None:
+    """The checkpoint of the latest round in the run's folder, of several the one written last.
+
+    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
+    """
+    found: list[tuple[int, int, Path]] = []
+    for path in checkpoints(Path(root)):
+        try:
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            found.append((int(content["global_step"]), path.stat().st_mtime_ns, path))
+        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
+            log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
+    return max(found)[-1] if found else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a stop at any time leaves the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

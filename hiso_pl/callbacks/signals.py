@@ -1,0 +1,108 @@
+"""SIGINT and SIGTERM end a run after a round, on all ranks after the same one."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from hiso_pl.callbacks.contract import OrderedCallback, federated
+from hiso_pl.callbacks.run_folder import CHECKPOINTS_FOLDER
+
+log = logging.getLogger(__name__)
+
+DEFERRED = (signal.SIGINT, signal.SIGTERM)
+LAST = "last.ckpt"
+
+
+class DeferredSignals(OrderedCallback):
+    """Turns SIGINT and SIGTERM into a wish to stop, and writes the last checkpoint.
+
+    A handler only notes the wish. It travels with the next exchange, so that every rank learns of it in the same
+    round. That round is completed, ``checkpoints/last.ckpt`` is written and the run ends without a validation; if one
+    was due, it is made up for on resume. The checkpoint is written at a run's normal end as well.
+
+    Lightning's own handler is kept out: it runs a collective inside the handler, where another may be under way.
+    """
+
+    position = 80
+
+    def __init__(self) -> None:
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._stopped = False
+        self._rounds = -1
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was stopped before its last round."""
+        return self._stopped
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Installs the handlers for a fit; other stages keep Python's own."""
+        super().setup(trainer, pl_module, stage)
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        if stage != "fit":
+            return
+        # a collective of every round for a flag that nobody sets any more
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        self._stopped = False
+        self._rounds = trainer.fit_loop.epoch_loop.max_steps
+        if threading.current_thread() is threading.main_thread():
+
+            def wish(signum: int, frame: object) -> None:
+                federated(pl_module).request_stop()
+
+            self._handlers = {number: signal.signal(number, wish) for number in DEFERRED}
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the run here if the ranks have agreed to; a wish in the last round changes nothing."""
+        loop = trainer.fit_loop.epoch_loop
+        if not federated(pl_module).stop_agreed or trainer.global_step == loop.max_steps:
+            return
+        self._stopped = True
+        # `trainer.should_stop` would validate once more, and would wait for `min_steps`
+        loop.max_steps = trainer.global_step
+        loop._skip_next_val = True
+        if trainer.is_global_zero:
+            log.warning("Stopping after round %d as asked by a signal.", trainer.global_step)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the last checkpoint."""
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS_FOLDER / LAST, weights_only=False)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        self._restore(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the signals back."""
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+        if self._stopped:
+            trainer.fit_loop.epoch_loop.max_steps = self._rounds
+
+
+def interrupted(trainer: Trainer) -> bool:
+    """Whether a signal has ended the trainer's run early."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, DeferredSignals) and callback.interrupted for callback in callbacks)
+
+
+def _nothing() -> None:
+    """Takes the place of a method of Lightning's."""

@@ -1,0 +1,154 @@
+"""A run in one small file."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+from hiso_pl import runtime
+from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.run_folder import SUMMARY, write_atomically
+from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.callbacks.validation import is_partial
+from hiso_pl.zeroth_order.digest import digest
+
+BETTER_LOW = ("loss", "error", "perplexity")
+
+
+class RunSummary(OrderedCallback):
+    """Follows metrics, time and forward passes, and writes ``summary.json`` on rank 0 at the end.
+
+    It is written after an interrupt as well, and what it counts goes on over a resume. A metric's first value is that
+    of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
+    anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
+    leaves the time of validations out.
+    """
+
+    position = 90
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, dict[str, float]] = {}
+        self._seconds = 0.0
+        self._validation_seconds = 0.0
+        self._forwards = 0
+        self._since: float | None = None
+        self._validation_since: float | None = None
+        self._written: dict[str, Any] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run so far, earlier parts of a resumed run included."""
+        return self._seconds + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._since = time.monotonic()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the forward passes of a round."""
+        report = federated(pl_module).last_round
+        if report is not None:
+            self._forwards += report.forwards
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the validation."""
+        self._validation_since = time.monotonic()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the metrics of a whole validation."""
+        if self._validation_since is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._validation_seconds += time.monotonic() - self._validation_since
+        if not is_partial(trainer):
+            self.record(federated(pl_module).last_validation)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the metrics of a test, and adds them to the summary of the fit before it."""
+        self.record(federated(pl_module).last_test)
+        if self._written is not None:
+            self._write(trainer, self._written | {"metrics": self.metrics})
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the summary."""
+        if not trainer.is_global_zero:
+            return
+        run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
+        rounds_seconds = self.seconds - self._validation_seconds
+        summary = {
+            "rounds": trainer.global_step,
+            "clients": getattr(data, "clients", None),
+            "cohort": getattr(data, "cohort", None),
+            "ranks": trainer.world_size,
+            "parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
+            "metrics": self.metrics,
+            "comm": {
+                "paper_kb": run.traffic.paper_kb,
+                "protocol_kb": run.traffic.protocol_kb,
+                "measured_kb": run.exchange.payload_bytes / 1024,
+            },
+            "seconds": self.seconds,
+            "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
+            "digest": digest(optimizer),
+            "versions": runtime.versions(),
+            "interrupted": interrupted(trainer),
+        }
+        self._write(trainer, summary)
+
+    def record(self, found: Mapping[str, float]) -> None:
+        """Takes one measurement of each metric by its full name."""
+        for name, value in found.items():
+            value = float(value)
+            entry = self.metrics.setdefault(name, {"first": value, "last": value, "best": value})
+            entry["last"] = value
+            if math.isnan(entry["best"]) or _better(name, value, entry["best"]):
+                entry["best"] = value
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Everything counted so far, as plain values."""
+        return {
+            "metrics": {name: dict(entry) for name, entry in self.metrics.items()},
+            "seconds": self.seconds,
+            "validation_seconds": self._validation_seconds,
+            "forwards": self._forwards,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.metrics = {name: dict(entry) for name, entry in state_dict["metrics"].items()}
+        self._seconds = float(state_dict["seconds"])
+        self._validation_seconds = float(state_dict["validation_seconds"])
+        self._forwards = int(state_dict["forwards"])
+
+    def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
+        self._written = summary
+        if trainer.is_global_zero:
+            text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
+            write_atomically(Path(trainer.default_root_dir) / SUMMARY, text)
+
+
+def _better(name: str, value: float, best: float) -> bool:
+    return value < best if name.endswith(BETTER_LOW) else value > best
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

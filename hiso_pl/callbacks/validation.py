@@ -1,0 +1,108 @@
+"""The validations of a run are the same whether or not it was stopped and resumed on the way."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+from hiso_pl.callbacks.contract import OrderedCallback
+from hiso_pl.callbacks.signals import interrupted
+
+
+class CompleteValidation(OrderedCallback):
+    """Runs the validations that Lightning leaves out.
+
+    - A checkpoint of a round that is also a validation round is written before the validation, and on resume Lightning
+      takes that validation as done. It is run at the start then, if the checkpoint does not know of it.
+    - A run whose length is not a multiple of ``trainer.val_check_interval`` ends without a validation. One is run, but
+      not after an interrupt.
+    - A run resumed after its last round ends before any hook is called, without the last validation, checkpoint and
+      summary if these were missing. Its start and end are gone through all the same.
+
+    Each is logged at the step where the uninterrupted run would have logged it.
+    """
+
+    position = 30
+
+    def __init__(self) -> None:
+        self.validated_round: int | None = None
+        self._started = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Sees to it that a run without a round left has a start and an end."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._started = False
+            loop = trainer.fit_loop
+            loop.run = functools.partial(self._run, loop)  # type: ignore[method-assign]
+
+    def _run(self, loop: _FitLoop) -> None:
+        type(loop).run(loop)
+        if not self._started and loop.max_steps >= 0 and loop.epoch_loop.global_step >= loop.max_steps:
+            loop.reset()
+            loop.on_run_start()
+            loop._restarting = False
+            loop.on_run_end()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes up for a validation that was due in the round of the checkpoint."""
+        self._started = True
+        interval = trainer.val_check_batch
+        due = isinstance(interval, int) and trainer.global_step > 0 and trainer.global_step % interval == 0
+        if due and self._missing(trainer):
+            _validate(trainer)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keeps the loggers' step equal to the round; a checkpoint written in a validation holds one less."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the round, unless the validation was a trial of a few batches."""
+        if trainer.state.fn != TrainerFn.FITTING or is_partial(trainer):
+            return
+        self.validated_round = trainer.global_step
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validates the final state if the last round was no validation round."""
+        if self._missing(trainer) and trainer.global_step > 0 and not interrupted(trainer):
+            _validate(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The last round that was validated."""
+        return {"validated_round": self.validated_round}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.validated_round = state_dict["validated_round"]
+
+    def _missing(self, trainer: Trainer) -> bool:
+        return bool(trainer.enable_validation) and self.validated_round != trainer.global_step
+
+
+def is_partial(trainer: Trainer) -> bool:
+    """Whether the validation under way is a sanity check that does not see all batches."""
+    return trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf")
+
+
+def _validate(trainer: Trainer) -> None:
+    """Runs the validation loop as the training loop would have after the last round."""
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    first_iteration, stepped = connector._first_loop_iter, loop._batches_that_stepped
+    loop._batches_that_stepped = trainer.global_step - 1  # the step of the round's own curves
+    loop.val_loop.restarting = False  # or it would go on from the batch counts in the checkpoint
+    trainer.validating = True
+    loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped

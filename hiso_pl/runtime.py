@@ -1,0 +1,133 @@
+"""The process a run lives in: threads and determinism, versions, its place among the ranks, and its end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+from datetime import timedelta
+from importlib import metadata
+
+import torch
+import torch.distributed as dist
+
+import hiso_pl
+from hiso_pl.zeroth_order.kernels.base import NUMERICS
+from hiso_pl.zeroth_order.philox import STREAM
+
+log = logging.getLogger(__name__)
+
+CUBLAS_WORKSPACE = ":4096:8"
+SAY_TIMEOUT_S = 5.0
+PACKAGES = ("torch", "lightning", "transformers", "numpy", "numba")
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def rank() -> int:
+    """This process's rank as its launcher numbered it; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of the launch; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's rank on its machine; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Number of processes of the launch on this machine; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def configure(threads: int | None = None, deterministic: bool = True) -> dict[str, int | bool | str]:
+    """Sets what the bits of a result depend on besides the configuration.
+
+    TF32 and cuDNN's benchmark are off in any case. Call it before anything has run on a GPU.
+
+    Args:
+        threads: CPU threads of this rank. If none is given, 1 under torchrun and all cores otherwise.
+        deterministic: Whether an operation without a deterministic implementation is an error.
+
+    Returns:
+        What was set, as plain values to be recorded with the run.
+
+    Raises:
+        ValueError: If ``threads`` is below 1.
+    """
+    if threads is None:
+        threads = 1 if under_torchrun() else os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1")
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = CUBLAS_WORKSPACE
+    torch.use_deterministic_algorithms(deterministic)
+    # with determinism torch also fills every new tensor, which costs a pass over memory and changes no result here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return {
+        "threads": threads,
+        "deterministic": deterministic,
+        "tf32": False,
+        "cudnn_benchmark": False,
+        "cublas_workspace": CUBLAS_WORKSPACE if deterministic else "",
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions a result may depend on, and the numbers of the formats that it does depend on."""
+    found = {"hiso_pl": hiso_pl.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found | {"stream": str(STREAM), "numerics": str(NUMERICS)}
+
+
+def say_once(message: str) -> bool:
+    """Decides which rank says a line that all ranks might say.
+
+    The store of torchrun's agent, which is there before the process group and after it, counts who came first.
+
+    Args:
+        message: The line.
+
+    Returns:
+        True on exactly one rank for a message; True everywhere where there is no such store to ask.
+    """
+    if not under_torchrun() or world_size() == 1:
+        return True
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = f"hiso_pl/say/{restart}/{hashlib.sha256(message.encode()).hexdigest()}"
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=SAY_TIMEOUT_S),
+            wait_for_workers=False,
+        )
+        return int(store.add(key, 1)) == 1
+    except (KeyError, ValueError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
+        log.debug("no store to agree in who speaks: %s", error)
+        return True
+
+
+def close() -> None:
+    """Leaves the process group; a gloo group still open when Python exits may abort the process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

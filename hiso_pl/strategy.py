@@ -1,0 +1,151 @@
+"""Ranks, devices and the process group of a run; nothing is wrapped and no tensor of the model is ever sent."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from torch.nn import Module
+from typing_extensions import override
+
+from hiso_pl import runtime
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a stop at any time leaves a whole file.
+
+    Lightning's own way stages the file in the system's temporary folder; moving it from there to another file
+    system is a copy, which can be cut short.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves ``checkpoint`` at ``path``, replacing what is there.
+
+        Raises:
+            TypeError: If ``storage_options`` are given; there are none.
+        """
+        if storage_options is not None:
+            raise TypeError("storage_options are not supported: checkpoints are local files")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+class ScalarStrategy(DDPStrategy):
+    """Every rank keeps a whole model of its own, and the ranks share a process group for scalars.
+
+    It is DDP without DistributedDataParallel: no broadcast of parameters at the start, no gradient buckets. Ranks are
+    kept in step by the optimizer's exchange alone, and a callback checks that they are.
+
+    A rank's device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and under torchrun the
+    number of processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
+
+    Args:
+        process_group_backend: Backend of the process group. ``gloo`` works with any number of ranks to a GPU and is the
+            choice if none is given; ``nccl`` needs a GPU for each local rank.
+        timeout_s: Seconds that a rank waits for the others in a collective before it gives up.
+    """
+
+    def __init__(self, process_group_backend: Literal["gloo", "nccl"] | None = None, timeout_s: float = 1800.0) -> None:
+        if process_group_backend not in (None, "gloo", "nccl"):
+            raise ValueError(f"process_group_backend={process_group_backend!r} must be 'gloo', 'nccl' or null")
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s={timeout_s} must be above 0")
+        super().__init__(
+            process_group_backend=process_group_backend,
+            timeout=timedelta(seconds=timeout_s),
+            checkpoint_io=AtomicCheckpointIO(),
+        )
+
+    @property
+    @override
+    def root_device(self) -> torch.device:
+        """The device of this rank."""
+        devices = self.parallel_devices
+        assert devices
+        return devices[self.local_rank % len(devices)]
+
+    @property
+    @override
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Keeps Lightning from cutting a client's data once more: the loaders know their rank themselves."""
+        return {"num_replicas": 1, "rank": 0}
+
+    @property
+    def collective_device(self) -> torch.device:
+        """Where a tensor must be to be handed to the process group."""
+        return self.root_device if self._get_process_group_backend() == "nccl" else torch.device("cpu")
+
+    @override
+    def _configure_launcher(self) -> None:
+        # Lightning's launcher insists on devices == WORLD_SIZE even where it has nothing to launch
+        assert self.cluster_environment is not None
+        if not self.cluster_environment.creates_processes_externally and self.num_processes * self.num_nodes > 1:
+            super()._configure_launcher()
+
+    @override
+    def _get_process_group_backend(self) -> str:
+        return self._process_group_backend or "gloo"
+
+    @override
+    def setup_distributed(self) -> None:
+        """Joins the process group, unless this process is the only one.
+
+        Raises:
+            ValueError: If NCCL is asked for and ranks would share a GPU.
+        """
+        reset_seed()
+        self.set_world_ranks()
+        if self.world_size == 1 or dist.is_initialized():
+            return
+        backend = self._get_process_group_backend()
+        if backend == "nccl":
+            self._check_own_gpu()
+        assert self.cluster_environment is not None
+        os.environ["MASTER_ADDR"] = self.cluster_environment.main_address
+        os.environ["MASTER_PORT"] = str(self.cluster_environment.main_port)
+        dist.init_process_group(
+            backend,
+            rank=self.global_rank,
+            world_size=self.world_size,
+            timeout=self._timeout,
+            device_id=self.root_device if backend == "nccl" else None,
+        )
+
+    def _check_own_gpu(self) -> None:
+        gpus = len({device for device in self.parallel_devices or () if device.type == "cuda"})
+        ranks = max(runtime.local_world_size(), self.num_processes)
+        if gpus < ranks:
+            raise ValueError(
+                f"process_group_backend='nccl' needs a GPU for each of the {ranks} local ranks, and there are {gpus}:"
+                " use gloo or fewer ranks"
+            )
+
+    @override
+    def setup(self, trainer: Trainer) -> None:
+        """Places model and optimizer on the device, skipping what DDP does in between."""
+        Strategy.setup(self, trainer)
+
+    @override
+    def _setup_model(self, model: Module) -> Module:  # type: ignore[override]
+        return model
+
+
+# under a name as well, as a class given by its path on the command line is not understood there
+StrategyRegistry.register(
+    "scalar", ScalarStrategy, description="Whole models in step through scalars alone.", override=True
+)
