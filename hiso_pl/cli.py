@@ -1,0 +1,297 @@
+"""The command line: parse, build, run, close."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from hiso_pl import checkpoint, runtime
+from hiso_pl.callbacks import (
+    CompleteValidation,
+    DeferredSignals,
+    InStepCheck,
+    RoundProgressBar,
+    RunFolder,
+    RunSummary,
+    TensorBoardPanels,
+)
+from hiso_pl.callbacks.predictions import PredictionWriter
+from hiso_pl.callbacks.run_folder import newest_checkpoint
+from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.module import FederatedModule
+
+log = logging.getLogger(__name__)
+
+TRACEBACK = "HISO_PL_TRACEBACK"
+USER_ERRORS = (ValueError, OSError, MisconfigurationException, RuntimeError, ImportError, KeyError, TypeError)
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "strategy": {"class_path": "hiso_pl.strategy.ScalarStrategy"},
+    "max_epochs": -1,
+    "max_steps": 1000,
+    "val_check_interval": 100,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "default_root_dir": "runs/default",
+}
+
+
+class ConfigurationError(ValueError):
+    """The command line or a configuration file cannot be understood."""
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, which reports what it does not understand in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises instead of printing the usage on every rank.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        if ex is None:
+            raise ConfigurationError(_one_line(message))
+        raise ConfigurationError(_one_line(message)) from ex
+
+
+class FederatedCLI(LightningCLI):
+    """LightningCLI with the links, defaults and callbacks of a federated run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to a run as a whole."""
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.",
+        )
+        parser.add_argument(
+            "--deterministic",
+            type=bool,
+            default=True,
+            help="Whether an operation without a deterministic implementation is an error.",
+        )
+        parser.add_argument(
+            "--test_at_end",
+            type=bool,
+            default=False,
+            help="Whether a fit that reaches its last round ends with a test of the final model.",
+        )
+        parser.add_argument(
+            "--change_on_resume",
+            type=list[str],
+            default=[],
+            help="Options that may differ from those of the checkpoint a run is resumed from, by name.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(InStepCheck, "in_step")
+        parser.add_lightning_class_args(TensorBoardPanels, "board")
+        parser.set_defaults(
+            {
+                "checkpoint.every_n_train_steps": 500,
+                "checkpoint.save_top_k": 1,
+                "checkpoint.filename": "{step}",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration as given: one found in a checkpoint is compared with it, never used."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checks and completes what concerns the run as a whole."""
+        config = self._config()
+        if isinstance(config.seed_everything, bool):
+            raise ConfigurationError(f"seed_everything={config.seed_everything} must be an integer")
+        trainer = config.trainer
+        if str(trainer.precision) not in ("None", "32", "32-true"):
+            raise ConfigurationError(
+                f"trainer.precision={trainer.precision} must be 32-true: the parameters that are trained are fp32"
+            )
+        for key in ("limit_val_batches", "limit_test_batches"):
+            if trainer[key] not in (None, 0, 1.0):
+                raise ConfigurationError(
+                    f"trainer.{key}={trainer[key]} must be 1.0 or 0: it counts a rank's batches, so metrics would "
+                    "depend on the number of ranks; give the data module fewer examples instead"
+                )
+        if self.subcommand == "fit" and isinstance(trainer.max_steps, int) and trainer.max_steps < 1:
+            raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
+        _fit_devices_to_launch(trainer)
+        self.settings = runtime.configure(config.threads, config.deterministic)
+        if "ckpt_path" in config:
+            config.ckpt_path = self._checkpoint_path(config)
+
+    def _checkpoint_path(self, config: Namespace) -> str | None:
+        root, path = Path(trainer_root(config)), config.ckpt_path
+        if path == "last":
+            newest = newest_checkpoint(root)
+            if newest is None:
+                raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
+            path = str(newest)
+        elif path is None and self.subcommand == "fit" and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+            newest = newest_checkpoint(root)
+            log.warning("Restarted by torchrun: resuming from %s.", newest or "the start")
+            path = None if newest is None else str(newest)
+        if path is not None:
+            checkpoint.read(path)
+        return path
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with this package's callbacks around the user's own."""
+        config = self._config()
+        text = self._parser(self.subcommand).dump(config, skip_none=False)
+        plain = yaml.safe_load(text)
+        plain |= {key: self.settings[key] for key in ("threads", "deterministic")}
+        model = self.model
+        assert isinstance(model, FederatedModule)
+        model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
+        model.change_on_resume = list(config.change_on_resume)
+        if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
+            kwargs["logger"] = TensorBoardLogger(trainer_root(config), name="", version="", default_hp_metric=False)
+        elif self.subcommand != "fit":
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        own: list[Callback] = [
+            DeferredSignals(),
+            CompleteValidation(),
+            RunFolder(text),
+            RunSummary(),
+            PredictionWriter(),
+        ]
+        if trainer.progress_bar_callback is not None and type(trainer.progress_bar_callback) is not RoundProgressBar:
+            trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+            own.append(RoundProgressBar())
+        trainer.callbacks.extend(own)  # type: ignore[attr-defined]
+        return trainer
+
+    def before_fit(self) -> None:
+        """Compares a checkpoint with this run before anything is written or any rank is waited for."""
+        path = self._config().ckpt_path
+        if path is not None:
+            assert isinstance(self.model, FederatedModule)
+            checkpoint.compare(checkpoint.read(path), self.model, resuming=True)
+
+    def after_fit(self) -> None:
+        """Tests the final model, if asked to."""
+        if self._config().test_at_end and not interrupted(self.trainer):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self._config().get("ckpt_path")
+        kwargs["weights_only"] = True  # a checkpoint is data
+        return kwargs
+
+    def _config(self) -> Namespace:
+        config = self.config.get(str(self.subcommand), self.config)
+        assert isinstance(config, Namespace)
+        return config
+
+
+def trainer_root(config: Namespace) -> str:
+    """The run's folder."""
+    return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
+
+
+def _fit_devices_to_launch(trainer: Namespace) -> None:
+    """Under torchrun the launch says how many processes there are; it need not be said again."""
+    if not runtime.under_torchrun():
+        return
+    import torch
+
+    local = runtime.local_world_size()
+    if trainer.devices in (None, "auto"):
+        gpus = torch.cuda.device_count() if trainer.accelerator in (None, "auto", "gpu", "cuda") else 0
+        trainer.devices = min(gpus, local) if gpus else local
+    trainer.num_nodes = max(1, runtime.world_size() // local)
+
+
+def _one_line(text: object) -> str:
+    """A message without line breaks, no longer than a terminal shows; of the parser's, what is wrong."""
+    joined = " ".join(line.strip() for line in str(text).splitlines() if line.strip())
+    # an option that may be null is a union to the parser, and it reports each member's complaint
+    found = re.match(
+        r"(?P<key>.*?)Does not validate against any of the Union subtypes.*?Errors: - (?P<what>.*)", joined
+    )
+    if found:
+        what = re.split(r" - Expected a <class 'NoneType'>| Given value type:", found["what"])[0]
+        joined = f"{found['key']}{what}"
+    return joined if len(joined) <= 600 else joined[:597] + "..."
+
+
+def _log_quietly() -> None:
+    """One voice for a launch of many ranks; the warnings left out are those that a run cannot act on."""
+    level = logging.INFO if runtime.rank() == 0 else logging.ERROR
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("hiso_pl").setLevel(level)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING if runtime.rank() == 0 else logging.ERROR)
+    if runtime.rank() != 0:
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+    for pattern in (
+        r".*does not have many workers.*",
+        r".*`ModelCheckpoint\(every_n_train_steps=.*manual optimization.*",
+        r".*Found \d+ module\(s\) in eval mode.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*instantiate_classes.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*sync_dist=True.*",
+        r".*The dirpath has changed from.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+        args: The command line; that of the process if none is given.
+
+    Returns:
+        The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be.
+    """
+    _log_quietly()
+    try:
+        FederatedCLI(
+            FederatedModule,
+            FederatedDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "hiso-pl"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+    except USER_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        message = _one_line(error) or type(error).__name__
+        if runtime.say_once(message):
+            where = f" (rank {runtime.rank()})" if runtime.world_size() > 1 else ""
+            sys.stderr.write(f"hiso-pl: error{where}: {message}\n")
+        return 2 if isinstance(error, ConfigurationError) else 1
+    finally:
+        runtime.close()
+    return 0

@@ -1,0 +1,17 @@
+"""Networks that a federation can fine-tune."""
+
+from hiso_pl.models.adapters import LoRA
+from hiso_pl.models.causal_lm import CausalLMClassifier
+from hiso_pl.models.digits import DigitsCNN, DigitsViT
+from hiso_pl.models.sequence_classifier import SequenceClassifier
+from hiso_pl.models.task_model import Evaluation, TaskModel
+
+__all__ = [
+    "CausalLMClassifier",
+    "DigitsCNN",
+    "DigitsViT",
+    "Evaluation",
+    "LoRA",
+    "SequenceClassifier",
+    "TaskModel",
+]

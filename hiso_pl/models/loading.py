@@ -1,0 +1,146 @@
+"""Opens Hugging Face models and tokenizers, with every refusal in one line.
+
+Weights are read in fp32 whatever they are stored in: probes are differences of losses, and the masters of the
+update are fp32.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error from a library, on a single line and of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def check_source(name: str, source: str) -> Path | None:
+    """Tells a local folder from a name on the hub.
+
+    Args:
+        name: The argument that ``source`` was given as, for the message.
+        source: A folder, or ``owner/name`` or ``name`` on the hub.
+
+    Returns:
+        The folder, or None for a name on the hub.
+
+    Raises:
+        ValueError: If it can only be a folder and there is none.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"{name}={source!r} is a file, must be a model's folder or its name on the hub")
+    if not source or source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source:
+        raise ValueError(f"{name}={source!r}: no such folder; give a model's folder or its name on the hub")
+    return None
+
+
+def load_pretrained(
+    auto_class: Any,
+    pretrained: str,
+    *,
+    attention: str | None = None,
+    revision: str | None = None,
+    use_safetensors: bool = True,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> tuple[transformers.PreTrainedModel, list[str]]:
+    """Loads a model in fp32 and evaluation mode.
+
+    Args:
+        auto_class: One of the ``AutoModelFor...`` classes.
+        pretrained: Folder, or name on the hub.
+        attention: Attention implementation, as transformers names it; None leaves the choice to it.
+        revision: Branch, tag or commit on the hub.
+        use_safetensors: Whether to read safetensors only; the alternative executes pickled data.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        options: Further options of ``from_pretrained``.
+
+    Returns:
+        The model, and the names of the parameters that its files do not hold (new heads).
+
+    Raises:
+        ValueError: If there is nothing to load or it cannot be loaded.
+    """
+    folder = check_source("pretrained", pretrained)
+    if folder is not None:
+        _check_model_files(pretrained, folder, use_safetensors)
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if revision is not None:
+        options["revision"] = revision
+    try:
+        model, info = auto_class.from_pretrained(
+            pretrained if folder is None else str(folder),
+            dtype=torch.float32,
+            use_safetensors=use_safetensors,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
+        raise ValueError(f"pretrained={pretrained!r} cannot be loaded: {one_line(error)}") from error
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def vocabulary_size(model: transformers.PreTrainedModel) -> int:
+    """Number of token ids that a model has an embedding for."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> transformers.PreTrainedTokenizerBase:
+    """Loads a tokenizer.
+
+    Args:
+        source: Folder, or name on the hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ValueError: If there is none. A model's folder without tokenizer files is such a case: transformers
+            would answer it with an empty tokenizer of the model's family.
+    """
+    folder = check_source("tokenizer", source)
+    if folder is not None and not _tokenizer_files(folder):
+        raise ValueError(f"tokenizer={source!r}: the folder holds no tokenizer (tokenizer.json or a vocabulary file)")
+    options = {} if revision is None else {"revision": revision}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source if folder is None else str(folder), **options)
+    except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
+        raise ValueError(f"tokenizer={source!r} cannot be loaded: {one_line(error)}") from error
+    if len(tokenizer) == 0:
+        raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
+    return tokenizer
+
+
+def _check_model_files(pretrained: str, folder: Path, use_safetensors: bool) -> None:
+    """Refuses folders that hold no model, before transformers answers in a dozen ways."""
+    if (folder / "adapter_config.json").exists():
+        # transformers would follow the path of the base model that the adapter's file names.
+        raise ValueError(f"pretrained={pretrained!r} is a PEFT adapter, must be a whole model; give the adapter's base")
+    if not (folder / "config.json").exists():
+        raise ValueError(f"pretrained={pretrained!r}: the folder holds no config.json, so it is not a model's folder")
+    if any(folder.glob("*.safetensors")):
+        return
+    if use_safetensors and any(folder.glob("*.bin")):
+        raise ValueError(
+            f"pretrained={pretrained!r} has pickled weights only, must have *.safetensors "
+            "(or set use_safetensors to false, which runs what the pickle says)"
+        )
+    if not any(folder.glob("*.bin")):
+        raise ValueError(f"pretrained={pretrained!r}: the folder holds no weights (*.safetensors)")
+
+
+def _tokenizer_files(folder: Path) -> bool:
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+    return any((folder / name).exists() for name in names) or any(folder.glob("*.tiktoken"))

@@ -1,0 +1,79 @@
+"""What a client's work needs of a network: one loss per example, without gradients or hidden state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Evaluation(NamedTuple):
+    """What one forward pass says about a batch.
+
+    Attributes:
+        loss: Loss of each example, fp32, shape ``[B]``.
+        prediction: Predicted class of each example, int64, shape ``[B]``.
+        scores: Logits over the classes, fp32, shape ``[B, C]``.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    scores: Tensor
+
+
+class TaskModel(nn.Module, ABC):
+    """A network together with the task it is scored on.
+
+    It stays in evaluation mode: every probe of a local step must see the same function, so dropout never acts
+    and no buffer moves, whoever calls ``train()``.
+
+    Attributes:
+        tokenizer_source: Where a text data module finds the tokenizer when it names none.
+        tokenizer_revision: The revision of it, for a model on the hub.
+        max_positions: Longest sequence the network takes, where it has a limit.
+        vocabulary_size: Number of token ids the network takes, where it takes tokens.
+    """
+
+    tokenizer_source: str | None = None
+    tokenizer_revision: str | None = None
+    max_positions: int | None = None
+    vocabulary_size: int | None = None
+
+    @abstractmethod
+    def scores(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits over the classes, fp32, shape ``[B, C]``."""
+
+    def evaluate(self, batch: dict[str, Tensor]) -> Evaluation:
+        """Losses, predictions and scores from one forward pass.
+
+        Args:
+            batch: A batch of the data module; ``batch["label"]`` is int64 of shape ``[B]``.
+        """
+        scores = self.scores(batch)
+        loss = F.cross_entropy(scores, batch["label"], reduction="none")
+        return Evaluation(loss, scores.argmax(dim=-1), scores)
+
+    def example_losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of each example, fp32, shape ``[B]``."""
+        return self.evaluate(batch).loss
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss of the batch, an fp32 scalar: the f that is probed."""
+        return self.example_losses(batch).mean()
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The same as :meth:`scores`, shape ``[B, C]``."""
+        return self.scores(batch)
+
+    def train(self, mode: bool = True) -> TaskModel:
+        """Leaves the network in evaluation mode, whatever ``mode`` says."""
+        super().train(False)
+        return self
+
+
+def at_positions(values: Tensor, positions: Tensor) -> Tensor:
+    """Takes one position of each sequence: ``[B, T, D]`` and int64 ``[B]`` give ``[B, D]``."""
+    return values[torch.arange(values.shape[0], device=values.device), positions]

@@ -1,0 +1,263 @@
+"""The LightningModule of a federated run: one training step is one round."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from hiso_pl import checkpoint, runtime
+from hiso_pl.data.rounds import Round
+from hiso_pl.federation.exchange import AllReduceExchange
+from hiso_pl.federation.traffic import Traffic
+from hiso_pl.models.task_model import TaskModel
+from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order.interfaces import LocalExchange
+from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.record import RoundReport
+
+OptimizerCallable = Callable[[Iterable[Any]], ZerothOrderOptimizer]
+SchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class FederatedModule(LightningModule):
+    """Runs a network through rounds, and measures it.
+
+    It holds no algorithm state: x, H and the round counter are the optimizer's, the data of a round the data module's.
+
+    Args:
+        network: The network with its task.
+        optimizer: The method: HiSo with a diagonal preconditioner, DeComFL with the identity.
+        lr_scheduler: How the learning rate follows the rounds, one of torch's schedulers, stepped once a round;
+            ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
+        seed: The run's seed: directions are drawn from it.
+    """
+
+    def __init__(
+        self,
+        network: TaskModel,
+        optimizer: OptimizerCallable = ZerothOrderOptimizer,
+        lr_scheduler: SchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint leaves out what never changes; checkpoint.check() is strict instead
+        self.network = network
+        self._make_optimizer = optimizer
+        self._make_scheduler = lr_scheduler
+        self._seed = seed
+        # a trial on a stand-in: options that cannot be are refused before anything else is set up
+        trial = optimizer([("trial", nn.Parameter(torch.zeros(1)))])
+        if trial.param_groups[0]["seed"] not in (0, seed) or not isinstance(trial.exchange, LocalExchange):
+            raise ValueError(
+                f"model.optimizer's seed={trial.param_groups[0]['seed']} and exchange are set by the run: "
+                "give seed_everything and leave them out"
+            )
+        self.local_steps = int(trial.param_groups[0]["local_steps"])
+        self.config: Mapping[str, Any] = {}
+        self.change_on_resume: list[str] = []
+        self.exchange = AllReduceExchange()
+        self.traffic = Traffic()
+        self.last_round: RoundReport | None = None
+        self.last_validation: dict[str, float] = {}
+        self.last_test: dict[str, float] = {}
+        self._measured: list[Tensor] = []
+        self._initial_digest = ""
+
+    # What is optimized
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters in the order that fixes their streams; tied weights once."""
+        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimizer on the device, and the scheduler if there is one.
+
+        Raises:
+            ValueError: If nothing is trainable.
+        """
+        parameters = self.trainable()
+        if not parameters:
+            raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
+        self.exchange.device = torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
+        optimizer = self._make_optimizer(parameters)
+        optimizer.exchange = self.exchange
+        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self._seed
+        if self._make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+
+    @property
+    def optimizer(self) -> ZerothOrderOptimizer:
+        """The optimizer itself, without Lightning's wrapper."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, ZerothOrderOptimizer)
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """Notes what the run starts from."""
+        self.network.eval()
+        self._initial_digest = digest(self.optimizer)
+
+    # A round
+
+    def training_step(self, batch: Round, batch_idx: int) -> None:
+        """Runs one round: probe, exchange, aggregate, apply.
+
+        Raises:
+            RuntimeError: If the data is of another round than the state, or a module left evaluation mode.
+        """
+        optimizer = self.optimizer
+        if batch.index != optimizer.round:
+            raise RuntimeError(f"data of round {batch.index} given, round {optimizer.round} comes next")
+        if any(module.training for module in self.network.modules()):
+            raise RuntimeError("a module of the network is in training mode: all probes must see the same function")
+        losses = [self._loss_of(minibatches) for minibatches in batch.batches]
+        # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
+        self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
+        assert optimizer.report is not None
+        self.last_round = optimizer.report
+        clients = getattr(self.trainer.datamodule, "clients", batch.slots.size)  # type: ignore[attr-defined]
+        self.traffic.record(clients, batch.slots.size, self.local_steps, self.last_round.directions)
+        scheduler = self.lr_schedulers()
+        if scheduler is not None and not isinstance(scheduler, (list, ReduceLROnPlateau)):
+            scheduler.step()
+
+    def _loss_of(self, minibatches: list[dict[str, Tensor]]) -> Loss:
+        return lambda k: self.network.loss(minibatches[k])
+
+    def request_stop(self) -> None:
+        """Asks all ranks to stop after the coming exchange."""
+        self.exchange.stop_requested = True
+
+    @property
+    def stop_agreed(self) -> bool:
+        """Whether the ranks agreed in the last exchange to stop."""
+        return self.exchange.stop_agreed
+
+    # Measuring
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last measurements."""
+        self._measured = []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Evaluates one batch, formed globally and dealt whole to this rank."""
+        with torch.inference_mode():
+            evaluation = self.network.evaluate(batch)
+        columns = (batch["index"], batch["label"], evaluation.prediction, evaluation.loss)
+        self._measured.append(torch.stack([c.to("cpu", torch.float64) for c in columns]))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Combines the ranks' measurements into the metrics of the split."""
+        metrics = self._metrics("val", len(self.trainer.datamodule.splits.val))  # type: ignore[attr-defined]
+        self.last_validation = metrics
+        if self.trainer.sanity_checking:
+            # the measurement before round 0: Lightning's log calls do nothing here
+            for logger in self.trainer.loggers:
+                logger.log_metrics(metrics, step=0)
+            return
+        self.log_dict(metrics, rank_zero_only=False, sync_dist=False)
+        scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(metrics["val/loss"])
+
+    def on_test_epoch_end(self) -> None:
+        """Combines the ranks' measurements into the metrics of the split."""
+        self.last_test = self._metrics("test", len(self.trainer.datamodule.splits.test))  # type: ignore[attr-defined]
+        self.log_dict(self.last_test)
+
+    def _metrics(self, split: str, examples: int) -> dict[str, float]:
+        """Metrics that are equal to the bit whatever the number of ranks.
+
+        Every example has a place of its own in one table, filled by one rank and zero on the others, so the sum over
+        ranks is exact; correct answers are counted, and losses summed exactly and rounded once.
+        """
+        table = torch.zeros(4, examples, dtype=torch.float64)
+        for columns in self._measured:
+            index = columns[0].long()
+            table[0, index] = 1.0
+            table[1:, index] = columns[1:]
+        if dist.is_available() and dist.is_initialized():
+            table = table.to(self.exchange.device)
+            dist.all_reduce(table)
+            table = table.cpu()
+        seen, label, prediction, loss = table
+        measured = int(seen.sum())
+        if measured == 0:
+            raise ValueError(f"no example of the {split} split was evaluated: see trainer.limit_{split}_batches")
+        counted = seen > 0
+        correct = int(((label == prediction) & counted).sum())
+        losses = loss[counted].tolist()
+        mean = math.fsum(losses) / measured if all(map(math.isfinite, losses)) else math.nan
+        return {f"{split}/loss": mean, f"{split}/accuracy": correct / measured}
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Predictions and scores of one batch."""
+        with torch.inference_mode():
+            evaluation = self.network.evaluate(batch)
+        return {
+            "index": batch["index"],
+            "label": batch["label"],
+            "prediction": evaluation.prediction,
+            "scores": evaluation.scores,
+        }
+
+    # Checkpoints
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of everything that must be the same on all ranks before a round."""
+        dumped = yaml.safe_dump(dict(self.config), sort_keys=True)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "configuration": hashlib.sha256(dumped.encode()).hexdigest(),
+            **(data.fingerprints() if data is not None else {}),
+            **{f"version of {name}": version for name, version in runtime.versions().items()},
+            "initial state": self._initial_digest,
+            "frozen weights": checkpoint.frozen_fingerprint(self.network),
+        }
+
+    def on_save_checkpoint(self, checkpoint_dict: dict[str, Any]) -> None:
+        """Adds what a resumed run is compared with; leaves out what never changes."""
+        checkpoint.write(checkpoint_dict, self)
+
+    def on_load_checkpoint(self, checkpoint_dict: dict[str, Any]) -> None:
+        """Compares a checkpoint with this run.
+
+        Raises:
+            ValueError: If it is of another model, method or data.
+        """
+        resuming = self.trainer.state.fn == "fit"
+        changed = checkpoint.compare(checkpoint_dict, self, resuming)
+        if resuming:
+            checkpoint.take_counters(checkpoint_dict, self)
+        schedules = ("model.optimizer.init_args.lr", "model.lr_scheduler")
+        if any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
+            self._reschedule(checkpoint_dict)
+
+    def _reschedule(self, checkpoint_dict: dict[str, Any]) -> None:
+        """Puts the learning rate where the changed schedule would have it by now, had it been followed from round 0."""
+        group = checkpoint_dict["optimizer_states"][0]["param_groups"][0]
+        optimizer = self._make_optimizer([("stand-in", nn.Parameter(torch.zeros(1)))])
+        scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
+        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+            for _ in range(int(group["round"])):
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # no step of it is meant
+                scheduler.step()
+        reached = optimizer.param_groups[0]
+        group.update({key: reached[key] for key in ("lr", "initial_lr") if key in reached})
+        checkpoint_dict["lr_schedulers"] = [] if scheduler is None else [scheduler.state_dict()]

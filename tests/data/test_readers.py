@@ -1,0 +1,64 @@
+"""Tables of text: what is read, and that a broken row is named by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hiso_pl.data.readers import numbered_rows, read_table
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_tsv_is_not_quoted_and_split_at_newlines_only(tmp_path):
+    path = write(tmp_path / "a.tsv", 'sentence\tlabel\nsay "hi\t1\r\none\x85two\u2028three , \t0\n')
+    assert read_table(path) == [
+        {"sentence": 'say "hi', "label": "1"},
+        {"sentence": "one\x85two\u2028three , ", "label": "0"},
+    ]
+
+
+def test_csv_is_quoted_and_counts_the_lines_of_a_cell(tmp_path):
+    path = write(tmp_path / "a.csv", '\ufefftext,label\n"a, ""b""\nc",pos\n\nd,neg\n')
+    assert numbered_rows(path) == [(2, {"text": 'a, "b"\nc', "label": "pos"}), (5, {"text": "d", "label": "neg"})]
+
+
+def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "é", "label": true}\n\n{"label": 3, "x": null, "y": [1]}')
+    assert numbered_rows(str(path)) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "y": "[1]"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", "sentence\tlabel\na\t1\nb\t0\tc\n", r"a\.tsv line 3: 3 columns, 2 expected \(sentence, label\)"),
+        ("a.tsv", "sentence\tlabel\n\nb\n", r"a\.tsv line 3: 1 columns, 2 expected \(sentence, label\)"),
+        ("a.tsv", b"sentence\tlabel\na\t1\nb\xff\t0\n", r"a\.tsv line 3: not UTF-8 \(byte 2 of the line\)"),
+        ("a.tsv", "", r"a\.tsv: empty, a header line expected"),
+        ("a.tsv", "sentence\tlabel\n", r"a\.tsv: no rows"),
+        ("a.tsv", "label\tlabel\n", r"a\.tsv line 1: column names must be distinct"),
+        ("a.csv", 'text,label\na,1\n"b,0\n', r"a\.csv line 3: unexpected end of data"),
+        ("a.csv", "text,label\na,1,2\n", r"a\.csv line 2: 3 columns, 2 expected \(text, label\)"),
+        ("a.csv", b"text,label\n\xfe,1\n", r"a\.csv line 2: not UTF-8"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl line 2: not JSON"),
+        ("a.jsonl", "[1]\n", r"a\.jsonl line 1: a JSON list, an object expected"),
+        ("a.jsonl", "\n", r"a\.jsonl: no rows"),
+        ("a.txt", "x", r"a\.txt' must end in \.tsv, \.csv, \.jsonl"),
+    ],
+)
+def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_table(write(tmp_path / name, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.tsv' does not exist"):
+        read_table(tmp_path / "nowhere.tsv")
+    (tmp_path / "folder.tsv").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.tsv' cannot be read: Is a directory"):
+        read_table(tmp_path / "folder.tsv")

@@ -1,0 +1,208 @@
+"""Label-word scores and losses equal what the full logits give, whatever the family."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional as F
+
+from hiso_pl.models import CausalLMClassifier, LoRA
+
+PLAIN = ["opt", "gpt2", "llama"]
+CHANGED = ["gemma2", "cohere"]  # soft-capped logits, scaled logits
+
+
+def full_logits(folder, batch):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[torch.arange(len(logits)), batch["answer_position"]]
+
+
+@pytest.mark.parametrize("family", PLAIN + CHANGED)
+def test_scores_are_the_full_logits_of_the_label_words(folder, batch, family):
+    network = CausalLMClassifier(folder(family))
+    assert network.full_logits == (family in CHANGED)
+    with torch.no_grad():
+        scores = network.scores(batch)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, full_logits(folder(family), batch)[:, [4, 5]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["opt", "gemma2"])
+def test_full_vocabulary_loss_is_minus_log_softmax_of_the_label_word(folder, batch, family):
+    network = CausalLMClassifier(folder(family), loss="full_vocabulary")
+    with torch.no_grad():
+        evaluation = network.evaluate(batch)
+        mean = network.loss(batch)
+    logits = full_logits(folder(family), batch)
+    expected = -logits.double().log_softmax(dim=-1)[torch.arange(4), batch["label"] + 4]
+    torch.testing.assert_close(evaluation.loss.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mean.double(), expected.mean(), rtol=1e-5, atol=1e-5)
+    assert evaluation.prediction.tolist() == logits[:, [4, 5]].argmax(dim=-1).tolist()
+
+
+def test_label_words_loss_is_cross_entropy_over_the_label_words(folder, batch):
+    network = CausalLMClassifier(folder("opt"))
+    with torch.no_grad():
+        evaluation = network.evaluate(batch)
+    expected = F.cross_entropy(full_logits(folder("opt"), batch)[:, [4, 5]], batch["label"], reduction="none")
+    torch.testing.assert_close(evaluation.loss, expected, rtol=1e-5, atol=1e-5)
+    assert evaluation.loss.shape == evaluation.prediction.shape == (4,)
+    assert evaluation.scores.shape == (4, 2)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("loss", ["label_words", "full_vocabulary"])
+def test_losses_do_not_depend_on_padding(folder, batch, family, loss):
+    network = CausalLMClassifier(folder(family), loss=loss)
+    wide = dict(batch)
+    wide["input_ids"] = F.pad(batch["input_ids"], (0, 7), value=2)
+    wide["attention_mask"] = F.pad(batch["attention_mask"], (0, 7))
+    with torch.no_grad():
+        together = network.example_losses(batch)
+        torch.testing.assert_close(network.example_losses(wide), together, rtol=0, atol=1e-5)
+        for i, length in enumerate((batch["answer_position"] + 1).tolist()):
+            alone = {name: value[i : i + 1] for name, value in batch.items() if name != "label_words"}
+            alone |= {name: alone[name][:, :length] for name in ("input_ids", "attention_mask")}
+            loss_alone = network.example_losses({**alone, "label_words": batch["label_words"]})
+            torch.testing.assert_close(loss_alone, together[i : i + 1], rtol=0, atol=1e-5)
+
+
+def test_all_parameters_are_fp32_trainable_and_tied_ones_appear_once(folder):
+    network = CausalLMClassifier(folder("opt"))
+    parameters = dict(network.named_parameters())
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in parameters.values())
+    assert not any("lm_head" in name for name in parameters)
+    assert network.model.lm_head.weight is network.model.model.decoder.embed_tokens.weight
+    untied = CausalLMClassifier(folder("llama"))
+    assert "model.lm_head.weight" in dict(untied.named_parameters())
+
+
+def test_it_stays_in_evaluation_mode(folder, batch):
+    network = CausalLMClassifier(folder("opt"))  # its configuration has dropout
+    network.train()
+    assert not any(module.training for module in network.modules())
+    with torch.no_grad():
+        assert torch.equal(network.loss(batch), network.loss(batch))
+
+
+def test_lora_trains_its_own_parameters_only(folder, batch):
+    network = CausalLMClassifier(folder("opt"), peft=LoRA(r=2, alpha=4, target_modules=["q_proj", "v_proj"]))
+    trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert len(trainable) == 8  # A and B for two modules in two layers
+    assert all("lora_" in name for name in trainable)
+    assert not any(module.training for module in network.modules())
+    assert not any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in network.modules())
+    assert not network.full_logits
+    with torch.no_grad():
+        base = network.scores(batch)
+        for name, p in network.named_parameters():
+            if "lora_B" in name:
+                p.add_(0.1)
+        moved = network.scores(batch)
+        positions = torch.arange(4), batch["answer_position"]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        expected = network.model(**inputs).logits[positions][:, [4, 5]]
+    assert not torch.allclose(base, moved)
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapted_head_is_scored_through_full_logits(folder, batch):
+    network = CausalLMClassifier(folder("llama"), peft=LoRA(r=2, target_modules=["lm_head"]))
+    assert network.full_logits
+    with torch.no_grad():
+        before = network.scores(batch)
+        for name, p in network.named_parameters():
+            if "lora_B" in name:
+                p.add_(0.1)
+        assert not torch.allclose(before, network.scores(batch))
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_prompt_learning_is_scored_at_the_shifted_position(folder, batch, kind):
+    torch.manual_seed(0)
+    network = CausalLMClassifier(folder("llama"), peft={"peft_type": kind, "num_virtual_tokens": 3})
+    assert network.full_logits
+    with torch.no_grad():
+        together = network.example_losses(batch)
+        alone = {
+            "input_ids": batch["input_ids"][1:2, :3],
+            "attention_mask": batch["attention_mask"][1:2, :3],
+            "answer_position": torch.tensor([2]),
+            "label": batch["label"][1:2],
+            "label_words": batch["label_words"],
+        }
+        torch.testing.assert_close(network.example_losses(alone), together[1:2], rtol=0, atol=1e-5)
+
+
+def test_ia3_is_reached_by_a_dict(folder, batch):
+    network = CausalLMClassifier(folder("opt"), peft={"peft_type": "IA3"})
+    trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all("ia3_" in name for name in trainable)
+    assert network.scores(batch).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("peft", "message"),
+    [
+        ({"peft_type": "LORA", "lora_dropout": 0.1}, "peft.lora_dropout=0.1 must be 0"),
+        ({"peft_type": "LORE"}, "peft.peft_type='LORE' must be one of"),
+        ({"r": 4}, "peft.peft_type='' must be one of"),
+        ({"peft_type": "LORA", "ranks": 4}, "peft=LORA: .*ranks"),
+        ({"peft_type": "LORA", "target_modules": ["nowhere"]}, "peft=LORA: .*nowhere"),
+    ],
+)
+def test_a_wrong_adapter_is_refused(folder, peft, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        CausalLMClassifier(folder("opt"), peft=peft)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("r", 0), ("alpha", -1)])
+def test_lora_sizes_are_checked(name, value):
+    with pytest.raises(ValueError, match=rf"peft\.{name}={value} must be at least 1"):
+        LoRA(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: shutil.rmtree(path), "no such folder"),
+        (lambda path: (path / "config.json").unlink(), "holds no config.json"),
+        (lambda path: (path / "model.safetensors").unlink(), "holds no weights"),
+        (lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"), "has pickled weights only"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"{}"), "cannot be loaded"),
+        (lambda path: (path / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda path: (path / "adapter_config.json").write_text(json.dumps({})), "is a PEFT adapter"),
+    ],
+)
+def test_a_broken_folder_is_refused_in_one_line(folder, tmp_path: Path, spoil, message):
+    path = tmp_path / "model"
+    shutil.copytree(folder("opt"), path)
+    spoil(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        CausalLMClassifier(str(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_an_encoder_is_refused(folder):
+    with pytest.raises(ValueError, match=r"lacks \d+ tensors of BertLMHeadModel"):
+        CausalLMClassifier(folder("bert"))
+
+
+def test_an_unknown_loss_is_refused(folder):
+    with pytest.raises(ValueError, match="loss='words' must be one of label_words, full_vocabulary"):
+        CausalLMClassifier(folder("opt"), loss="words")  # type: ignore[arg-type]
+
+
+def test_limits_are_known_to_the_data_module(folder):
+    network = CausalLMClassifier(folder("gpt2"))
+    assert (network.tokenizer_source, network.max_positions, network.vocabulary_size) == (folder("gpt2"), 32, 40)
