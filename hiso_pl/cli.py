@@ -29,7 +29,7 @@ from hiso_pl.callbacks import (
     TensorBoardPanels,
 )
 from hiso_pl.callbacks.predictions import PredictionWriter
-from hiso_pl.callbacks.run_folder import newest_checkpoint
+from hiso_pl.callbacks.run_folder import held_by_run, newest_checkpoint, refuse_held
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.module import FederatedModule
@@ -139,6 +139,10 @@ class FederatedCLI(LightningCLI):
         self.settings = runtime.configure(config.threads, config.deterministic)
         if "ckpt_path" in config:
             config.ckpt_path = self._checkpoint_path(config)
+            if self.subcommand == "fit" and config.ckpt_path is None:
+                # before a model is loaded; the run folder's callback asks again once the ranks have met
+                root = trainer_root(config)
+                refuse_held(root, held_by_run(Path(root)))
 
     def _checkpoint_path(self, config: Namespace) -> str | None:
         root, path = Path(trainer_root(config)), config.ckpt_path
@@ -166,7 +170,13 @@ class FederatedCLI(LightningCLI):
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
-            kwargs["logger"] = TensorBoardLogger(trainer_root(config), name="", version="", default_hp_metric=False)
+            # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
+            beyond = (
+                {} if config.ckpt_path is None else {"purge_step": checkpoint.read(config.ckpt_path)["global_step"]}
+            )
+            kwargs["logger"] = TensorBoardLogger(
+                trainer_root(config), name="", version="", default_hp_metric=False, **beyond
+            )
         elif self.subcommand != "fit":
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
@@ -199,6 +209,8 @@ class FederatedCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self._config().get("ckpt_path")
         kwargs["weights_only"] = True  # a checkpoint is data
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # Lightning's table rounds to fp32; the module says the metrics themselves
         return kwargs
 
     def _config(self) -> Namespace:
@@ -243,6 +255,8 @@ def _log_quietly() -> None:
     level = logging.INFO if runtime.rank() == 0 else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("hiso_pl").setLevel(level)
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")  # a bar for each rank tells nothing
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if runtime.rank() == 0 else logging.ERROR)
     if runtime.rank() != 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import LocalExchange
 from hiso_pl.zeroth_order.probe import Loss
 from hiso_pl.zeroth_order.record import RoundReport
+
+log = logging.getLogger(__name__)
 
 OptimizerCallable = Callable[[Iterable[Any]], ZerothOrderOptimizer]
 SchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -171,7 +174,8 @@ class FederatedModule(LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(metrics, step=0)
             return
-        self.log_dict(metrics, rank_zero_only=False, sync_dist=False)
+        self.log_dict(metrics)
+        self._say(metrics)
         scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(metrics["val/loss"])
@@ -180,6 +184,12 @@ class FederatedModule(LightningModule):
         """Combines the ranks' measurements into the metrics of the split."""
         self.last_test = self._metrics("test", len(self.trainer.datamodule.splits.test))  # type: ignore[attr-defined]
         self.log_dict(self.last_test)
+        self._say(self.last_test)
+
+    def _say(self, metrics: dict[str, float]) -> None:
+        """Says what a measurement gave, where no progress bar does."""
+        if self.trainer.is_global_zero and self.trainer.state.fn != "fit":
+            log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
     def _metrics(self, split: str, examples: int) -> dict[str, float]:
         """Metrics that are equal to the bit whatever the number of ranks.

@@ -80,6 +80,7 @@ def load_pretrained(
         options["attn_implementation"] = attention
     if revision is not None:
         options["revision"] = revision
+    transformers.utils.logging.disable_progress_bar()  # one on every rank, for what takes a second
     try:
         model, info = auto_class.from_pretrained(
             pretrained if folder is None else str(folder),

@@ -1,0 +1,56 @@
+"""Promise 7 on a GPU: the same directions and the same update as on the CPU. Skipped where there is none."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hiso_pl.zeroth_order import Diagonal, Momentum, RoundRecord, Scalar, ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import checksums, digest
+from hiso_pl.zeroth_order.kernels import select
+from hiso_pl.zeroth_order.streams import Site, direction
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_directions_equal_the_reference(distribution):
+    count = (1 << 22) + 5
+    site = Site(2**63 + 5, distribution, 3, 1499)
+    out = torch.empty(count, device="cuda")
+    select("auto", out.device).combine(out, site, 1, np.ones(1, dtype=np.float32))
+    assert np.array_equal(out.cpu().numpy().view(np.uint32), direction(site, 1, 0, 0, count).view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preconditioner": Diagonal(hessian_update="all")},
+        {"preconditioner": Scalar()},
+        {"update_rule": Momentum(), "distribution": "rademacher"},
+    ],
+)
+def test_three_updates_equal_those_of_the_cpu(options):
+    digests, sums = [], []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(700, 300), nn.Linear(300, 10)).to(device)
+        optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.1, seed=5, **options)
+        for r in range(3):
+            scalars = np.random.default_rng(r).standard_normal((2, 4)).astype(np.float32)
+            optimizer.apply(RoundRecord(r, 0.1, 1e-3, scalars, cohort=1))
+        digests.append(digest(optimizer))
+        sums.append(checksums(optimizer)[1].cpu())
+    assert digests[0] == digests[1]
+    assert torch.equal(sums[0], sums[1])
+
+
+def test_a_round_leaves_the_base_weights_bit_identical():
+    torch.manual_seed(0)
+    model = nn.Linear(50, 4).cuda()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.0, mu=0.5, local_steps=2)
+    x, y = torch.randn(8, 50, device="cuda"), torch.randint(0, 4, (8,), device="cuda")
+    loss = optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
+    assert torch.isfinite(loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
