@@ -172,7 +172,7 @@ class FederatedCLI(LightningCLI):
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
             # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
             beyond = (
-                {} if config.ckpt_path is None else {"purge_step": checkpoint.read(config.ckpt_path)["global_step"]}
+                {} if config.ckpt_path is None else {"purge_step": checkpoint.read(config.ckpt_path)["global_step"] + 1}
             )
             kwargs["logger"] = TensorBoardLogger(
                 trainer_root(config), name="", version="", default_hp_metric=False, **beyond

@@ -169,13 +169,10 @@ class FederatedModule(LightningModule):
         """Combines the ranks' measurements into the metrics of the split."""
         metrics = self._metrics("val", len(self.trainer.datamodule.splits.val))  # type: ignore[attr-defined]
         self.last_validation = metrics
+        self._tell(metrics)
         if self.trainer.sanity_checking:
-            # the measurement before round 0: Lightning's log calls do nothing here
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics, step=0)
-            return
-        self.log_dict(metrics)
-        self._say(metrics)
+            return  # the measurement before round 0: Lightning's log calls do nothing here
+        self.log_dict(metrics, logger=False)  # for those that monitor a metric
         scheduler = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(metrics["val/loss"])
@@ -183,11 +180,13 @@ class FederatedModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
         self.last_test = self._metrics("test", len(self.trainer.datamodule.splits.test))  # type: ignore[attr-defined]
-        self.log_dict(self.last_test)
-        self._say(self.last_test)
+        self.log_dict(self.last_test, logger=False)
+        self._tell(self.last_test)
 
-    def _say(self, metrics: dict[str, float]) -> None:
-        """Says what a measurement gave, where no progress bar does."""
+    def _tell(self, metrics: dict[str, float]) -> None:
+        """Writes what a measurement gave, at the number of rounds done; where no progress bar shows it, says it."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step)
         if self.trainer.is_global_zero and self.trainer.state.fn != "fit":
             log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 

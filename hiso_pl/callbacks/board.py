@@ -25,7 +25,7 @@ QUANTILES = {"p01": 0.01, "median": 0.5, "p99": 0.99}
 
 
 class TensorBoardPanels(OrderedCallback):
-    """Logs the curves of a round through the trainer's loggers, at the round's number.
+    """Logs the curves of a round through the trainer's loggers, at the number of rounds done.
 
     ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr`` and ``mu`` by round, ``hessian/*`` now and then, the
     validation metrics against bytes sent (the paper's way of counting), the configuration as text, the partition as a
@@ -88,7 +88,7 @@ class TensorBoardPanels(OrderedCallback):
             points |= hessian_statistics(optimizer_of(trainer).stored_hessians)
         if points:
             for logger in trainer.loggers:
-                logger.log_metrics(points, step=report.round)
+                logger.log_metrics(points, step=done)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-ROW, BAR, LEFT, MARGIN, LEGEND = 18, 640, 70, 8, 160
+# TensorBoard shows a picture some 300 pixels wide, so its letters must be large against its bars
+ROW, BAR, LEFT, MARGIN, LEGEND = 18, 220, 62, 6, 76
 MAX_CLIENTS = 200
 MAX_CLASSES = 40
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288", "#dd7788", "#117733")
@@ -29,10 +30,11 @@ def partition_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> NDAr
     height = max(clients * ROW, named * ROW) + 2 * MARGIN
     image = Image.new("RGB", (LEFT + BAR + LEGEND, height), "white")
     draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(13)
     longest = max(1, int(counts.sum(axis=1).max(initial=1)))
     for client in range(clients):
         top = MARGIN + client * ROW
-        draw.text((4, top + 2), f"client {client}", fill="black")
+        draw.text((2, top), f"client {client}", fill="black", font=font)
         edges = LEFT + np.concatenate([[0], np.cumsum(counts[client])]) * BAR // longest
         for label in range(counts.shape[1]):
             left, right = int(edges[label]), int(edges[label + 1])
@@ -41,7 +43,7 @@ def partition_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> NDAr
     for label in range(named):
         top, left = MARGIN + label * ROW, LEFT + BAR + 12
         draw.rectangle((left, top + 3, left + 10, top + 13), fill=_colour(label))
-        draw.text((left + 16, top + 2), classes[label].strip()[:20], fill="black")
+        draw.text((left + 16, top), classes[label].strip()[:10], fill="black", font=font)
     return np.asarray(image)
 
 

@@ -32,11 +32,11 @@ def steps(found, tag):
     return [event.step for event in found.Scalars(tag)]
 
 
-def test_curves_of_a_round_are_at_its_number(events):
+def test_curves_are_at_the_number_of_rounds_done(events):
     found, _ = events
     assert set(found.Tags()["scalars"]) >= CURVES
     for tag in CURVES:
-        assert steps(found, tag) == [1, 3, 5, 6], tag
+        assert steps(found, tag) == [2, 4, 6, 7], tag
     assert [event.value for event in found.Scalars("comm/paper_kb")] == [
         pytest.approx(rounds * 2 * 2 * 4 / 1024) for rounds in (2, 4, 6, 7)
     ]
@@ -47,7 +47,7 @@ def test_the_hessian_now_and_then(events):
     found, _ = events
     values = []
     for name in ("min", "p01", "median", "p99", "max"):
-        assert steps(found, f"hessian/{name}") == [2, 5]
+        assert steps(found, f"hessian/{name}") == [3, 6]
         values.append(found.Scalars(f"hessian/{name}")[-1].value)
     assert values == sorted(values)
     assert 0 < values[0] < values[-1]
@@ -66,7 +66,7 @@ def test_configuration_partition_and_hyperparameters(events):
     text = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "model:\n  lr: 0.01" in text
     picture = found.Images("partition")[0]
-    assert picture.width > 400
+    assert picture.width > 300
     assert found.Scalars("final/val_loss")[0].value == pytest.approx(seen[-1][1])
     assert "_hparams_/session_start_info" in found.summary_metadata
 
@@ -92,15 +92,15 @@ def test_the_partition_is_a_bar_for_each_client():
     counts = np.array([[10, 0], [5, 5], [0, 2]])
     picture = partition_picture(counts, (" terrible", " great"))
     assert picture.dtype == np.uint8
-    middles = [picture[8 + 18 * client + 9] for client in range(3)]
+    middles = [picture[6 + 18 * client + 9] for client in range(3)]
     coloured = [
         [(row == colour).all(axis=1).sum() for colour in ((0x44, 0x77, 0xAA), (0xEE, 0x66, 0x77))] for row in middles
     ]
     bars = [[int(n) for n in row] for row in coloured]
-    assert bars[0][0] > 630
+    assert bars[0][0] > 215
     assert abs(bars[1][0] - bars[1][1]) < 15
     assert bars[2][0] == 0
-    assert 120 < bars[2][1] < 140
+    assert 40 < bars[2][1] < 60
     assert partition_picture(np.ones((500, 60), dtype=np.int64), [str(c) for c in range(60)]).shape[0] < 4000
 
 
