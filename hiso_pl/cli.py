@@ -136,7 +136,8 @@ class FederatedCLI(LightningCLI):
         if self.subcommand == "fit" and isinstance(trainer.max_steps, int) and trainer.max_steps < 1:
             raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
         _fit_devices_to_launch(trainer)
-        self.settings = runtime.configure(config.threads, config.deterministic)
+        settings = runtime.configure(config.threads, config.deterministic)
+        config.threads = settings["threads"]  # resolved, so that the run's files record it
         if "ckpt_path" in config:
             config.ckpt_path = self._checkpoint_path(config)
             if self.subcommand == "fit" and config.ckpt_path is None:
@@ -164,7 +165,6 @@ class FederatedCLI(LightningCLI):
         config = self._config()
         text = self._parser(self.subcommand).dump(config, skip_none=False)
         plain = yaml.safe_load(text)
-        plain |= {key: self.settings[key] for key in ("threads", "deterministic")}
         model = self.model
         assert isinstance(model, FederatedModule)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}

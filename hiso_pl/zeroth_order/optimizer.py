@@ -28,15 +28,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
-from hiso_pl.zeroth_order.kernels import BACKENDS, Kernels, select
+from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.kernels.torch_ops import squares_sum
-from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS, check_seed
+from hiso_pl.zeroth_order.options import check_choices, check_count, check_numbers
+from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, check_seed
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
 from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
 from hiso_pl.zeroth_order.schedule import Schedule
-from hiso_pl.zeroth_order.streams import DISTRIBUTIONS, Distribution, Site, check_numel
+from hiso_pl.zeroth_order.streams import Distribution, Site, check_numel
+from hiso_pl.zeroth_order.update import Update
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
 
 
@@ -92,19 +93,8 @@ class ZerothOrderOptimizer(Optimizer):
     ) -> None:
         if isinstance(lr, Tensor):
             lr = float(lr)
-        if not (lr >= 0.0 and math.isfinite(lr)):
-            raise ValueError(f"lr={lr} must be finite and not negative")
-        if not (mu > 0.0 and math.isfinite(mu)):
-            raise ValueError(f"mu={mu} must be finite and positive")
-        _check_count("num_directions", num_directions, MAX_DIRECTIONS)
-        _check_count("local_steps", local_steps, MAX_LOCAL_STEPS)
-        for name, value, allowed in (
-            ("difference", difference, ("forward", "central")),
-            ("distribution", distribution, DISTRIBUTIONS),
-            ("backend", backend, BACKENDS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+        check_numbers(lr, mu, num_directions, local_steps)
+        check_choices(difference=difference, distribution=distribution, backend=backend)
         defaults = {
             "lr": lr,
             "mu": mu,
@@ -273,7 +263,7 @@ class ZerothOrderOptimizer(Optimizer):
             mu = float(self.mu_schedule(mu, round))
         if self.num_directions_schedule is not None:
             directions = math.floor(self.num_directions_schedule(directions, round) + 0.5)
-            _check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
+            check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
         if not (mu > 0.0 and math.isfinite(mu)):
             raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
         lr, tau = float(group["lr"]), int(group["local_steps"])
@@ -315,63 +305,15 @@ class ZerothOrderOptimizer(Optimizer):
 
     def _update(self, record: RoundRecord) -> None:
         kernels, _ = self._tools()
-        weights = directional_weights(record.scalars, record.scalars.shape[1])
-        preconditioner, hessians, sites = self.preconditioner, self.hessians, self._sites(record.round)
-        buffered = preconditioner.structured or not self.update_rule.fused
-        squares = np.zeros((len(hessians), len(weights)), dtype=np.float64)
-        for t, (x, hessian, site) in enumerate(zip(self.parameters, hessians, sites, strict=True)):
-            if not x.numel():
-                continue
-            if buffered:
-                sums = self._update_by_buffer(kernels, x, hessian, site, weights, record.lr)
-            else:
-                decay, uses = preconditioner.decay, preconditioner.uses_squares
-                sums = kernels.update(x.data, hessian, site, weights, record.lr, decay, uses)
-                if decay is None and not uses:
-                    self._advance_by_buffer(kernels, x, hessian, site, weights)
-            if sums is not None:
-                squares[t] = sums
-        if preconditioner.uses_squares:
-            stored = [h for h in hessians if h is not None]
-            preconditioner.advance_by_squares(stored, squares, [p.numel() for p in self.parameters])
-
-    def _update_by_buffer(
-        self,
-        kernels: Kernels,
-        x: Tensor,
-        hessian: Tensor | None,
-        site: Site,
-        weights: np.ndarray,
-        lr: float,
-    ) -> np.ndarray | None:
-        """The same update where a rule or a preconditioner does not run inside the kernel: directions, apply, add."""
-        sums = [torch.empty_like(x, requires_grad=False) for _ in weights]
-        for k, s in enumerate(sums):
-            kernels.combine(s, site, k, weights[k])
-        total = sums[0].clone()
-        for s in sums[1:]:
-            total.add_(s)
-        direction = self.preconditioner.divide(total, hessian)
-        steps = [self.preconditioner.divide(s, hessian) for s in sums]
-        state = {key: value for key, value in self.state[x].items() if key != "hessian"}
-        self.update_rule.move(x.data, direction, lr, state)
-        if self.preconditioner.uses_squares:
-            return np.array([squares_sum(d) for d in steps])
-        self.preconditioner.advance(hessian, steps)
-        return None
-
-    def _advance_by_buffer(
-        self, kernels: Kernels, x: Tensor, hessian: Tensor | None, site: Site, weights: np.ndarray
-    ) -> None:
-        """For a preconditioner that divides inside the kernel but advances by code of its own."""
-        if type(self.preconditioner).advance is Preconditioner.advance:
-            return
-        steps = []
-        for k in range(len(weights)):
-            s = torch.empty_like(x, requires_grad=False)
-            kernels.combine(s, site, k, weights[k])
-            steps.append(self.preconditioner.divide(s, hessian))
-        self.preconditioner.advance(hessian, steps)
+        step = Update(
+            kernels=kernels,
+            preconditioner=self.preconditioner,
+            rule=self.update_rule,
+            weights=directional_weights(record.scalars, record.scalars.shape[1]),
+            lr=record.lr,
+        )
+        states = [{k: v for k, v in self.state[p].items() if k != "hessian"} for p in self.parameters]
+        step.run(self.parameters, self.hessians, states, self._sites(record.round))
 
     # Checkpoints
 
@@ -418,8 +360,3 @@ class ZerothOrderOptimizer(Optimizer):
 
 def _shapes(shapes: dict[str, Any]) -> str:
     return ", ".join(f"{key} {tuple(shape)}" for key, shape in sorted(shapes.items())) or "nothing"
-
-
-def _check_count(name: str, value: int, limit: int) -> None:
-    if isinstance(value, bool) or int(value) != value or not 1 <= value < limit:
-        raise ValueError(f"{name}={value} must be an integer in [1, {limit})")

@@ -1,0 +1,46 @@
+"""Checks of the optimizer's options: each refusal names option, value and what would be right."""
+
+from __future__ import annotations
+
+import math
+
+from hiso_pl.zeroth_order.kernels import BACKENDS
+from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
+from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
+
+CHOICES = {"difference": ("forward", "central"), "distribution": DISTRIBUTIONS, "backend": BACKENDS}
+
+
+def check_numbers(lr: float, mu: float, num_directions: int, local_steps: int) -> None:
+    """Refuses numbers that no round can run with.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+    if not (lr >= 0.0 and math.isfinite(lr)):
+        raise ValueError(f"lr={lr} must be finite and not negative")
+    if not (mu > 0.0 and math.isfinite(mu)):
+        raise ValueError(f"mu={mu} must be finite and positive")
+    check_count("num_directions", num_directions, MAX_DIRECTIONS)
+    check_count("local_steps", local_steps, MAX_LOCAL_STEPS)
+
+
+def check_count(name: str, value: int, limit: int) -> None:
+    """Refuses what is no integer in ``[1, limit)``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or int(value) != value or not 1 <= value < limit:
+        raise ValueError(f"{name}={value} must be an integer in [1, {limit})")
+
+
+def check_choices(**values: str) -> None:
+    """Refuses a name that stands for nothing.
+
+    Raises:
+        ValueError: If one is not among its choices.
+    """
+    for name, value in values.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(CHOICES[name])}")

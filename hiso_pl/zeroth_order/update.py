@@ -1,0 +1,90 @@
+"""The update of a round: x, H and a rule's state from one round to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiso_pl.zeroth_order.kernels import Kernels
+from hiso_pl.zeroth_order.kernels.torch_ops import squares_sum
+from hiso_pl.zeroth_order.preconditioner import Preconditioner
+from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.update_rule import UpdateRule
+
+
+@dataclass(frozen=True)
+class Update:
+    """One round's update. H of the round serves every line of it, also where it is advanced in the same pass.
+
+    Attributes:
+        kernels: The passes over memory.
+        preconditioner: How directions are divided and H advances.
+        rule: How x moves.
+        weights: w = ghat / P, fp32, shape ``[tau, P]``.
+        lr: Learning rate.
+    """
+
+    kernels: Kernels
+    preconditioner: Preconditioner
+    rule: UpdateRule
+    weights: NDArray[np.float32]
+    lr: float
+
+    def run(
+        self,
+        parameters: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        states: Sequence[dict[str, Tensor]],
+        sites: Sequence[Site],
+    ) -> None:
+        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end."""
+        squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
+        for t, (x, hessian, state, site) in enumerate(zip(parameters, hessians, states, sites, strict=True)):
+            if x.numel():
+                sums = self._tensor(x, hessian, state, site)
+                squares[t] = 0.0 if sums is None else sums
+        if self.preconditioner.uses_squares:
+            stored = [h for h in hessians if h is not None]
+            self.preconditioner.advance_by_squares(stored, squares, [p.numel() for p in parameters])
+
+    def _tensor(
+        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site
+    ) -> NDArray[np.float64] | None:
+        preconditioner = self.preconditioner
+        if preconditioner.structured or not self.rule.fused:
+            return self._by_buffer(x, hessian, state, site)
+        decay, uses = preconditioner.decay, preconditioner.uses_squares
+        sums = self.kernels.update(x.data, hessian, site, self.weights, self.lr, decay, uses)
+        if decay is None and not uses and type(preconditioner).advance is not Preconditioner.advance:
+            # it divides inside the kernel but advances by code of its own
+            steps = [preconditioner.divide(s, hessian) for s in self._sums(x, site)]
+            preconditioner.advance(hessian, steps)
+        return sums
+
+    def _by_buffer(
+        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site
+    ) -> NDArray[np.float64] | None:
+        """Where rule or preconditioner do not run inside the kernel: directions, apply, add; the same bits."""
+        sums = self._sums(x, site)
+        total = sums[0].clone()
+        for s in sums[1:]:
+            total.add_(s)
+        direction = self.preconditioner.divide(total, hessian)
+        steps = [self.preconditioner.divide(s, hessian) for s in sums]
+        self.rule.move(x.data, direction, self.lr, state)
+        if self.preconditioner.uses_squares:
+            return np.array([squares_sum(d) for d in steps])
+        self.preconditioner.advance(hessian, steps)
+        return None
+
+    def _sums(self, x: Tensor, site: Site) -> list[Tensor]:
+        """s_k for each local step, each of the shape of x."""
+        sums = [torch.empty_like(x, requires_grad=False) for _ in self.weights]
+        for k, s in enumerate(sums):
+            self.kernels.combine(s, site, k, self.weights[k])
+        return sums
