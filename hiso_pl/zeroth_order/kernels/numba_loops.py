@@ -193,7 +193,7 @@ def displace(
     drift,
     lr,
 ):
-    """Writes a probe point in the blocks ``first`` to ``last - 1``; H's ``kind``: 0 none, 1 one element, 2 elementwise."""
+    """Writes a probe point in the blocks ``first`` to ``last - 1``; H's ``kind``: 0 none, 1 one, 2 elementwise."""
     words = np.empty((4, _QUADS), dtype=np.uint32)
     floats = np.empty((6, _QUADS), dtype=np.float32)
     bits = floats[4].view(np.uint32)
