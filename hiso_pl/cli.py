@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+import hiso_pl
 from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks import (
     CompleteValidation,
@@ -36,6 +37,7 @@ from hiso_pl.module import FederatedModule
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round."
 TRACEBACK = "HISO_PL_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, RuntimeError, ImportError, KeyError, TypeError)
 
@@ -293,7 +295,7 @@ def main(args: list[str] | None = None) -> int:
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "hiso-pl"},
+            parser_kwargs={"prog": "hiso-pl", "description": DESCRIPTION, "version": hiso_pl.__version__},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,

@@ -1,1 +1,18 @@
 """Data modules: examples, their split over the clients, and the rounds made of them."""
+
+from hiso_pl.data.digits import DigitsData
+from hiso_pl.data.examples import Batch, ExampleSet, Splits
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.data.rounds import Round
+from hiso_pl.data.text import PromptClassification, SentenceClassification
+
+__all__ = [
+    "Batch",
+    "DigitsData",
+    "ExampleSet",
+    "FederatedDataModule",
+    "PromptClassification",
+    "Round",
+    "SentenceClassification",
+    "Splits",
+]
