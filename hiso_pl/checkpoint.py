@@ -110,6 +110,8 @@ def read(path: str | Path) -> Mapping[str, Any]:
         raise ValueError(f"ckpt_path={path} is truncated or no checkpoint ({first}): give an earlier one") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"ckpt_path={path} is no checkpoint: it holds a {type(content).__name__}")
+    if not isinstance(content.get("global_step"), int):
+        raise ValueError(f"ckpt_path={path} is no checkpoint of a run: it holds no round")
     return content
 
 

@@ -165,7 +165,7 @@ class FederatedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks around the user's own."""
         config = self._config()
-        text = self._parser(self.subcommand).dump(config, skip_none=False)
+        text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
         model = self.model
         assert isinstance(model, FederatedModule)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import Counter
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.zeroth_order.digest import checksums
 
 T = TypeVar("T")
@@ -39,29 +42,33 @@ class InStepCheck(OrderedCallback):
             raise ValueError(f"every_n_rounds={every_n_rounds} must be at least 0")
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
+        self._compared = False
         self._checked_round: int | None = None
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares what the ranks start from.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets an earlier run."""
+        super().setup(trainer, pl_module, stage)
+        self._compared = False
+        self._checked_round = None
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares what the ranks start from, before the first collective that needs them to agree.
 
         Raises:
             RuntimeError: If they start from different things.
         """
-        self._checked_round = None
-        if trainer.world_size == 1:
-            return
-        mine = federated(pl_module).fingerprints()
-        self.payload_bytes += len(pickle.dumps(mine))
-        everyone: list[dict[str, str]] = [{}] * trainer.world_size
-        dist.all_gather_object(everyone, mine)
-        problems = [
-            f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
-            for item in dict.fromkeys(item for found in everyone for item in found)
-            if len({found.get(item) for found in everyone}) > 1
-        ]
-        if problems:
-            raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+        self._compare_starts(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares what the ranks start from, if that has not been done, and the state that they go on from.
+
+        Raises:
+            RuntimeError: If they start from different things.
+        """
+        self._compare_starts(trainer, pl_module)
         self.check(trainer)  # of a resumed run, only now is the whole state back
 
     @override
@@ -101,12 +108,42 @@ class InStepCheck(OrderedCallback):
             )
         self._checked_round = trainer.global_step
 
+    def _compare_starts(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size == 1 or self._compared:
+            return
+        self._compared = True
+        mine = federated(pl_module).fingerprints() | _options(trainer)
+        self.payload_bytes += len(pickle.dumps(mine))
+        everyone: list[dict[str, str]] = [{}] * trainer.world_size
+        dist.all_gather_object(everyone, mine)
+        problems = [
+            f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
+            for item in dict.fromkeys(item for found in everyone for item in found)
+            if len({found.get(item) for found in everyone}) > 1
+        ]
+        if problems:
+            raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+
     def _gather(self, sums: Tensor) -> Tensor:
         """The checksums of all ranks, shape ``[ranks, T]``."""
         rows = [torch.empty_like(sums) for _ in range(dist.get_world_size())]
         dist.all_gather(rows, sums)
         self.payload_bytes += sums.numel() * sums.element_size()
         return torch.stack(rows)
+
+
+def _options(trainer: Trainer) -> dict[str, str]:
+    """Hashes of the options by which the ranks decide when a collective comes: validations, checkpoints, checks."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    text = next((callback.config_text for callback in callbacks if isinstance(callback, RunFolder)), "")
+    options = yaml.safe_load(text) or {}
+    for key in ("accelerator", "devices", "num_nodes"):  # these are of a machine
+        options.get("trainer", {}).pop(key, None)
+    return {
+        f"options of {key}": hashlib.sha256(yaml.safe_dump(value, sort_keys=True).encode()).hexdigest()
+        for key, value in options.items()
+        if key not in ("model", "data", "seed_everything")  # compared by the module
+    }
 
 
 def disagreement(table: Tensor) -> tuple[list[int], int]:

@@ -1,0 +1,200 @@
+"""What the tests put into a run through its public surface: callbacks, networks and data named by their class path."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hiso_pl import runtime
+from hiso_pl.data.digits import DigitsData
+from hiso_pl.data.examples import Splits
+from hiso_pl.models import DigitsCNN
+
+
+class Beat(Callback):
+    """Leaves each rank's process id and last round in ``path.RANK``, and gives signals time to come.
+
+    Args:
+        path: Where.
+        pause: Seconds added to a round.
+    """
+
+    def __init__(self, path: str, pause: float = 0.01) -> None:
+        self.path = path
+        self.pause = pause
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        path = Path(f"{self.path}.{trainer.global_rank}")
+        part = path.with_name(path.name + ".part")
+        part.write_text(f"{os.getpid()} {trainer.global_step}")
+        part.replace(path)
+        time.sleep(self.pause)
+
+
+class Flip(Callback):
+    """Flips a bit of one element on one rank, at the end of a round.
+
+    Args:
+        rank: The rank.
+        round: How many rounds are done by then.
+        tensor: A parameter's name.
+        key: Which state of the parameter; none for the parameter itself.
+        element: Which element.
+        bit: Which bit; 0 is the lowest.
+    """
+
+    def __init__(
+        self, rank: int, round: int, tensor: str, key: str | None = None, element: int = 5, bit: int = 0
+    ) -> None:
+        self.rank, self.round, self.tensor, self.key, self.element, self.bit = rank, round, tensor, key, element, bit
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if (trainer.global_rank, trainer.global_step) != (self.rank, self.round):
+            return
+        optimizer = trainer.optimizers[0]
+        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]
+        tensor = parameter.data if self.key is None else optimizer.state[parameter][self.key]
+        tensor.view(-1).view(torch.int32)[self.element] ^= 1 << self.bit
+
+
+class _Collectives(TorchDispatchMode):
+    """Notes every collective at the level of the dispatcher, which no wrapper of Python's can pass by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
+            self.seen.append((func.__name__, max((t.numel() * t.element_size() for t in tensors), default=0)))
+        return func(*args, **(kwargs or {}))
+
+
+class Collectives(Callback):
+    """Writes the collectives of each round, name and largest tensor's bytes, into ``path.RANK``.
+
+    A round lasts until the next one begins: what callbacks do after a round is part of it.
+
+    Args:
+        path: Where.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.rounds: list[list[tuple[str, int]]] = []
+        self.mode: _Collectives | None = None
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.mode is None:
+            self.mode = _Collectives()
+            self.mode.__enter__()
+        else:
+            self._take()
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self._take()
+        self.mode.__exit__(None, None, None)
+        Path(f"{self.path}.{trainer.global_rank}").write_text(json.dumps(self.rounds))
+
+    def _take(self) -> None:
+        self.rounds.append(self.mode.seen)
+        self.mode.seen = []
+
+
+class Metrics(Callback):
+    """Writes the metrics that Lightning knows after a validation or a test into ``path.RANK``.
+
+    Args:
+        path: Where.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        Path(f"{self.path}.{trainer.global_rank}").write_text(json.dumps(metrics))
+
+    on_test_end = on_validation_end
+
+
+class OtherVersion(Callback):
+    """Makes one rank believe that it runs another torch.
+
+    Args:
+        rank: The rank.
+    """
+
+    def __init__(self, rank: int) -> None:
+        found = runtime.versions
+
+        def versions() -> dict[str, str]:
+            return found() | {"torch": "0.0"} if runtime.rank() == rank else found()
+
+        runtime.versions = versions
+
+        def restore(*_: Any) -> None:
+            runtime.versions = found
+
+        self.on_exception = restore  # type: ignore[method-assign]
+
+
+class NaNForLabel(DigitsCNN):
+    """Has no finite loss on a minibatch with an example of some label.
+
+    Args:
+        label: The label.
+        channels: As in DigitsCNN.
+    """
+
+    def __init__(self, label: int = 3, channels: int = 3) -> None:
+        super().__init__(channels)
+        self.label = label
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        loss = super().loss(batch)
+        return loss * float("nan") if bool((batch["label"] == self.label).any()) else loss
+
+
+class OtherWeights(DigitsCNN):
+    """Starts with other weights on one rank.
+
+    Args:
+        rank: The rank; none for no rank.
+        buffer_rank: The rank on which a buffer differs; none for no rank.
+    """
+
+    def __init__(self, rank: int = -1, buffer_rank: int = -1) -> None:
+        super().__init__(3)
+        self.register_buffer("constant", torch.full((2,), float(runtime.rank() == buffer_rank)))
+        if runtime.rank() == rank:
+            self.head.bias.data[3] += 1e-7
+
+
+class OtherData(DigitsData):
+    """Holds another pixel of another split on one rank.
+
+    Args:
+        rank: The rank.
+        split: train, val or test.
+        base: As in DigitsData.
+    """
+
+    def __init__(self, rank: int = -1, split: str = "train", **base: Any) -> None:
+        super().__init__(**base)
+        self.rank, self.split = rank, split
+
+    def load(self) -> Splits:
+        splits = super().load()
+        if runtime.rank() == self.rank:
+            getattr(splits, self.split).pixels[0, 0, 0, 0] += 1.0
+        return splits
