@@ -265,7 +265,7 @@ def _log_quietly() -> None:
         warnings.filterwarnings("ignore", module=r"lightning\..*")
     for pattern in (
         r".*does not have many workers.*",
-        r".*`ModelCheckpoint\(every_n_train_steps=.*manual optimization.*",
+        r".*Using ModelCheckpoint with manual optimization.*",
         r".*Found \d+ module\(s\) in eval mode.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*instantiate_classes.*",

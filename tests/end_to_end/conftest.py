@@ -376,7 +376,9 @@ def matrix(run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str]) ->
             jobs += [(name, ["fit", "--config", BASE, *args]) for name, args in broken.items()]
             if ranks == 1:
                 jobs.append(("straight", ["fit", "--config", BASE, *INTERRUPTED]))
+            made[ranks] = {}  # one that fails is not tried again by every test
             made[ranks] = run_jobs(ranks, jobs)
+        assert made[ranks], f"the launch of {ranks} ranks failed"
         return made[ranks]
 
     return matrix
