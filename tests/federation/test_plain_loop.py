@@ -38,9 +38,12 @@ def test_two_processes_equal_one_with_two_losses(tmp_path):
     script = tmp_path / "loop.py"
     script.write_text(SCRIPT.replace("{rounds}", str(ROUNDS)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        if "connectFullMesh" not in done.stderr:  # gloo itself now and then fails to connect on a loaded machine
+            break
+    assert done.returncode == 0, done.stderr
     digests = done.stdout.split()
 
     torch.manual_seed(0)
