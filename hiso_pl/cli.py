@@ -38,6 +38,7 @@ from hiso_pl.module import FederatedModule
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round."
+PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 TRACEBACK = "HISO_PL_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, RuntimeError, ImportError, KeyError, TypeError)
 
@@ -142,7 +143,7 @@ class FederatedCLI(LightningCLI):
         config.threads = settings["threads"]  # resolved, so that the run's files record it
         if "ckpt_path" in config:
             config.ckpt_path = self._checkpoint_path(config)
-            if self.subcommand == "fit" and config.ckpt_path is None:
+            if self.subcommand == "fit" and config.ckpt_path is None and not runtime.has_begun(trainer_root(config)):
                 # before a model is loaded; the run folder's callback asks again once the ranks have met
                 root = trainer_root(config)
                 refuse_held(root, held_by_run(Path(root)))
@@ -154,10 +155,10 @@ class FederatedCLI(LightningCLI):
             if newest is None:
                 raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
             path = str(newest)
-        elif path is None and self.subcommand == "fit" and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        elif self.subcommand == "fit" and runtime.has_begun(str(root)):
             newest = newest_checkpoint(root)
-            log.warning("Restarted by torchrun: resuming from %s.", newest or "the start")
-            path = None if newest is None else str(newest)
+            path = path if newest is None else str(newest)
+            log.warning("Restarted by torchrun: going on from %s.", path or "the start, as nothing was saved")
         if path is not None:
             checkpoint.read(path)
         return path
@@ -304,6 +305,9 @@ def main(args: list[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         message = _one_line(error) or type(error).__name__
+        if isinstance(error, RuntimeError) and re.search(PEER_LOST, message):
+            log.debug("%s", message)
+            message = "lost contact with another rank, which has ended or hangs: see its own lines"
         if runtime.say_once(message):
             where = f" (rank {runtime.rank()})" if runtime.world_size() > 1 else ""
             sys.stderr.write(f"hiso-pl: error{where}: {message}\n")

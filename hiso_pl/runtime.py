@@ -11,6 +11,7 @@ from importlib import metadata
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import hiso_pl
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
@@ -112,19 +113,40 @@ def say_once(message: str) -> bool:
     if not under_torchrun() or world_size() == 1:
         return True
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    key = f"hiso_pl/say/{restart}/{hashlib.sha256(message.encode()).hexdigest()}"
+    store = _launch_store()
+    return store is None or int(store.add(f"hiso_pl/say/{restart}/{_short(message)}", 1)) == 1
+
+
+def note_begun(root: str) -> None:
+    """Notes for later attempts of this launch that the run in ``root`` is its own; without torchrun there are none."""
+    store = _launch_store() if under_torchrun() else None
+    if store is not None:
+        store.set(f"hiso_pl/begun/{_short(os.path.abspath(root))}", "1")
+
+
+def has_begun(root: str) -> bool:
+    """Whether an earlier attempt of this very launch began the run in ``root``, so that this one may go on with it."""
+    store = _launch_store() if under_torchrun() else None
+    return store is not None and bool(store.check([f"hiso_pl/begun/{_short(os.path.abspath(root))}"]))
+
+
+def _launch_store() -> TCPStore | None:
+    """The store of torchrun's agent: there before any process group, and one for all attempts of a launch."""
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
+        return TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             timeout=timedelta(seconds=SAY_TIMEOUT_S),
             wait_for_workers=False,
         )
-        return int(store.add(key, 1)) == 1
     except (KeyError, ValueError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
-        log.debug("no store to agree in who speaks: %s", error)
-        return True
+        log.debug("no store of a launch: %s", error)
+        return None
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def close() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,14 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl import runtime
+
+_groups = itertools.count()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -120,11 +125,25 @@ class ScalarStrategy(DDPStrategy):
         os.environ["MASTER_PORT"] = str(self.cluster_environment.main_port)
         dist.init_process_group(
             backend,
+            store=self._own_store(),
             rank=self.global_rank,
             world_size=self.world_size,
             timeout=self._timeout,
             device_id=self.root_device if backend == "nccl" else None,
         )
+
+    def _own_store(self) -> Store:
+        """The launch's store under a prefix of this group's own.
+
+        torchrun keeps one store for all attempts, and gloo would find there the addresses of an earlier group: of this
+        process, or of ranks that are no more.
+        """
+        store, _, _ = next(iter(rendezvous("env://", self.global_rank, self.world_size, timeout=self._timeout)))
+        store.set_timeout(self._timeout)
+        attempt = ""
+        if runtime.local_world_size() == self.world_size:  # machines may count their attempts differently
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+        return PrefixStore(f"hiso_pl/{attempt}/{next(_groups)}", store)
 
     def _check_own_gpu(self) -> None:
         gpus = len({device for device in self.parallel_devices or () if device.type == "cuda"})

@@ -83,6 +83,7 @@ class InStepCheck(OrderedCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compares the states before they are written."""
         if not trainer.interrupted:  # after an exception the other ranks may be anywhere
+            self._checked_round = None  # a callback may have touched the state since
             self.check(trainer)
 
     @override

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ class RunFolder(OrderedCallback):
             ValueError: If the folder holds a run and this one does not resume it.
         """
         if not trainer.ckpt_path:
-            root = trainer.default_root_dir
-            refuse_held(root, trainer.strategy.broadcast(held_by_run(Path(root)) if trainer.is_global_zero else None))
+            root, found = trainer.default_root_dir, None
+            if trainer.is_global_zero and not runtime.has_begun(root):
+                found = held_by_run(Path(root))
+            refuse_held(root, trainer.strategy.broadcast(found))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,6 +58,7 @@ class RunFolder(OrderedCallback):
         if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
         write_atomically(path, self.config_text)
+        runtime.note_begun(trainer.default_root_dir)
 
 
 def refuse_held(root: str, found: str | None) -> None:

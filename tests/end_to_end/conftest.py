@@ -303,8 +303,8 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
         (1, 4),
         [
             *(f"{METHOD}.aggregation", "hiso_pl.federation.WeightedMean", f"{METHOD}.update_rule"),
-            *("hiso_pl.zeroth_order.Momentum", f"{METHOD}.mu_schedule", "hiso_pl.zeroth_order.Linear"),
-            *(f"{METHOD}.mu_schedule.rounds", "12", "--checkpoint.monitor", "val/loss"),
+            *("hiso_pl.zeroth_order.Momentum", "--checkpoint.monitor", "val/loss", f"{METHOD}.mu_schedule"),
+            of_class("hiso_pl.zeroth_order.Linear", final=0.0005, rounds=12),
         ],
     ),
     "vit": ((1, 3), ["--model.network", of_class("hiso_pl.models.DigitsViT", width=8, depth=1)]),

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 
 def files(root):
     """What a run has left, but for what Lightning's logger leaves of any start."""
@@ -71,7 +73,7 @@ def test_a_bit_of_the_state_is_found_before_anything_is_written(matrix, name, me
         ("options of checkpoint", []),
         ("options of in_step", []),
         # these would meet in collectives of other sizes, or in other collectives
-        ("validation data ", ["train data", "configuration", "partition"]),
+        ("validation data ", ["train data", "test data", "configuration", "partition"]),
     ],
 )
 def test_ranks_that_do_not_start_from_the_same_are_refused(matrix, item, others):

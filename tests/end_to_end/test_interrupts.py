@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hiso_pl.callbacks import newest_checkpoint
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 SAME = ("digest", "metrics", "rounds")
 
 
@@ -135,7 +137,6 @@ def test_interrupts_at_random_instants_do_not_show_in_the_result(
     assert [event.step for event in board.Scalars("train/loss")] == list(range(1, straight["rounds"] + 1))
 
 
-@pytest.mark.timeout(900)
 def test_a_rank_that_is_killed_ends_the_launch_and_a_checkpoint_goes_on(start, matrix, base, long_run, beat, tmp_path):
     straight = matrix(1)["straight"].summary
     options, path = beat
@@ -155,7 +156,6 @@ def test_a_rank_that_is_killed_ends_the_launch_and_a_checkpoint_goes_on(start, m
     same_as(straight, root)
 
 
-@pytest.mark.timeout(900)
 def test_torchrun_restarts_a_run_where_its_last_checkpoint_is(start, matrix, base, long_run, beat, tmp_path):
     straight = matrix(1)["straight"].summary
     options, path = beat
@@ -164,5 +164,29 @@ def test_torchrun_restarts_a_run_where_its_last_checkpoint_is(start, matrix, bas
     wait_for_round(launch, path, beyond=85)
     psutil.Process(told(path, rank=1)[0]).kill()
     assert launch.wait() == 0, launch.out[-3000:]
-    assert "resuming from" in launch.out
+    assert "going on from" in launch.out
     same_as(straight, root)
+
+
+def test_torchrun_restarts_a_run_that_had_saved_nothing(start, matrix, base, long_run, beat, tmp_path):
+    straight = matrix(1)["straight"].summary
+    options, path = beat
+    root = tmp_path / "run"
+    launch = start(2, [*base, *long_run, *options], root, torchrun_options=("--max-restarts=1",))
+    wait_for_round(launch, path, beyond=3)
+    psutil.Process(told(path, rank=1)[0]).kill()
+    assert launch.wait() == 0, launch.out[-3000:]
+    assert "as nothing was saved" in launch.out
+    same_as(straight, root)
+
+
+def test_a_restart_does_not_take_over_a_run_of_another_launch(start, base, tmp_path):
+    root = tmp_path / "run"
+    (root / "checkpoints").mkdir(parents=True)
+    (root / "config.yaml").write_text("of: another run")
+    (root / "summary.json").write_text("{}")
+    launch = start(2, base, root, torchrun_options=("--max-restarts=1",))
+    assert launch.wait() != 0
+    assert "already holds a run" in launch.out
+    assert "going on from" not in launch.out
+    assert (root / "summary.json").read_text() == "{}"

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 ROUNDS = 12
 EVERY_ROUND = {
     *("train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/dropped"),

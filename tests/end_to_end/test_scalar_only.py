@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 COHORT, DIRECTIONS, ROUNDS, CLIENTS = 4, 3, 12, 8
 # a slot's scalars and its loss, fp32, and one ballot
 PAYLOAD = 4 * (COHORT * (DIRECTIONS + 1) + 1)
