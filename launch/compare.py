@@ -51,10 +51,10 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "hiso": Method("HiSo (diagonal)", "Diagonal", "#0072B2", "-", (0.0085, 0.012, 0.017, 0.024)),
-    "decomfl": Method("DeComFL (identity)", "Identity", "#D55E00", "--", (0.007, 0.01, 0.014, 0.02)),
-    "scalar": Method("one scalar", "Scalar", "#444444", "-.", (0.0085, 0.012, 0.017, 0.024)),
-    "per_tensor": Method("one per tensor", "PerTensor", "#009E73", ":", (0.0085, 0.012, 0.017, 0.024)),
+    "hiso": Method("HiSo (diagonal)", "Diagonal", "#0072B2", "-", (0.0085, 0.01, 0.012, 0.014, 0.017)),
+    "decomfl": Method("DeComFL (identity)", "Identity", "#D55E00", "--", (0.01, 0.012, 0.014, 0.017, 0.02)),
+    "scalar": Method("one scalar", "Scalar", "#444444", "-.", (0.0085, 0.01, 0.012, 0.014, 0.017)),
+    "per_tensor": Method("one per tensor", "PerTensor", "#009E73", ":", (0.0085, 0.01, 0.012, 0.014, 0.017)),
 }
 
 
