@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.options import check_choices, check_count, check_numbers
+from hiso_pl.zeroth_order.options import check_choices, check_count, check_numbers, check_same_shapes
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, check_seed
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
 from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
@@ -339,24 +339,14 @@ class ZerothOrderOptimizer(Optimizer):
             ValueError: If the state is of another model, seed or distribution of directions.
         """
         configured = {key: value for key, value in self._group.items() if key not in ("params", "round", "lr")}
-        shapes = {i: {key: v.shape for key, v in self.state[p].items()} for i, p in enumerate(self.parameters)}
         saved = state_dict["param_groups"][0]
         for key in ("seed", "distribution"):
             if saved.get(key) != configured[key]:
                 raise ValueError(
                     f"{key}={configured[key]!r} configured, but the state was made with {saved.get(key)!r}"
                 )
-        for i, expected in shapes.items():
-            found = {key: v.shape for key, v in state_dict["state"].get(i, {}).items()}
-            if found != expected:
-                name = self.names[i]
-                raise ValueError(
-                    f"state of {name!r} holds {_shapes(found)}; this configuration keeps {_shapes(expected)}"
-                )
+        for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
+            check_same_shapes(name, state_dict["state"].get(i, {}), self.state[parameter])
         super().load_state_dict(state_dict)
         self._group.update(configured)
         self._intact = True
-
-
-def _shapes(shapes: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {tuple(shape)}" for key, shape in sorted(shapes.items())) or "nothing"

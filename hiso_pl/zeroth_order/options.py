@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
@@ -44,3 +47,18 @@ def check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(CHOICES[name])}")
+
+
+def check_same_shapes(name: str, found: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Refuses a saved state of a tensor that holds something else than this configuration keeps for it.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    there, here = ({key: tuple(value.shape) for key, value in state.items()} for state in (found, kept))
+    if there != here:
+        raise ValueError(f"state of {name!r} holds {_listed(there)}; this configuration keeps {_listed(here)}")
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{key} {shape}" for key, shape in sorted(shapes.items())) or "nothing"
