@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 
-from hiso_pl import cli
+from hiso_pl import cli, runtime
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(cli.main())
+    status = cli.main()
+    if runtime.under_torchrun():
+        # All is written and the process group is closed, but gloo's threads may still abort the process while the C++
+        # runtime ends ("terminate called without an active exception"), and the launch would count as failed.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
