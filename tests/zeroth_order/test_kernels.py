@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl.zeroth_order.kernels import Decay, Offset, select, tree_sum
-from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.kernels import Decay, Offset, select, torch_ops, tree_sum
+from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, Purpose, last_word
+from hiso_pl.zeroth_order.streams import Site, direction
 
 CPU = torch.device("cpu")
 
@@ -101,3 +102,60 @@ def test_unknown_backend_is_refused():
         select("cuda", CPU)
     with pytest.raises(ValueError, match="CPU only"):
         select("numba", torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
+@pytest.mark.parametrize("width", [1, 6, 128, 1030])
+def test_rows_of_a_point_equal_those_of_the_whole(backend, distribution, kind, width):
+    generator = torch.Generator().manual_seed(width)
+    kernels, plain = select(backend, CPU), select("reference", CPU)
+    site, rows = Site(7, distribution, 2, 5), torch.tensor([6, 0, 3, 3])
+    weights = torch.randn(2, 3, generator=generator).numpy()
+    x, hessian = tensors(7 * width, kind, generator)
+    x = x.view(7, width)
+    hessian = hessian.view(7, width) if kind == "elementwise" else hessian
+    for drift in (weights[:0], weights[:1], weights):
+        for offset in (Offset(1, -1e-3), None):
+            whole, some = torch.empty(7, width), torch.empty(4, width)
+            plain.displace(whole, x, hessian, site, 2, offset, drift, 1e-2)
+            kernels.displace(some, x, hessian, site, 2, offset, drift, 1e-2, rows)
+            assert same_bits(some, whole[rows])
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_storage_is_the_fp32_result_rounded_to_nearest_even(backend, dtype):
+    kernels, site = select(backend, CPU), Site(7, "normal", 2, 5)
+    none = np.empty((0, 1), dtype=np.float32)
+    edges = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, 65519.9, 65520.0, -70000.0, 3e38, np.inf, -np.inf, np.nan]
+    edges += [2.0**-24, 2.0**-25, 1.5 * 2.0**-25, 6.1e-5, -5.9e-8, 1e-40, 1.0009765625, 1.00048828125, 1.00146484375]
+    base = torch.cat([torch.tensor(edges), torch.randn(3000) * 10.0 ** torch.randint(-9, 6, (3000,))])
+    for mu in (1e-30, 1e-3):  # the first moves next to nothing: ties and special values arrive as they are
+        point, out = torch.empty_like(base), torch.empty(base.shape, dtype=dtype)
+        kernels.displace(point, base, None, site, 0, Offset(1, mu), none, 0.0)
+        kernels.displace(out, base, None, site, 0, Offset(1, mu), none, 0.0)
+        expected = point.to(dtype)
+        assert torch.equal(out.isnan(), expected.isnan())
+        assert torch.equal(out.nan_to_num(7.0).view(torch.int16), expected.nan_to_num(7.0).view(torch.int16))
+    rows = torch.empty(2, 3, dtype=dtype)
+    matrix = base[-12:].view(4, 3)
+    kernels.displace(rows, matrix, None, site, 0, Offset(1, 1e-3), none, 0.0, torch.tensor([3, 1]))
+    whole = torch.empty(4, 3)
+    kernels.displace(whole, matrix, None, site, 0, Offset(1, 1e-3), none, 0.0)
+    assert torch.equal(rows, whole[[3, 1]].to(dtype))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_the_last_addressable_elements_are_drawn_right(distribution):
+    loops = pytest.importorskip("hiso_pl.zeroth_order.kernels.numba_loops")
+    start, count = MAX_ELEMENTS - 1024, 1024
+    drawn, words = np.empty(count + 128, dtype=np.float32), np.empty((4, 288), dtype=np.uint32)
+    key = 2**63 + 5
+    word = last_word(Purpose.DIRECTIONS, 1, 2)
+    loops._draw(start, count, distribution == "normal", 3, 9, word, key & 0xFFFFFFFF, key >> 32, words, drawn)
+    expected = direction(Site(key, distribution, 3, 9), 1, 2, start, count)
+    assert np.array_equal(drawn[:count].view(np.uint32), expected.view(np.uint32))
+    span = torch_ops._Span(CPU, count, first=start)
+    assert np.array_equal(torch_ops._direction(Site(key, distribution, 3, 9), 1, 2, span).numpy(), expected)

@@ -69,10 +69,12 @@ def tree_sum(values: NDArray[np.float64]) -> float:
 
 
 class Kernels(ABC):
-    """Passes over one tensor. ``out``, ``base``, ``x`` and an elementwise ``hessian`` are fp32 of one shape.
+    """Passes over one tensor. ``base``, ``x`` and an elementwise ``hessian`` are fp32 of one shape.
 
     ``hessian`` is None, a tensor of one element, or elementwise. Weights are fp32 on the host: they are the
     scalars of a round, a handful. Elements are counted row-major by logical index, whatever the strides.
+
+    ``out`` is fp32, or bf16 or fp16 for a probe point: then it holds the fp32 result, rounded to nearest even once.
     """
 
     @abstractmethod
@@ -90,11 +92,12 @@ class Kernels(ABC):
         offset: Offset | None,
         drift: NDArray[np.float32],
         lr: float,
+        rows: Tensor | None = None,
     ) -> None:
-        """Writes a probe point to ``out``.
+        """Writes a probe point, or some rows of one, to ``out``.
 
         Args:
-            out: Where to.
+            out: Where to: of the shape of ``base``, or contiguous ``[n, width]`` for n rows of ``width`` elements.
             base: The round's x, left as it is.
             hessian: H of the round.
             site: The tensor's stream.
@@ -102,6 +105,8 @@ class Kernels(ABC):
             offset: Direction and signed mu, or None for the local point itself.
             drift: Weights of the client's own earlier local steps, shape ``[k, P]``; may have no rows.
             lr: Learning rate of the local moves.
+            rows: Indices into the first dimension of ``base``, int64 ``[n]`` on its device, repeats allowed; None
+                writes the whole tensor.
         """
 
     @abstractmethod

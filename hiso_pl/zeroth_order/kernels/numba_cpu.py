@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,16 @@ from hiso_pl.zeroth_order.philox import Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site
 
 _NONE = np.ones(1, dtype=np.float32)
+_WHOLE = np.zeros(1, dtype=np.int64)
+_WIDTHS = {torch.float32: loops.FP32, torch.bfloat16: loops.BF16, torch.float16: loops.FP16}
 _NO_LEAVES = np.empty((0, 0), dtype=np.float64)
 _MIN_BLOCKS_PER_THREAD = 32
 
 
-def _flat(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().view(-1).numpy()
+def _flat(tensor: Tensor) -> NDArray[Any]:
+    """Its elements; of a 16-bit tensor the bits, as NumPy knows no bf16."""
+    flat = tensor.detach().view(-1)
+    return flat.numpy() if tensor.dtype == torch.float32 else flat.view(torch.uint16).numpy()
 
 
 class _Argument:
@@ -50,14 +55,18 @@ def _hessian(hessian: Tensor | None) -> tuple[_Argument | None, NDArray[np.float
     return argument, argument.array, 1 if hessian.numel() == 1 else 2
 
 
+def _count(elements: int) -> int:
+    """Blocks that hold so many elements."""
+    return -(-elements // loops.BLOCK)
+
+
 class NumbaKernels(Kernels):
     """See :class:`~hiso_pl.zeroth_order.kernels.Kernels`. Uses as many threads as ``torch.get_num_threads()``."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
-    def _blocks(self, numel: int, run: Callable[[int, int], None]) -> None:
-        blocks = -(-numel // loops.BLOCK)
+    def _blocks(self, blocks: int, run: Callable[[int, int], None]) -> None:
         parts = max(1, min(torch.get_num_threads(), blocks // _MIN_BLOCKS_PER_THREAD))
         if parts == 1:
             run(0, blocks)
@@ -72,10 +81,10 @@ class NumbaKernels(Kernels):
         """s_k in one pass."""
         normal, tensor, rnd, key0, key1 = _stream(site)
         target = _Argument(out)
-        word, rows = last_word(Purpose.DIRECTIONS, k), weights[None, :]
+        word = last_word(Purpose.DIRECTIONS, k)
         self._blocks(
-            out.numel(),
-            lambda lo, hi: loops.combine(target.array, lo, hi, normal, tensor, rnd, word, key0, key1, rows),
+            _count(out.numel()),
+            lambda lo, hi: loops.combine(target.array, lo, hi, normal, tensor, rnd, word, key0, key1, weights),
         )
         target.write_back()
 
@@ -89,10 +98,13 @@ class NumbaKernels(Kernels):
         offset: Offset | None,
         drift: NDArray[np.float32],
         lr: float,
+        rows: Tensor | None = None,
     ) -> None:
         """A probe point in one pass."""
         if offset is None and len(drift) == 0:
-            out.copy_(base)
+            out.copy_(base if rows is None else base[rows].view(out.shape))
+            return
+        if out.numel() == 0:
             return
         normal, tensor, rnd, key0, key1 = _stream(site)
         target, source = _Argument(out), _Argument(base)
@@ -101,13 +113,18 @@ class NumbaKernels(Kernels):
         drift_word = last_word(Purpose.DIRECTIONS)
         mu = np.float32(0.0 if offset is None else offset.mu)
         rate = np.float32(lr)
+        chosen = _WHOLE if rows is None else rows.numpy()
+        row_size = out.numel() // len(chosen)
         self._blocks(
-            out.numel(),
+            len(chosen) * _count(row_size),
             lambda lo, hi: loops.displace(
                 target.array,
+                _WIDTHS[out.dtype],
                 source.array,
                 h,
                 kind,
+                chosen,
+                row_size,
                 lo,
                 hi,
                 normal,
@@ -144,10 +161,10 @@ class NumbaKernels(Kernels):
             kind = 2
         average = decay or Decay(0.0, 0.0, 0.0, False)
         constants = [np.float32(c) for c in (1.0 - average.nu, average.nu, average.eps, average.floor)]
-        leaves = np.empty((len(weights), -(-x.numel() // loops.BLOCK)), dtype=np.float64) if squares else _NO_LEAVES
+        leaves = np.empty((len(weights), _count(x.numel())), dtype=np.float64) if squares else _NO_LEAVES
         word = last_word(Purpose.DIRECTIONS)
         self._blocks(
-            x.numel(),
+            _count(x.numel()),
             lambda lo, hi: loops.update(
                 target.array,
                 h,

@@ -3,7 +3,8 @@
 
 A block's scratch stays in the first-level cache, so a pass reads and writes memory once however many directions it
 takes. ``fastmath`` stays off: LLVM may then neither fuse a multiplication with an addition nor reorder a sum, while
-elementwise loops still vectorise.
+elementwise loops still vectorise. They do so only where an index is known not to be negative, which it is in a slice
+that begins at zero: so every block is a slice.
 
 The functions carry no annotations: Numba infers their types from the arguments. All stand in this one file because
 Numba's cache on disk is renewed when the file of a function changes, and not when that of one it calls does.
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from hiso_pl.zeroth_order.kernels.base import LEAF
 from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
@@ -29,7 +32,9 @@ from hiso_pl.zeroth_order.streams import (
 )
 
 BLOCK = LEAF
-_QUADS = BLOCK // 4
+ALIGNMENT = 128  # elements of a Rademacher call: where a row begins inside one, its directions are drawn from there on
+FP32, BF16, FP16 = 0, 1, 2
+_CALLS = (BLOCK + ALIGNMENT) // 4
 
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
 _W0, _W1 = (np.uint32(w) for w in KEY_INCREMENTS)
@@ -37,16 +42,85 @@ _S32 = np.uint64(32)
 _L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = (np.float32(c) for c in LOG_COEFFICIENTS)
 _S0, _S1, _S2 = (np.float32(c) for c in SIN_COEFFICIENTS)
 _C0, _C1, _C2 = (np.float32(c) for c in COS_COEFFICIENTS)
-_ZERO, _HALF, _ONE, _TWO = (np.float32(c) for c in (0, 0.5, 1, 2))
+_HALF, _ONE, _TWO = (np.float32(c) for c in (0.5, 1, 2))
 _SQRT_HALF, _LN_2, _PI_4 = np.float32(SQRT_HALF), np.float32(LN_2), np.float32(PI_4)
 _2M32, _2M24 = np.float32(2.0**-32), np.float32(2.0**-24)
-_U0, _U1, _U2, _U4, _U5, _U23, _U29 = (np.uint32(c) for c in (0, 1, 2, 4, 5, 23, 29))
+_U0, _U1, _U2, _U4, _U5, _U13, _U16, _U23, _U29, _U31 = (np.uint32(c) for c in (0, 1, 2, 4, 5, 13, 16, 23, 29, 31))
 _MANTISSA, _HALF_BITS, _ONE_BITS, _ANGLE = (np.uint32(c) for c in (0x007FFFFF, 0x3F000000, 0x3F800000, 0x1FFFFFFF))
 # m < 0.70710678 compares mantissas where the exponents are equal; m + m then raises the exponent by one, exactly
 _SQRT_HALF_MANTISSA = np.uint32(_SQRT_HALF.view(np.uint32) & _MANTISSA)
 _I126, _I1 = np.int32(126), np.int32(1)
+_MAGNITUDE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+_BF16_NAN, _BF16_HALF = np.uint32(0x7FC0), np.uint32(0x7FFF)
+_FP16_NAN, _FP16_INFINITY = np.uint32(0x7E00), np.uint32(0x7C00)
+_FP16_OVERFLOW, _FP16_NORMAL = np.uint32(0x47800000), np.uint32(0x38800000)  # 2^16, and the least normal, 2^-14
+_FP16_REBIAS = np.uint32(((15 - 127) << 23) + 0xFFF & 0xFFFFFFFF)
+_FP16_MAGIC = np.uint32(0x3F000000)  # 0.5: its last place is the spacing of fp16's subnormals, 2^-24
 
 _jit: Callable[[Any], Any] = njit(nogil=True, cache=True, error_model="numpy")
+_intrinsic: Callable[[Any], Any] = intrinsic
+
+
+@_intrinsic
+def _as_float(_context, _value):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@_intrinsic
+def _as_bits(_context, _value):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@_jit
+def _radius(a):
+    u = (np.float32(a) + _ONE) * _2M32
+    bits = _as_bits(u)
+    e = np.int32(np.int32(bits >> _U23) - _I126)
+    m = np.uint32(bits & _MANTISSA)
+    low = m < _SQRT_HALF_MANTISSA
+    exponent = np.float32(np.int32(e - _I1) if low else e)
+    x = _as_float(np.uint32(m | (_ONE_BITS if low else _HALF_BITS))) - _ONE
+    w = x * x
+    y = _L0 * x + _L1
+    y = y * x + _L2
+    y = y * x + _L3
+    y = y * x + _L4
+    y = y * x + _L5
+    y = y * x + _L6
+    y = y * x + _L7
+    y = y * x + _L8
+    y = y * x
+    y = y * w
+    y = y - _HALF * w
+    return np.sqrt(-_TWO * ((x + y) + exponent * _LN_2))
+
+
+@_jit
+def _sine_cosine(b):
+    q = np.uint32(b >> _U29)
+    t = np.float32(np.int32(np.uint32((b & _ANGLE) >> _U5))) * _2M24
+    t = t * _PI_4
+    t = _PI_4 - t if (q & _U1) != _U0 else t
+    w = t * t
+    sn = ((_S0 * w + _S1) * w + _S2) * w
+    sn = sn * t + t
+    cs = ((_C0 * w + _C1) * w + _C2) * w
+    cs = cs * w
+    cs = cs - _HALF * w
+    cs = cs + _ONE
+    swap = ((q + _U1) & _U2) != _U0
+    sine = cs if swap else sn
+    cosine = sn if swap else cs
+    # a sign is turned by its bit
+    sine = _as_float(np.uint32(_as_bits(sine) ^ np.uint32((q & _U4) << _U29)))
+    cosine = _as_float(np.uint32(_as_bits(cosine) ^ np.uint32(((q + _U2) & _U4) << _U29)))
+    return sine, cosine
 
 
 @_jit
@@ -74,81 +148,42 @@ def _philox(first, count, tensor, rnd, word, key0, key1, w0, w1, w2, w3):
 
 
 @_jit
-def _box_muller(a, b, count, u, bits, exponent, even, odd):
-    # bits is the memory of u read as integers. Loops that reinterpret stand apart from loops that compute: otherwise
-    # the store and the load of the same bytes keep the compiler from vectorising either.
+def _box_muller(w0, w1, w2, w3, count, u):
     for i in range(count):
-        u[i] = (np.float32(a[i]) + _ONE) * _2M32
-    for i in range(count):
-        e = np.int32(np.int32(bits[i] >> _U23) - _I126)
-        m = np.uint32(bits[i] & _MANTISSA)
-        low = m < _SQRT_HALF_MANTISSA
-        exponent[i] = np.float32(np.int32(e - _I1) if low else e)
-        bits[i] = np.uint32(m | (_ONE_BITS if low else _HALF_BITS))
-    for i in range(count):
-        x = u[i] - _ONE
-        w = x * x
-        y = _L0 * x + _L1
-        y = y * x + _L2
-        y = y * x + _L3
-        y = y * x + _L4
-        y = y * x + _L5
-        y = y * x + _L6
-        y = y * x + _L7
-        y = y * x + _L8
-        y = y * x
-        y = y * w
-        y = y - _HALF * w
-        u[i] = np.sqrt(-_TWO * ((x + y) + exponent[i] * _LN_2))
-    for i in range(count):
-        q = np.uint32(b[i] >> _U29)
-        t = np.float32(np.int32(np.uint32((b[i] & _ANGLE) >> _U5))) * _2M24
-        t = t * _PI_4
-        t = _PI_4 - t if (q & _U1) != _U0 else t
-        w = t * t
-        sn = ((_S0 * w + _S1) * w + _S2) * w
-        sn = sn * t + t
-        cs = ((_C0 * w + _C1) * w + _C2) * w
-        cs = cs * w
-        cs = cs - _HALF * w
-        cs = cs + _ONE
-        swap = ((q + _U1) & _U2) != _U0
-        sine = cs if swap else sn
-        cosine = sn if swap else cs
-        sine = -sine if (q & _U4) != _U0 else sine
-        cosine = -cosine if ((q + _U2) & _U4) != _U0 else cosine
-        even[i] = u[i] * cosine
-        odd[i] = u[i] * sine
+        radius = _radius(w0[i])
+        sine, cosine = _sine_cosine(w1[i])
+        u[4 * i] = radius * cosine
+        u[4 * i + 1] = radius * sine
+        radius = _radius(w2[i])
+        sine, cosine = _sine_cosine(w3[i])
+        u[4 * i + 2] = radius * cosine
+        u[4 * i + 3] = radius * sine
 
 
 @_jit
-def _draw(block, normal, tensor, rnd, word, key0, key1, words, floats, bits, u):
-    """Fills ``u`` with the directions of elements ``1024 * block`` to ``1024 * block + 1023``."""
+def _draw(start, count, normal, tensor, rnd, word, key0, key1, words, u):
+    """Fills ``u`` with the directions of ``count`` elements or a few more; ``start`` begins a Philox call."""
     if normal:
-        _philox(block * _QUADS, _QUADS, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
-        _box_muller(words[0], words[1], _QUADS, floats[4], bits, floats[5], floats[0], floats[1])
-        _box_muller(words[2], words[3], _QUADS, floats[4], bits, floats[5], floats[2], floats[3])
-        for i in range(_QUADS):
-            u[4 * i] = floats[0, i]
-            u[4 * i + 1] = floats[1, i]
-            u[4 * i + 2] = floats[2, i]
-            u[4 * i + 3] = floats[3, i]
+        quads = (count + 3) >> 2
+        _philox(start >> 2, quads, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
+        _box_muller(words[0], words[1], words[2], words[3], quads, u)
     else:
-        calls = BLOCK // 128
-        _philox(block * calls, calls, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
+        calls = (count + 127) >> 7
+        _philox(start >> 7, calls, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
         for i in range(calls):
             for j in range(4):
                 w = words[j, i]
+                signs = u[128 * i + 32 * j : 128 * i + 32 * j + 32]
                 for b in range(32):
-                    u[128 * i + 32 * j + b] = _ONE - _TWO * np.float32(np.int32((w >> np.uint32(b)) & _U1))
+                    signs[b] = _as_float(np.uint32(np.uint32((w >> np.uint32(b)) << _U31) | _ONE_BITS))
 
 
 @_jit
-def _sum_directions(block, n, normal, tensor, rnd, weights, row, word, key0, key1, words, floats, bits, u, s):
-    """s = ((w[0] u_0) + w[1] u_1) + ... of one block and local step; ``word`` is the counter word of p = 0."""
-    for p in range(weights.shape[1]):
-        _draw(block, normal, tensor, rnd, word + p, key0, key1, words, floats, bits, u)
-        c = weights[row, p]
+def _sum_directions(start, n, normal, tensor, rnd, weights, word, key0, key1, words, u, s):
+    """s = ((w[0] u_0) + w[1] u_1) + ... of one local step; ``word`` is the counter word of p = 0."""
+    for p in range(weights.size):
+        _draw(start, n, normal, tensor, rnd, word + p, key0, key1, words, u)
+        c = weights[p]
         if p == 0:
             for i in range(n):
                 s[i] = c * u[i]
@@ -160,25 +195,66 @@ def _sum_directions(block, n, normal, tensor, rnd, weights, row, word, key0, key
 @_jit
 def combine(out, first, last, normal, tensor, rnd, word, key0, key1, weights):
     """Writes s_k of the blocks ``first`` to ``last - 1``."""
-    words = np.empty((4, _QUADS), dtype=np.uint32)
-    floats = np.empty((6, _QUADS), dtype=np.float32)
-    bits = floats[4].view(np.uint32)
+    words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK, dtype=np.float32)
     s = np.empty(BLOCK, dtype=np.float32)
     for block in range(first, last):
         start = block * BLOCK
-        n = min(BLOCK, out.size - start)
-        _sum_directions(block, n, normal, tensor, rnd, weights, 0, word, key0, key1, words, floats, bits, u, s)
+        target = out[start : start + BLOCK]
+        n = target.size
+        _sum_directions(start, n, normal, tensor, rnd, weights, word, key0, key1, words, u, s)
         for i in range(n):
-            out[start + i] = s[i]
+            target[i] = s[i]
+
+
+@_jit
+def _bf16(value):
+    bits = _as_bits(value)
+    rounded = np.uint32(bits + _BF16_HALF + ((bits >> _U16) & _U1)) >> _U16
+    return np.uint16(_BF16_NAN if (bits & _MAGNITUDE) > _INFINITY else rounded)
+
+
+@_jit
+def _fp16(value):
+    bits = _as_bits(value)
+    magnitude = np.uint32(bits & _MAGNITUDE)
+    sign = np.uint32((bits >> _U16) & np.uint32(0x8000))
+    if magnitude > _INFINITY:
+        rounded = _FP16_NAN
+    elif magnitude >= _FP16_OVERFLOW:
+        rounded = _FP16_INFINITY
+    elif magnitude < _FP16_NORMAL:
+        # an addition rounds at fp16's spacing by itself
+        rounded = np.uint32(_as_bits(_as_float(magnitude) + _as_float(_FP16_MAGIC)) - _FP16_MAGIC)
+    else:
+        odd = np.uint32((magnitude >> _U13) & _U1)
+        rounded = np.uint32(magnitude + _FP16_REBIAS + odd) >> _U13
+    return np.uint16(rounded | sign)
+
+
+@_jit
+def _store(out, values, width):
+    """Writes fp32 values to ``out``, rounded to nearest even if it holds 16-bit floats, given by their bits."""
+    if width == FP32:
+        for i in range(out.size):
+            out[i] = values[i]
+    elif width == BF16:
+        for i in range(out.size):
+            out[i] = _bf16(values[i])
+    else:
+        for i in range(out.size):
+            out[i] = _fp16(values[i])
 
 
 @_jit
 def displace(
     out,
+    width,
     base,
     hessian,
     kind,
+    rows,
+    row_size,
     first,
     last,
     normal,
@@ -193,46 +269,59 @@ def displace(
     drift,
     lr,
 ):
-    """Writes a probe point in the blocks ``first`` to ``last - 1``; H's ``kind``: 0 none, 1 one, 2 elementwise."""
-    words = np.empty((4, _QUADS), dtype=np.uint32)
-    floats = np.empty((6, _QUADS), dtype=np.float32)
-    bits = floats[4].view(np.uint32)
-    u = np.empty(BLOCK, dtype=np.float32)
-    s = np.empty(BLOCK, dtype=np.float32)
-    total = np.empty(BLOCK, dtype=np.float32)
-    for block in range(first, last):
-        start = block * BLOCK
-        n = min(BLOCK, out.size - start)
+    """Writes the pieces ``first`` to ``last - 1`` of a probe point.
+
+    A row is cut into pieces of a block each, the last of them shorter; a whole tensor is one row. ``width`` is FP32,
+    or BF16 or FP16 whose bits ``out`` takes; H's ``kind`` is 0 none, 1 one element, 2 elementwise.
+    """
+    words = np.empty((4, _CALLS), dtype=np.uint32)
+    u = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
+    s = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
+    total = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
+    point = np.empty(BLOCK, dtype=np.float32)
+    pieces = (row_size + BLOCK - 1) // BLOCK
+    for piece in range(first, last):
+        row = piece // pieces
+        within = (piece - row * pieces) * BLOCK
+        n = min(BLOCK, row_size - within)
+        element = rows[row] * row_size + within
+        start = element & ~np.int64(3) if normal else element & ~np.int64(127)
+        skip = element - start
         for j in range(drift.shape[0]):
             word = drift_word + (j << 14)
-            _sum_directions(block, n, normal, tensor, rnd, drift, j, word, key0, key1, words, floats, bits, u, s)
+            _sum_directions(start, skip + n, normal, tensor, rnd, drift[j], word, key0, key1, words, u, s)
             if j == 0:
-                for i in range(n):
+                for i in range(skip + n):
                     total[i] = s[i]
             else:
-                for i in range(n):
+                for i in range(skip + n):
                     total[i] = total[i] + s[i]
         if offset:
-            _draw(block, normal, tensor, rnd, probe_word, key0, key1, words, floats, bits, u)
+            _draw(start, skip + n, normal, tensor, rnd, probe_word, key0, key1, words, u)
             if drift.shape[0] > 0:
-                for i in range(n):
+                for i in range(skip + n):
                     u[i] = mu * u[i] - lr * total[i]
             else:
-                for i in range(n):
+                for i in range(skip + n):
                     u[i] = mu * u[i]
         else:
-            for i in range(n):
+            for i in range(skip + n):
                 u[i] = -(lr * total[i])
+        v = u[skip : skip + n]
+        x = base[element : element + n]
         if kind == 0:
             for i in range(n):
-                out[start + i] = base[start + i] + u[i]
+                point[i] = x[i] + v[i]
         elif kind == 1:
             root = np.sqrt(hessian[0])
             for i in range(n):
-                out[start + i] = base[start + i] + u[i] / root
+                point[i] = x[i] + v[i] / root
         else:
+            h = hessian[element : element + n]
             for i in range(n):
-                out[start + i] = base[start + i] + u[i] / np.sqrt(hessian[start + i])
+                point[i] = x[i] + v[i] / np.sqrt(h[i])
+        at = row * row_size + within
+        _store(out[at : at + n], point, width)
 
 
 @_jit
@@ -260,9 +349,7 @@ def update(
     leaves,
 ):
     """Moves x and advances H in the blocks ``first`` to ``last - 1``; ``leaves`` takes the blocks' sums of squares."""
-    words = np.empty((4, _QUADS), dtype=np.uint32)
-    floats = np.empty((6, _QUADS), dtype=np.float32)
-    bits = floats[4].view(np.uint32)
+    words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK, dtype=np.float32)
     s = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
@@ -274,14 +361,16 @@ def update(
         root[:] = np.sqrt(hessian[0])
     for block in range(first, last):
         start = block * BLOCK
-        n = min(BLOCK, x.size - start)
+        moved = x[start : start + BLOCK]
+        n = moved.size
         if kind == 2:
+            stored = hessian[start : start + BLOCK]
             for i in range(n):
-                h[i] = hessian[start + i]
-                root[i] = np.sqrt(h[i])
+                h[i] = stored[i]
+                root[i] = np.sqrt(stored[i])
         for k in range(tau):
             at = word + (k << 14)
-            _sum_directions(block, n, normal, tensor, rnd, weights, k, at, key0, key1, words, floats, bits, u, s)
+            _sum_directions(start, n, normal, tensor, rnd, weights[k], at, key0, key1, words, u, s)
             if k == 0:
                 for i in range(n):
                     total[i] = s[i]
@@ -305,8 +394,13 @@ def update(
                         square[i] = square[i] + square[half + i]
                     half //= 2
                 leaves[k, block] = square[0]
-        for i in range(n):
-            x[start + i] = x[start + i] - lr * (total[i] / root[i])
-        if advance:
+        if kind == 0:
             for i in range(n):
-                hessian[start + i] = h[i]
+                moved[i] = moved[i] - lr * total[i]
+        else:
+            for i in range(n):
+                moved[i] = moved[i] - lr * (total[i] / root[i])
+        if advance:
+            stored = hessian[start : start + BLOCK]
+            for i in range(n):
+                stored[i] = h[i]

@@ -48,8 +48,14 @@ class ReferenceKernels(Kernels):
         offset: Offset | None,
         drift: NDArray[np.float32],
         lr: float,
+        rows: Tensor | None = None,
     ) -> None:
-        """A probe point by NumPy."""
+        """A probe point by NumPy; of which rows are taken once all are there."""
+        if rows is not None:
+            whole = torch.empty_like(base, memory_format=torch.contiguous_format)
+            self.displace(whole, base, hessian, site, k, offset, drift, lr)
+            out.copy_(whole[rows].view(out.shape))
+            return
         x = _read(base)
         v: Any = None if offset is None else _F(offset.mu) * direction(site, k, offset.p, 0, x.size)
         if len(drift):

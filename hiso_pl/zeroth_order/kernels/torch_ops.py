@@ -7,6 +7,7 @@ sign. Every floating-point operation is a torch operation of its own, so none is
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,12 +44,12 @@ def sqrt(values: Tensor) -> Tensor:
     return torch.sqrt(values.to(torch.float64)).to(torch.float32)
 
 
-def _words(first: int, count: int, site: Site, k: int, p: int, device: torch.device) -> list[Tensor]:
+def _words(blocks: Tensor, site: Site, k: int, p: int) -> list[Tensor]:
     c = [
-        torch.arange(first, first + count, dtype=torch.int64, device=device),
-        torch.full((count,), site.tensor, dtype=torch.int64, device=device),
-        torch.full((count,), site.round, dtype=torch.int64, device=device),
-        torch.full((count,), last_word(Purpose.DIRECTIONS, k, p), dtype=torch.int64, device=device),
+        blocks,
+        torch.full_like(blocks, site.tensor),
+        torch.full_like(blocks, site.round),
+        torch.full_like(blocks, last_word(Purpose.DIRECTIONS, k, p)),
     ]
     k0, k1 = site.seed & _MASK32, site.seed >> 32
     for _ in range(ROUNDS):
@@ -102,36 +103,68 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return radius * cosine, radius * sine
 
 
-def _direction(site: Site, k: int, p: int, start: int, count: int, device: torch.device) -> Tensor:
-    """Elements from ``start``, a multiple of 128."""
+class _Span(NamedTuple):
+    """Elements of a tensor: a range, or some of its rows one after the other.
+
+    Attributes:
+        device: Where the tensor is.
+        width: Elements of the range, or of a row.
+        first: First element of a range, a multiple of 128.
+        rows: The rows, int64, shape ``[n]``.
+    """
+
+    device: torch.device
+    width: int
+    first: int = 0
+    rows: Tensor | None = None
+
+    def take(self, values: Tensor) -> Tensor:
+        """Its elements of a tensor, flat."""
+        if self.rows is None:
+            return values.reshape(-1)[self.first : self.first + self.width]
+        return values[self.rows].reshape(-1)
+
+
+def _direction(site: Site, k: int, p: int, span: _Span) -> Tensor:
+    """The span's elements of a direction, flat. Whole blocks are drawn, and what lies around a row is cut off."""
+    per_block = 4 if site.distribution == "normal" else 128
+    if span.rows is None:
+        skip = None
+        blocks = torch.arange(-(-span.width // per_block), dtype=torch.int64, device=span.device)
+        blocks = blocks + span.first // per_block
+    else:
+        starts = span.rows[:, None] * span.width
+        skip = starts % per_block
+        count = -(-(span.width + per_block - 1) // per_block)
+        blocks = (starts // per_block + torch.arange(count, device=span.device)).reshape(-1)
+    w = _words(blocks, site, k, p)
     if site.distribution == "normal":
-        w = _words(start // 4, -(-count // 4), site, k, p, device)
         values = torch.stack([*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])], dim=1)
     else:
-        w = _words(start // 128, -(-count // 128), site, k, p, device)
-        bits = torch.stack(w, dim=1)[:, :, None] >> torch.arange(32, device=device) & 1
+        bits = torch.stack(w, dim=1)[:, :, None] >> torch.arange(32, device=blocks.device) & 1
         values = 1.0 - bits.to(torch.float32) * 2.0
-    return values.reshape(-1)[:count]
+    if skip is None:
+        return values.reshape(-1)[: span.width]
+    columns = skip + torch.arange(span.width, device=span.device)
+    return values.reshape(len(skip), -1).gather(1, columns).reshape(-1)
 
 
-def _chunks(numel: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, numel, _CHUNK):
-        yield start, min(_CHUNK, numel - start)
+def _chunks(tensor: Tensor) -> Iterator[_Span]:
+    for start in range(0, tensor.numel(), _CHUNK):
+        yield _Span(tensor.device, min(_CHUNK, tensor.numel() - start), first=start)
 
 
-def _weighted_sum(
-    site: Site, k: int, weights: NDArray[np.float32], start: int, count: int, device: torch.device
-) -> Tensor:
-    s = _direction(site, k, 0, start, count, device) * float(weights[0])
+def _weighted_sum(site: Site, k: int, weights: NDArray[np.float32], span: _Span) -> Tensor:
+    s = _direction(site, k, 0, span) * float(weights[0])
     for p in range(1, len(weights)):
-        s = s + _direction(site, k, p, start, count, device) * float(weights[p])
+        s = s + _direction(site, k, p, span) * float(weights[p])
     return s
 
 
-def _root(hessian: Tensor | None, start: int, count: int) -> Tensor | None:
+def _root(hessian: Tensor | None, span: _Span) -> Tensor | None:
     if hessian is None:
         return None
-    return sqrt(hessian.reshape(-1) if hessian.numel() == 1 else hessian.reshape(-1)[start : start + count])
+    return sqrt(hessian.reshape(-1) if hessian.numel() == 1 else span.take(hessian))
 
 
 def _divide(values: Tensor, root: Tensor | None) -> Tensor:
@@ -154,10 +187,34 @@ def squares_sum(values: Tensor) -> float:
     """The sum of the squares of fp32 values along the summation tree, in float64."""
     flat = values.detach().reshape(-1)
     leaves = []
-    for start, count in _chunks(flat.numel()):
-        wide = flat[start : start + count].to(torch.float64)
+    for span in _chunks(flat):
+        wide = span.take(flat).to(torch.float64)
         leaves.append(_leaf_sums(wide * wide))
     return tree_sum(torch.cat(leaves).cpu().numpy()) if leaves else 0.0
+
+
+def _point(
+    base: Tensor,
+    hessian: Tensor | None,
+    site: Site,
+    k: int,
+    offset: Offset | None,
+    drift: NDArray[np.float32],
+    lr: float,
+    span: _Span,
+) -> Tensor:
+    """The span's elements of a probe point other than x itself, flat, fp32."""
+    v = None
+    if offset is not None:
+        v = _direction(site, k, offset.p, span) * _fp32(offset.mu)
+    if len(drift):
+        total = _weighted_sum(site, 0, drift[0], span)
+        for j in range(1, len(drift)):
+            total = total + _weighted_sum(site, j, drift[j], span)
+        total = total * _fp32(lr)
+        v = -total if v is None else v - total
+    assert v is not None
+    return span.take(base.detach()) + _divide(v, _root(hessian, span))
 
 
 class TorchKernels(Kernels):
@@ -166,8 +223,8 @@ class TorchKernels(Kernels):
     def combine(self, out: Tensor, site: Site, k: int, weights: NDArray[np.float32]) -> None:
         """s_k, a chunk at a time."""
         flat = torch.empty(out.numel(), dtype=torch.float32, device=out.device)
-        for start, count in _chunks(out.numel()):
-            flat[start : start + count] = _weighted_sum(site, k, weights, start, count, out.device)
+        for span in _chunks(out):
+            span.take(flat).copy_(_weighted_sum(site, k, weights, span))
         out.copy_(flat.view(out.shape))
 
     def displace(
@@ -180,25 +237,24 @@ class TorchKernels(Kernels):
         offset: Offset | None,
         drift: NDArray[np.float32],
         lr: float,
+        rows: Tensor | None = None,
     ) -> None:
         """A probe point, a chunk at a time."""
         if offset is None and len(drift) == 0:
-            out.copy_(base)
+            out.copy_(base if rows is None else base[rows].view(out.shape))
             return
-        flat = base.detach().reshape(-1).clone()
-        for start, count in _chunks(out.numel()):
-            v = None
-            if offset is not None:
-                v = _direction(site, k, offset.p, start, count, out.device) * _fp32(offset.mu)
-            if len(drift):
-                total = _weighted_sum(site, 0, drift[0], start, count, out.device)
-                for j in range(1, len(drift)):
-                    total = total + _weighted_sum(site, j, drift[j], start, count, out.device)
-                total = total * _fp32(lr)
-                v = -total if v is None else v - total
-            assert v is not None
-            flat[start : start + count] += _divide(v, _root(hessian, start, count))
-        out.copy_(flat.view(out.shape))
+        if rows is None:
+            flat = torch.empty(out.numel(), dtype=out.dtype, device=out.device)
+            for span in _chunks(base):
+                span.take(flat).copy_(_point(base, hessian, site, k, offset, drift, lr, span))
+            out.copy_(flat.view(out.shape))
+            return
+        width = base[0].numel()
+        target = out.view(len(rows), width)
+        step = max(1, _CHUNK // max(1, width))
+        for i in range(0, len(rows), step):
+            span = _Span(base.device, width, rows=rows[i : i + step])
+            target[i : i + step] = _point(base, hessian, site, k, offset, drift, lr, span).view(-1, width)
 
     def update(
         self,
@@ -214,21 +270,22 @@ class TorchKernels(Kernels):
         flat = x.detach().reshape(-1).clone()
         advanced = hessian.detach().reshape(-1).clone() if hessian is not None and decay is not None else None
         sums: list[list[Tensor]] = [[] for _ in weights]
-        for start, count in _chunks(x.numel()):
-            root = _root(hessian, start, count)
-            steps = [_weighted_sum(site, k, weights[k], start, count, x.device) for k in range(len(weights))]
+        for span in _chunks(x):
+            root = _root(hessian, span)
+            steps = [_weighted_sum(site, k, weights[k], span) for k in range(len(weights))]
             total = steps[0]
             for s in steps[1:]:
                 total = total + s
-            flat[start : start + count] -= _divide(total, root) * _fp32(lr)
+            moved = span.take(flat)
+            moved -= _divide(total, root) * _fp32(lr)
             directions = [_divide(s, root) for s in steps]
             if advanced is not None and decay is not None:
-                h = advanced[start : start + count]
+                h = span.take(advanced)
                 for d in directions if decay.every_step else directions[-1:]:
                     fresh = (d * d + _fp32(decay.eps)) * _fp32(decay.nu)
                     h = h * _fp32(1.0 - decay.nu) + fresh
                     h = torch.where(h < _fp32(decay.floor), _fp32(decay.floor), h)
-                advanced[start : start + count] = h
+                span.take(advanced).copy_(h)
             if squares:
                 for k, d in enumerate(directions):
                     wide = d.to(torch.float64)
