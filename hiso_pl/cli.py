@@ -166,10 +166,11 @@ class FederatedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks around the user's own."""
         config = self._config()
-        text = self._parser(self.subcommand).dump(config, skip_unset=False)
-        plain = yaml.safe_load(text)
         model = self.model
         assert isinstance(model, FederatedModule)
+        _resolve_directions_per_forward(config, model)
+        text = self._parser(self.subcommand).dump(config, skip_unset=False)
+        plain = yaml.safe_load(text)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
@@ -238,6 +239,14 @@ def _fit_devices_to_launch(trainer: Namespace) -> None:
         gpus = torch.cuda.device_count() if trainer.accelerator in (None, "auto", "gpu", "cuda") else 0
         trainer.devices = min(gpus, local) if gpus else local
     trainer.num_nodes = max(1, runtime.world_size() // local)
+
+
+def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:
+    """Writes the number that ``auto`` stands for into the configuration, so that the run's files hold it."""
+    key = "model.optimizer.init_args.directions_per_forward"
+    if config.get(key) == "auto" and (parameters := model.trainable()):
+        config[key] = model.new_optimizer(parameters).points_per_forward()
+        log.info("directions_per_forward=auto is %d here.", config[key])
 
 
 def _one_line(text: object) -> str:

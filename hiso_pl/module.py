@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from hiso_pl.models.task_model import TaskModel
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import LocalExchange
+from hiso_pl.zeroth_order.options import DTYPES
+from hiso_pl.zeroth_order.points import CastView, cast_frozen
 from hiso_pl.zeroth_order.probe import Loss
 from hiso_pl.zeroth_order.record import RoundReport
 
@@ -61,11 +64,15 @@ class FederatedModule(LightningModule):
         self._seed = seed
         # a trial on a stand-in: options that cannot be are refused before anything else is set up
         trial = optimizer([("trial", nn.Parameter(torch.zeros(1)))])
-        if trial.param_groups[0]["seed"] not in (0, seed) or not isinstance(trial.exchange, LocalExchange):
+        own = trial.param_groups[0]["seed"]
+        if own not in (0, seed) or not isinstance(trial.exchange, LocalExchange) or trial.network is not None:
             raise ValueError(
-                f"model.optimizer's seed={trial.param_groups[0]['seed']} and exchange are set by the run: "
+                f"model.optimizer's seed={own}, exchange and network are set by the run: "
                 "give seed_everything and leave them out"
             )
+        self.compute_dtype = DTYPES[trial.compute_dtype]
+        if self.compute_dtype != torch.float32:
+            cast_frozen(network, self.compute_dtype)
         self.local_steps = int(trial.param_groups[0]["local_steps"])
         self.config: Mapping[str, Any] = {}
         self.change_on_resume: list[str] = []
@@ -75,6 +82,7 @@ class FederatedModule(LightningModule):
         self.last_validation: dict[str, float] = {}
         self.last_test: dict[str, float] = {}
         self._measured: list[Tensor] = []
+        self._view: CastView | None = None
         self._initial_digest = ""
 
     # What is optimized
@@ -93,12 +101,18 @@ class FederatedModule(LightningModule):
         if not parameters:
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
         self.exchange.device = torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
-        optimizer = self._make_optimizer(parameters)
+        optimizer = self.new_optimizer(parameters)
         optimizer.exchange = self.exchange
-        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self._seed
         if self._make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+
+    def new_optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> ZerothOrderOptimizer:
+        """An optimizer of the network as configured, at round 0."""
+        optimizer = self._make_optimizer(parameters)
+        optimizer.network = self.network
+        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self._seed
+        return optimizer
 
     @property
     def optimizer(self) -> ZerothOrderOptimizer:
@@ -153,12 +167,26 @@ class FederatedModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forgets the last measurements."""
         self._measured = []
+        self._view = None
 
-    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The network computes inside the block as it does for a round's base loss."""
+        point: AbstractContextManager[None]
+        if self.trainer.state.fn == "fit":
+            point = self.optimizer.at_base()
+        else:
+            if self._view is None:
+                self._view = CastView([p for _, p in self.trainable()], self.compute_dtype)
+            point = self._view.active()
+        with point, torch.inference_mode():
+            yield
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Evaluates one batch, formed globally and dealt whole to this rank."""
-        with torch.inference_mode():
+        with self._computing():
             evaluation = self.network.evaluate(batch)
         columns = (batch["index"], batch["label"], evaluation.prediction, evaluation.loss)
         self._measured.append(torch.stack([c.to("cpu", torch.float64) for c in columns]))
@@ -217,7 +245,7 @@ class FederatedModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Predictions and scores of one batch."""
-        with torch.inference_mode():
+        with self._computing():
             evaluation = self.network.evaluate(batch)
         return {
             "index": batch["index"],

@@ -31,6 +31,9 @@ class FederatedDataModule(LightningDataModule, ABC):
         partition: How the training examples are divided.
         hosting: How clients live on ranks. fixed: each rank is one client, and opens no other's examples. dealt: the
             slots of a round are dealt over the ranks anew each round. auto: fixed with as many ranks as clients.
+        spare_ranks: What ranks do that a dealt cohort leaves without a slot. help: they take a share of the slots'
+            probes; then losses travel instead of scalars, and every further local step takes an exchange of its own.
+            idle: they wait. auto: help with one local step, idle with more. The result is the same to the bit.
         seed: Seed of the partition, the cohorts and the minibatches; the run's seed.
         num_workers: Processes that load data beside each rank; 0 loads in the rank itself.
     """
@@ -47,6 +50,7 @@ class FederatedDataModule(LightningDataModule, ABC):
         eval_batch_size: int = 64,
         partition: Partition = IID(),  # noqa: B008 - it holds nothing that changes, and the CLI can show its options
         hosting: Literal["auto", "fixed", "dealt"] = "auto",
+        spare_ranks: Literal["auto", "idle", "help"] = "auto",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -59,12 +63,15 @@ class FederatedDataModule(LightningDataModule, ABC):
             raise ValueError(f"cohort={cohort} must be in [1, clients={clients}]")
         if hosting not in ("auto", "fixed", "dealt"):
             raise ValueError(f"hosting={hosting!r} must be one of auto, fixed, dealt")
+        if spare_ranks not in ("auto", "idle", "help"):
+            raise ValueError(f"spare_ranks={spare_ranks!r} must be one of auto, idle, help")
         self.clients = clients
         self.cohort = cohort
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.partition = partition
         self.hosting = hosting
+        self.spare_ranks = spare_ranks
         self.seed = check_seed(seed)
         self.num_workers = num_workers
 
@@ -101,6 +108,7 @@ class FederatedDataModule(LightningDataModule, ABC):
         """The rounds from the trainer's on, without an end."""
         rank, world = self._place()
         hosting = resolve_hosting(self.hosting, self.clients, world)
+        local_steps = getattr(getattr(self.trainer, "lightning_module", None), "local_steps", 1)
         rounds = Rounds(
             self.splits.train,
             sizes=self.client_sizes,
@@ -111,7 +119,8 @@ class FederatedDataModule(LightningDataModule, ABC):
             seed=self.seed,
             cohort=self.cohort,
             batch_size=self.batch_size,
-            local_steps=getattr(getattr(self.trainer, "lightning_module", None), "local_steps", 1),
+            local_steps=local_steps,
+            sharing=self.spare_ranks == "help" or (self.spare_ranks == "auto" and local_steps == 1),
         )
         # global_step is restored before this is called, so a resumed run begins at its next round.
         return self._loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)))

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
 from hiso_pl.federation.batches import draw_batch
-from hiso_pl.federation.cohort import own_slots, sample_cohort
+from hiso_pl.federation.cohort import own_slots, sample_cohort, shared_slot
 from hiso_pl.zeroth_order.interfaces import Slots
 
 
@@ -50,6 +50,7 @@ class Rounds(Dataset[Round]):
         cohort: Clients in a cohort, m.
         batch_size: Examples in a minibatch.
         local_steps: Local steps tau.
+        sharing: Whether ranks beyond the number of slots help with the slots' probes.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Rounds(Dataset[Round]):
         cohort: int,
         batch_size: int,
         local_steps: int,
+        sharing: bool = False,
     ) -> None:
         self.examples = examples
         self.sizes = sizes
@@ -76,14 +78,21 @@ class Rounds(Dataset[Round]):
         self.cohort = cohort
         self.batch_size = batch_size
         self.local_steps = local_steps
+        self.sharing = sharing and hosting == "dealt" and world > cohort
 
     def __getitem__(self, index: int) -> Round:
         """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
         clients = sample_cohort(self.seed, index, len(self.sizes), self.cohort)
-        own = own_slots(self.hosting, clients, index, self.rank, self.world)
+        shares: tuple[tuple[int, int], ...] = ()
+        own: tuple[int, ...]
+        if self.sharing:
+            slot, share = shared_slot(len(clients), index, self.rank, self.world)
+            own, shares = (slot,), (share,)
+        else:
+            own = own_slots(self.hosting, clients, index, self.rank, self.world)
         weights = tuple(float(self.sizes[client]) for client in clients)
         batches = [[self._batch(clients[slot], index, k) for k in range(self.local_steps)] for slot in own]
-        return Round(index, Slots(len(clients), own, clients, weights), batches)
+        return Round(index, Slots(len(clients), own, clients, weights, shares), batches)
 
     def _batch(self, client: int, index: int, k: int) -> Batch:
         part = self.hosted[client]

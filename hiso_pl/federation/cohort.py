@@ -71,3 +71,23 @@ def own_slots(
     if hosting == "fixed":
         return tuple(slot for slot, client in enumerate(cohort) if client == rank)
     return tuple(slot for slot in range(len(cohort)) if (slot + round) % world == rank)
+
+
+def shared_slot(cohort: int, round: int, rank: int, world: int) -> tuple[int, tuple[int, int]]:
+    """The slot whose probes this rank shares with others, where there are more ranks than slots.
+
+    Rank ``(rank + round) % world`` of a round takes slot ``.. % cohort``, so that every slot has as many ranks as any
+    other or one less, and those with more change from round to round.
+
+    Args:
+        cohort: Number of slots m.
+        round: The round r.
+        rank: This rank.
+        world: Number of ranks.
+
+    Returns:
+        The slot, and this rank's place among the ranks that share it and their number.
+    """
+    turn = (rank + round) % world
+    slot = turn % cohort
+    return slot, (turn // cohort, -(-(world - slot) // cohort))

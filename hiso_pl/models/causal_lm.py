@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from hiso_pl.models.adapters import LoRA, add_adapter
 from hiso_pl.models.loading import load_pretrained, vocabulary_size
 from hiso_pl.models.task_model import Evaluation, TaskModel, at_positions
+from hiso_pl.zeroth_order.substitution import reads_rows
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,10 @@ class CausalLMClassifier(TaskModel):
         if self.full_logits:
             return self._vocabulary_logits(batch)[:, words]
         head = _head(self.model)
-        return _project(self._hidden(batch), head.weight[words], None if head.bias is None else head.bias[words])
+        hidden = self._hidden(batch)
+        with reads_rows():
+            weight, bias = head.weight[words], None if head.bias is None else head.bias[words]
+        return _project(hidden, weight, bias)
 
     def evaluate(self, batch: dict[str, Tensor]) -> Evaluation:
         """Losses, predictions and scores from one forward pass; the prediction is always among the label words."""

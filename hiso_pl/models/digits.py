@@ -36,7 +36,7 @@ class DigitsCNN(TaskModel):
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``batch["pixels"]`` of shape ``[B, 1, 8, 8]``, fp32, shape ``[B, 10]``."""
-        x = F.max_pool2d(F.relu(self.first(batch["pixels"])), 2)  # [B, c, 4, 4]
+        x = F.max_pool2d(F.relu(self.first(batch["pixels"].to(self.head.weight.dtype))), 2)  # [B, c, 4, 4]
         x = F.max_pool2d(F.relu(self.second(x)), 2)  # [B, 2c, 2, 2]
         return self.head(x.flatten(1)).float()
 
@@ -71,7 +71,9 @@ class DigitsViT(TaskModel):
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``batch["pixels"]`` of shape ``[B, 1, 8, 8]``, fp32, shape ``[B, 10]``."""
-        patches = F.unfold(batch["pixels"], self.patch, stride=self.patch).transpose(1, 2)  # [B, T, patch^2]
+        patches = F.unfold(batch["pixels"].to(self.head.weight.dtype), self.patch, stride=self.patch).transpose(
+            1, 2
+        )  # [B, T, patch^2]
         x = self.embedding(patches) + self.positions
         for block in self.blocks:
             x = block(x)

@@ -21,12 +21,15 @@ class Slots(NamedTuple):
         own: Slots evaluated here, in the order of the losses given to ``step``.
         clients: The client in each of the m slots.
         weights: Examples held by the client of each of the m slots.
+        shares: Where processes share a slot's probes: for each own slot this process's place among those that share
+            it, and their number. Empty where every slot is evaluated by one process.
     """
 
     size: int
     own: tuple[int, ...]
     clients: tuple[int, ...]
     weights: tuple[float, ...]
+    shares: tuple[tuple[int, int], ...] = ()
 
 
 class Exchange(ABC):
@@ -64,7 +67,10 @@ class LocalExchange(Exchange):
 
 
 class Transform(ABC):
-    """What a client does to its scalars before they leave it: nothing, clipping, noise, signs."""
+    """What a client does to its scalars before they leave it: nothing, clipping, noise, signs.
+
+    It must be a function of its arguments: where processes share a client's probes, each of them computes it.
+    """
 
     @abstractmethod
     def __call__(self, scalars: NDArray[np.float32], *, round: int, client: int) -> NDArray[np.float32]:

@@ -19,19 +19,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.options import check_choices, check_count, check_numbers, check_same_shapes
+from hiso_pl.zeroth_order.options import (
+    DTYPES,
+    ComputeDtype,
+    check_choices,
+    check_count,
+    check_directions_per_forward,
+    check_numbers,
+    check_same_shapes,
+)
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, check_seed
+from hiso_pl.zeroth_order.points import Memory, Point
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
 from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
@@ -39,6 +50,7 @@ from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution, Site, check_numel
 from hiso_pl.zeroth_order.update import Update
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+from hiso_pl.zeroth_order.work import Work
 
 
 class ZerothOrderOptimizer(Optimizer):
@@ -66,7 +78,15 @@ class ZerothOrderOptimizer(Optimizer):
         num_directions_schedule: How P follows the round, rounded to an integer; constant unless given.
         seed: The 64-bit seed of the directions.
         exchange: The one collective of a round; a single process needs none.
-        backend: Kernels: ``auto``, ``reference``, ``numba`` or ``torch``. All give the same bits.
+        backend: Kernels: ``auto``, ``reference``, ``numba``, ``triton`` or ``torch``. All give the same bits.
+        memory: ``fast`` keeps one more copy of the trainable parameters for displaced points; ``low`` displaces the
+            weights of each operator while it runs, and does so again for every client. Both give the same bits.
+        compute_dtype: What the forward passes of probes compute in, ``float32``, ``bfloat16`` or ``float16``;
+            displaced weights are written in it, x and H stay fp32, and the loss must be computed from fp32 logits.
+        directions_per_forward: Points evaluated in one forward pass, where a small part of a network is trained;
+            ``auto`` decides by that part's size. Other numbers give the same scalars up to rounding.
+        network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
+            not look up; more than one direction in a forward pass cannot do without.
 
     Raises:
         ValueError: If an option cannot be, or a parameter is not fp32.
@@ -90,11 +110,22 @@ class ZerothOrderOptimizer(Optimizer):
         seed: int = 0,
         exchange: Exchange | None = None,
         backend: Backend = "auto",
+        memory: Memory = "fast",
+        compute_dtype: ComputeDtype = "float32",
+        directions_per_forward: int | Literal["auto"] = 1,
+        network: nn.Module | None = None,
     ) -> None:
         if isinstance(lr, Tensor):
             lr = float(lr)
         check_numbers(lr, mu, num_directions, local_steps)
-        check_choices(difference=difference, distribution=distribution, backend=backend)
+        check_choices(
+            difference=difference,
+            distribution=distribution,
+            backend=backend,
+            memory=memory,
+            compute_dtype=compute_dtype,
+        )
+        check_directions_per_forward(directions_per_forward, memory)
         defaults = {
             "lr": lr,
             "mu": mu,
@@ -116,6 +147,10 @@ class ZerothOrderOptimizer(Optimizer):
         self.num_directions_schedule = num_directions_schedule
         self.exchange = exchange or LocalExchange()
         self.backend: Backend = backend
+        self.memory: Memory = memory
+        self.compute_dtype: ComputeDtype = compute_dtype
+        self.directions_per_forward: int | Literal["auto"] = directions_per_forward
+        self.network = network
         self.report: RoundReport | None = None
         self.record: RoundRecord | None = None
         self._intact = True
@@ -177,8 +212,45 @@ class ZerothOrderOptimizer(Optimizer):
             if len(devices) != 1:
                 raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
             self._kernels = select(self.backend, devices.pop())
-            self._probe = Probe(self.parameters, self._kernels, self.preconditioner)
+            self._probe = Probe(
+                self.parameters,
+                self._kernels,
+                self.preconditioner,
+                network=self.network,
+                memory=self.memory,
+                dtype=DTYPES[self.compute_dtype],
+                per_forward=self.points_per_forward(),
+            )
         return self._kernels, self._probe
+
+    def points_per_forward(self) -> int:
+        """``directions_per_forward`` as a number.
+
+        Raises:
+            ValueError: If it is not 1 and the network is not known.
+        """
+        if self.directions_per_forward == 1:
+            return 1
+        if self.network is None:
+            raise ValueError(
+                f"directions_per_forward={self.directions_per_forward} needs network=, the module that is trained"
+            )
+        # of the number of directions itself, not of a schedule's: a resumed run must find the same
+        directions = int(self._group["num_directions"])
+        return resolve(
+            self.directions_per_forward,
+            points=directions + 1 if self._group["difference"] == "forward" else 2 * directions,
+            trained=sum(p.numel() for p in self.parameters),
+            total=sum(p.numel() for p in self.network.parameters()),
+        )
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """Inside the block the network computes at x as it does for a round's base loss: in ``compute_dtype``."""
+        _, probe = self._tools()
+        point = Point(self._sites(self.round), self.hessians)
+        with probe.at(point):
+            yield
 
     def _sites(self, round: int) -> list[Site]:
         seed, distribution = self._group["seed"], self._group["distribution"]
@@ -218,19 +290,11 @@ class ZerothOrderOptimizer(Optimizer):
         plan = self._plan()
         _, probe = self._tools()
 
+        work = Work(probe, plan, losses, slots, self.exchange, self.transform)
+        displacing = probe.displacing_s
         started = time.perf_counter()
-        scalars, first = probe.scalars(losses, plan, self.hessians)
-        probe_s = time.perf_counter() - started
-
-        if self.transform is not None:
-            for i, slot in enumerate(slots.own):
-                scalars[i] = self.transform(scalars[i], round=self.round, client=slots.clients[slot])
-        tau, directions = plan.local_steps, plan.directions
-        width = tau * directions
-        # a slot's row: its scalars, and for the log the loss it started from
-        rows = np.concatenate([scalars.reshape(len(losses), width), first[:, None]], axis=1)
-        every = self.exchange(torch.from_numpy(rows), slots).numpy()
-        sent = every[:, :width].reshape(slots.size, tau, directions)
+        sent, first = work.shared() if slots.shares else work.alone()
+        probe_s = time.perf_counter() - started - work.exchange_s
 
         started = time.perf_counter()
         record = self._aggregate(sent, slots, plan)
@@ -239,7 +303,7 @@ class ZerothOrderOptimizer(Optimizer):
 
         present = np.ones(slots.size, dtype=bool)
         present[list(record.dropped)] = False
-        loss = math.fsum(every[present, width].tolist()) / int(present.sum()) if present.any() else None
+        loss = math.fsum(first[present].tolist()) / int(present.sum()) if present.any() else None
         self.report = RoundReport(
             round=record.round,
             loss=loss,
@@ -247,12 +311,14 @@ class ZerothOrderOptimizer(Optimizer):
             dropped=record.dropped,
             lr=record.lr,
             mu=record.mu,
-            directions=directions,
+            directions=plan.directions,
             probe_s=probe_s,
             update_s=update_s,
             forwards=plan.forwards * slots.size,
             sent=sent,
-            slot_losses=every[:, width],
+            slot_losses=first,
+            displace_s=probe.displacing_s - displacing,
+            exchange_s=work.exchange_s,
         )
         return torch.tensor(math.nan if loss is None else loss, dtype=torch.float32)
 
@@ -267,7 +333,7 @@ class ZerothOrderOptimizer(Optimizer):
         if not (mu > 0.0 and math.isfinite(mu)):
             raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
         lr, tau = float(group["lr"]), int(group["local_steps"])
-        return Plan(self._sites(round), mu, lr, directions, tau, group["difference"])
+        return Plan(self._sites(round), self.hessians, mu, lr, directions, tau, group["difference"])
 
     def _aggregate(self, sent: np.ndarray, slots: Slots, plan: Plan) -> RoundRecord:
         present = np.isfinite(sent).all(axis=(1, 2))

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
 
-CHOICES = {"difference": ("forward", "central"), "distribution": DISTRIBUTIONS, "backend": BACKENDS}
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHOICES = {
+    "difference": ("forward", "central"),
+    "distribution": DISTRIBUTIONS,
+    "backend": BACKENDS,
+    "memory": ("fast", "low"),
+    "compute_dtype": tuple(DTYPES),
+}
 
 
 def check_numbers(lr: float, mu: float, num_directions: int, local_steps: int) -> None:
@@ -47,6 +57,20 @@ def check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(CHOICES[name])}")
+
+
+def check_directions_per_forward(value: int | str, memory: str) -> None:
+    """Refuses what is neither a number of points nor ``auto``, and what no memory is meant for.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"directions_per_forward={value!r} must be at least 1, or 'auto'")
+    if value != 1 and memory == "low":
+        raise ValueError(
+            f"directions_per_forward={value} must be 1 with memory='low': several points at once take several copies"
+        )
 
 
 def check_same_shapes(name: str, found: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:

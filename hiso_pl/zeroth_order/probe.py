@@ -1,7 +1,4 @@
-r"""Probes: losses at displaced points, with the base weights untouched to the bit.
-
-A displaced point is written to scratch memory of the parameters' size, and the parameters' ``data`` point there while
-the loss runs. Nothing is ever added to the weights and taken off again, so nothing drifts.
+r"""Probes: losses at displaced points, and the scalars they give.
 
 .. math::
 
@@ -12,25 +9,38 @@ Both are evaluated in float64 from fp32 losses and rounded to fp32 once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from hiso_pl.zeroth_order.batched import BatchedPoints
 from hiso_pl.zeroth_order.kernels import Kernels, Offset
+from hiso_pl.zeroth_order.points import (
+    LeanPoints,
+    Memory,
+    Point,
+    Points,
+    WholePoints,
+    Writer,
+    checked,
+    displacements_in_ulps,
+    read_by_rows,
+)
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.streams import Site
+
+log = logging.getLogger(__name__)
 
 Loss = Callable[[int], Tensor]
 """A slot's loss: the local step k in, the scalar fp32 loss on that step's minibatch out."""
 
 Difference = Literal["forward", "central"]
-
-_NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 
 
 def directional_weights(scalars: NDArray[np.float32], directions: int) -> NDArray[np.float32]:
@@ -43,6 +53,7 @@ class Plan(NamedTuple):
 
     Attributes:
         sites: Each tensor's stream in this round.
+        hessians: H of the round, for each tensor.
         mu: Size of the displacements.
         lr: Learning rate of the local moves.
         directions: P.
@@ -51,6 +62,7 @@ class Plan(NamedTuple):
     """
 
     sites: list[Site]
+    hessians: list[Tensor | None]
     mu: float
     lr: float
     directions: int
@@ -58,9 +70,37 @@ class Plan(NamedTuple):
     difference: Difference
 
     @property
+    def offsets(self) -> list[Offset | None]:
+        """Where a local step is probed, in order."""
+        if self.difference == "forward":
+            return [None, *(Offset(p, self.mu) for p in range(self.directions))]
+        return [Offset(p, sign * self.mu) for p in range(self.directions) for sign in (1.0, -1.0)]
+
+    @property
     def forwards(self) -> int:
         """Forwards of one slot."""
-        return self.local_steps * (self.directions + 1 if self.difference == "forward" else 2 * self.directions)
+        return self.local_steps * len(self.offsets)
+
+    def point(self, k: int, offset: Offset | None, drift: NDArray[np.float32]) -> Point:
+        """The point at an offset from a slot's local point."""
+        return Point(self.sites, self.hessians, self.lr, k, offset, drift)
+
+    def scalars(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The scalars of losses in the order of :attr:`offsets`: the last dimension goes from points to directions."""
+        wide = values.astype(np.float64)
+        with np.errstate(all="ignore"):
+            if self.difference == "forward":
+                g = (wide[..., 1:] - wide[..., :1]) / self.mu
+            else:
+                g = (wide[..., 0::2] - wide[..., 1::2]) / (2.0 * self.mu)
+            return g.astype(np.float32)
+
+    def first_losses(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The loss that a slot starts from, by the first step's losses: for the log."""
+        with np.errstate(all="ignore"):
+            if self.difference == "forward":
+                return values[..., 0]
+            return values.astype(np.float64).mean(axis=-1).astype(np.float32)
 
 
 class Probe:
@@ -70,124 +110,132 @@ class Probe:
         parameters: The trainable parameters, in tensor order.
         kernels: What writes the displaced points.
         preconditioner: How directions are preconditioned.
+        network: The module the parameters belong to, if known.
+        memory: How much of a displaced point exists at a time.
+        dtype: What displaced weights are stored in.
+        per_forward: Points evaluated in one forward pass.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], kernels: Kernels, preconditioner: Preconditioner) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        kernels: Kernels,
+        preconditioner: Preconditioner,
+        network: nn.Module | None = None,
+        memory: Memory = "fast",
+        dtype: torch.dtype = torch.float32,
+        per_forward: int = 1,
+    ) -> None:
         self._parameters = parameters
-        self._kernels = kernels
-        self._preconditioner = preconditioner
-        # one more copy of the trainable parameters, kept: strides as theirs, so that a probe runs the same forward
-        self._scratch = [torch.empty_like(p, requires_grad=False) for p in parameters]
+        self._network = network
+        self._memory = memory
+        self._dtype = dtype
+        self._writer = Writer(parameters, kernels, preconditioner)
+        self._points: Points | None = None
+        self._told = dtype == torch.float32
+        self._batched = None
+        if per_forward > 1:
+            assert network is not None
+            self._batched = BatchedPoints(parameters, self._writer, dtype, network, per_forward)
 
-    def scalars(
-        self, losses: Sequence[Loss], plan: Plan, hessians: Sequence[Tensor | None]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The scalars of every slot hosted here.
+    @property
+    def displacing_s(self) -> float:
+        """Host time spent writing points so far."""
+        return self._writer.seconds
 
-        At k = 0 all slots stand at the same x, so each displaced point is written once and every slot evaluated there.
-        Later each slot stands at its own local point, which is never stored: every probe is one pass from x.
+    def at(self, point: Point) -> AbstractContextManager[None]:
+        """The parameters stand at the point inside the block."""
+        if point.at_x and self._dtype == torch.float32:
+            return nullcontext()
+        return (self._points or self._whole()).at(point)
+
+    def losses(
+        self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Losses of one local step of slots that stand at the same local point.
 
         Args:
             losses: One for each slot.
+            k: The local step.
+            drift: The weights of the slots' own earlier local steps, shape ``[k, P]``.
             plan: What to probe.
-            hessians: H of the round, for each tensor.
+            chosen: Which of ``plan.offsets`` to evaluate.
 
         Returns:
-            Scalars g, shape ``[slots, tau, P]``, and the loss at the start of the round, shape ``[slots]``.
+            fp32, shape ``[slots, chosen]``.
 
         Raises:
             ValueError: If a loss is not one fp32 number.
         """
-        g = np.full((len(losses), plan.local_steps, plan.directions), np.nan, dtype=np.float32)
-        start = np.full(len(losses), np.nan, dtype=np.float32)
-        everyone = list(range(len(losses)))
-        if everyone:
-            g[:, 0], start[:] = self._step(losses, everyone, 0, _NO_DRIFT, plan, hessians)
-        for k in range(1, plan.local_steps):
-            for i in everyone:
-                drift = directional_weights(g[i, :k], plan.directions)
-                if np.isfinite(drift).all():  # else the slot is out of the round whatever follows
-                    g[i, k], _ = self._step(losses, [i], k, drift, plan, hessians)
-        return g, start
-
-    def _step(
-        self,
-        losses: Sequence[Loss],
-        slots: list[int],
-        k: int,
-        drift: NDArray[np.float32],
-        plan: Plan,
-        hessians: Sequence[Tensor | None],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scalars ``[slots, P]`` and first losses ``[slots]`` of one local step."""
-
-        def evaluate(offset: Offset | None) -> list[Tensor]:
-            with self._displaced(k, offset, drift, plan, hessians), torch.inference_mode():
-                return [_checked(losses[i](k)) for i in slots]
-
-        points: list[Offset | None] = [None] if plan.difference == "forward" else []
-        for p in range(plan.directions):
-            points.append(Offset(p, plan.mu))
-            if plan.difference == "central":
-                points.append(Offset(p, -plan.mu))
-        # one transfer to the host for all losses of the step
-        rows = torch.stack([torch.stack(evaluate(point)) for point in points])
-        values = rows.cpu().numpy().astype(np.float64)  # [points, slots]
-        with np.errstate(all="ignore"):
-            if plan.difference == "forward":
-                g = (values[1:] - values[0]) / plan.mu
-                first = values[0]
-            else:
-                g = (values[0::2] - values[1::2]) / (2.0 * plan.mu)
-                first = values.mean(axis=0)
-            return g.T.astype(np.float32), first.astype(np.float32)
-
-    @contextmanager
-    def _displaced(
-        self,
-        k: int,
-        offset: Offset | None,
-        drift: NDArray[np.float32],
-        plan: Plan,
-        hessians: Sequence[Tensor | None],
-    ) -> Iterator[None]:
-        """The parameters stand at a displaced point inside the block, and at x again, untouched, after it."""
-        if offset is None and len(drift) == 0:
-            yield
-            return
-        for out, base, hessian, site in zip(self._scratch, self._parameters, hessians, plan.sites, strict=True):
-            if out.numel():
-                self._write(out, base.detach(), hessian, site, k, offset, drift, plan.lr)
-        bases = [p.data for p in self._parameters]
+        points = [plan.point(k, plan.offsets[i], drift) for i in chosen]
+        if not self._told:
+            self._told = True
+            self._warn_of_lost(plan)
+        if self._batched is not None:
+            return self._batched.losses([_At(loss, k) for loss in losses], points)
+        way = self._learnt(lambda: losses[0](k))
+        reason = "it reads some in a way that cannot be followed"
+        values: NDArray[np.float32] | None = None
         try:
-            for p, out in zip(self._parameters, self._scratch, strict=True):
-                p.data = out
-            yield
-        finally:
-            for p, base in zip(self._parameters, bases, strict=True):
-                p.data = base
+            values = self._evaluate(way, losses, k, points)
+        except (RuntimeError, IndexError) as error:
+            if not way.partial:
+                raise
+            reason = str(error).strip().split("\n")[0]
+        if values is not None and (not way.partial or np.isfinite(values).all()):
+            return values
+        # NaN stands where a weight was not expected to be read: is this such a place, or is it the network itself?
+        everything = self._whole()
+        whole = self._evaluate(everything, losses, k, points)
+        if values is None or not np.array_equal(whole, values, equal_nan=True):
+            log.warning("All weights of %s are displaced whole: %s.", self._described(), reason)
+            self._points = everything
+        return whole
 
-    def _write(
-        self,
-        out: Tensor,
-        base: Tensor,
-        hessian: Tensor | None,
-        site: Site,
-        k: int,
-        offset: Offset | None,
-        drift: NDArray[np.float32],
-        lr: float,
-    ) -> None:
-        if not self._preconditioner.structured:
-            self._kernels.displace(out, base, hessian, site, k, offset, drift, lr)
-            return
-        zeros = torch.zeros_like(base)
-        self._kernels.displace(out, zeros, None, site, k, offset, drift, lr)
-        out.copy_(base + self._preconditioner.divide(out, hessian))
+    def _evaluate(self, way: Points, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> NDArray[np.float32]:
+        rows = []
+        for point in points:
+            with way.at(point), torch.inference_mode():
+                rows.append(torch.stack([checked(loss(k)) for loss in losses]))
+        # one transfer to the host for all losses of the step
+        return torch.stack(rows).cpu().numpy().T
+
+    def _warn_of_lost(self, plan: Plan) -> None:
+        """Says so if most displacements are too small for the type that displaced weights are stored in."""
+        share = displacements_in_ulps(self._parameters, plan.hessians, plan.mu, self._dtype)
+        if share < 1.0:
+            log.warning(
+                "mu=%g moves the median weight by %.2g units in the last place of %s, so most displacements are "
+                "rounded away: raise mu, or compute in float32.",
+                plan.mu,
+                share,
+                str(self._dtype).removeprefix("torch."),
+            )
+
+    def _whole(self) -> Points:
+        return WholePoints(self._parameters, self._writer, self._dtype)
+
+    def _described(self) -> str:
+        return "the network" if self._network is None else type(self._network).__name__
+
+    def _learnt(self, evaluate: Callable[[], object]) -> Points:
+        """How points are made to be seen; found out by the first forward pass."""
+        if self._points is None:
+            self._points = self._find_way(evaluate)
+        return self._points
+
+    def _find_way(self, evaluate: Callable[[], object]) -> Points:
+        if self._memory == "low":
+            return LeanPoints(self._parameters, self._writer, self._dtype)
+        by_rows = read_by_rows(self._parameters, self._network, evaluate)
+        return WholePoints(self._parameters, self._writer, self._dtype, by_rows)
 
 
-def _checked(loss: Tensor) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.dtype != torch.float32:
-        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"a loss must be one float32 number, computed from float32 logits; got {what}")
-    return loss.detach().reshape(())
+class _At:
+    """A slot's loss at one local step."""
+
+    def __init__(self, loss: Loss, k: int) -> None:
+        self._loss, self._k = loss, k
+
+    def __call__(self) -> Tensor:
+        return self._loss(self._k)

@@ -70,6 +70,8 @@ class RoundReport(NamedTuple):
         forwards: Forwards of the whole cohort.
         sent: Scalars of every slot as exchanged, shape ``[m, tau, P]``.
         slot_losses: Loss of every slot at the start of the round, shape ``[m]``.
+        displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
+        exchange_s: Seconds this process spent in the exchange, waiting for others included.
     """
 
     round: int
@@ -84,3 +86,5 @@ class RoundReport(NamedTuple):
     forwards: int
     sent: NDArray[np.float32]
     slot_losses: NDArray[np.float32]
+    displace_s: float = 0.0
+    exchange_s: float = 0.0

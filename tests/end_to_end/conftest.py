@@ -311,6 +311,13 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
     # as many clients as ranks on three, where a client is a rank; dealt on one and two
     "fixed": ((1, 2, 3), [f"{DATA}.clients", "3", f"{DATA}.cohort", "2"]),
     "nan": ((1, 2), ["--model.network", "meddling.NaNForLabel"]),
+    # fewer slots than ranks: the others help, by themselves with one local step and when asked with more
+    "spare": ((1, 3, 4), [f"{DATA}.cohort", "2"]),
+    "spare with steps": (
+        (1, 3),
+        [*(f"{DATA}.cohort", "1", f"{DATA}.spare_ranks", "help", f"{METHOD}.local_steps", "3")],
+    ),
+    "16 bit": ((1, 2), [f"{METHOD}.compute_dtype", "bfloat16", f"{METHOD}.memory", "low", f"{METHOD}.mu", "0.02"]),
     "small": ((1, 2), ["--trainer.callbacks+", of_class("meddling.Collectives", path="{root}/small-seen")]),
     "large": (
         (2,),
@@ -367,7 +374,9 @@ def matrix(run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str]) ->
                 (name, ["fit", "--config", BASE, *args]) for name, (counts, args) in FIT_JOBS.items() if ranks in counts
             ]
             if ranks in (1, 2):
-                jobs.append(("lora", ["fit", *text_args, "--model.network.peft", '{"r": 2, "alpha": 4}']))
+                lora = ["fit", *text_args, "--model.network.peft", '{"r": 2, "alpha": 4}']
+                jobs.append(("lora", lora))
+                jobs.append(("lora batched", [*lora, f"{METHOD}.directions_per_forward", "auto"]))
             if ranks in (1, 3):
                 for name in ("validate", "test", "predict"):
                     metrics = of_class("meddling.Metrics", path=f"{{root}}/{name}-metrics")

@@ -18,7 +18,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("vit", (3,)),
         ("fixed", (2, 3)),
         ("lora", (2,)),
+        ("lora batched", (2,)),
         ("nan", (2,)),
+        ("spare", (3, 4)),
+        ("spare with steps", (3,)),
+        ("16 bit", (2,)),
     ],
 )
 def test_every_number_of_ranks_gives_the_same_bits(matrix, name, counts):
@@ -73,5 +77,12 @@ def test_predictions_are_each_example_once_and_in_order(matrix):
 
 
 def test_the_options_of_these_runs_act(matrix):
-    names = ("default", "options", "weighted", "vit", "fixed", "nan", "lora")
+    names = ("default", "options", "weighted", "vit", "fixed", "nan", "lora", "spare", "spare with steps", "16 bit")
     assert len({matrix(1)[name].summary["digest"] for name in names}) == len(names)
+
+
+def test_spare_ranks_help_and_their_exchanges_are_counted(matrix):
+    helped, steps = matrix(3)["spare"].summary, matrix(3)["spare with steps"].summary
+    # rounds x (slots x losses of a local step + a ballot) fp32 numbers, once a round or once a local step
+    assert helped["comm"]["measured_kb"] * 1024 == 12 * (2 * 4 + 1) * 4
+    assert steps["comm"]["measured_kb"] * 1024 == 12 * 3 * (1 * 4 + 1) * 4

@@ -1,0 +1,305 @@
+"""Evaluating a network at displaced points, with the base weights untouched to the bit.
+
+Displaced values go to memory of their own and the parameters' ``data`` point there while a loss runs. Nothing is ever
+added to the weights and taken off again, so nothing drifts. How much of a point exists at a time is a choice:
+
+* :class:`WholePoints`, ``memory: fast``: all of it, in one more copy of the trainable parameters, save the tables of
+  which a forward pass looks up rows. A point is written once and serves any number of evaluations.
+* :class:`LeanPoints`, ``memory: low``: of each operator the weights, while it runs. Every evaluation writes them anew.
+
+Both give the operators the same values, so the same bits come out.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hiso_pl.zeroth_order.kernels import Kernels, Offset
+from hiso_pl.zeroth_order.preconditioner import Preconditioner
+from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.substitution import Reads, Substitution, mark_embeddings
+
+Memory = Literal["fast", "low"]
+
+_SAMPLE = 4096
+_MEDIAN = 0.6745
+
+NO_DRIFT = np.empty((0, 1), dtype=np.float32)
+
+
+class Point(NamedTuple):
+    r"""Where to evaluate: :math:`x + (\pm\mu u_p - \eta S) / \sqrt{H}`.
+
+    Attributes:
+        sites: Each tensor's stream in the round.
+        hessians: H of the round, for each tensor.
+        lr: Learning rate of the local moves.
+        k: Local step.
+        offset: Direction and signed mu; None for the local point itself.
+        drift: Weights of the client's own earlier local steps, shape ``[k, P]``.
+    """
+
+    sites: Sequence[Site]
+    hessians: Sequence[Tensor | None]
+    lr: float = 0.0
+    k: int = 0
+    offset: Offset | None = None
+    drift: NDArray[np.float32] = NO_DRIFT
+
+    @property
+    def at_x(self) -> bool:
+        """Whether this is x itself."""
+        return self.offset is None and len(self.drift) == 0
+
+
+class Writer:
+    """Writes points, and counts the time that takes on the host.
+
+    Args:
+        parameters: The trainable parameters, in tensor order.
+        kernels: The passes over memory.
+        preconditioner: How directions are divided.
+
+    Attributes:
+        bases: x: the parameters' own memory.
+        seconds: Host time spent writing so far.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], kernels: Kernels, preconditioner: Preconditioner) -> None:
+        self._parameters = parameters
+        self._kernels = kernels
+        self._preconditioner = preconditioner
+        self.bases: list[Tensor] = []
+        self.seconds = 0.0
+
+    def look(self) -> None:
+        """Takes the parameters' memory as x. To be called while no point is being evaluated."""
+        self.bases = [p.data for p in self._parameters]
+
+    def write(self, t: int, out: Tensor, point: Point, rows: Tensor | None = None) -> None:
+        """Writes tensor ``t`` of a point, or rows of it."""
+        if out.numel() == 0:
+            return
+        started = time.perf_counter()
+        base, hessian, site = self.bases[t], point.hessians[t], point.sites[t]
+        k, offset, drift, lr = point.k, point.offset, point.drift, point.lr
+        if not self._preconditioner.structured or point.at_x:
+            self._kernels.displace(out, base, hessian, site, k, offset, drift, lr, rows)
+        else:
+            moved = torch.empty_like(base)
+            self._kernels.displace(moved, torch.zeros_like(base), None, site, k, offset, drift, lr)
+            whole = base + self._preconditioner.divide(moved, hessian)
+            out.copy_(whole if rows is None else whole[rows].view(out.shape))
+        self.seconds += time.perf_counter() - started
+
+
+@contextmanager
+def _standing_at(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """The parameters' data are ``values`` inside the block, and what they were after it."""
+    bases = [p.data for p in parameters]
+    try:
+        for p, value in zip(parameters, values, strict=True):
+            p.data = value
+        yield
+    finally:
+        for p, base in zip(parameters, bases, strict=True):
+            p.data = base
+
+
+def _absent(p: Tensor, dtype: torch.dtype) -> Tensor:
+    """Stands for values that exist nowhere: of the right shape and type, and NaN wherever it is read after all."""
+    return torch.full((1,) * p.dim(), float("nan"), dtype=dtype, device=p.device).expand(p.shape)
+
+
+class Points(ABC):
+    """Lets a network's forward passes see a displaced point.
+
+    Args:
+        parameters: The trainable parameters, in tensor order.
+        writer: What writes points.
+        dtype: What displaced weights are stored in, and so what the forward pass computes in.
+
+    Attributes:
+        partial: Whether some weights are absent, as NaN, where nothing says that they are read.
+    """
+
+    partial = False
+
+    def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
+        self._parameters = parameters
+        self._writer = writer
+        self._dtype = dtype
+        self._point: Point | None = None
+
+    def at(self, point: Point) -> AbstractContextManager[None]:
+        """The parameters stand at the point inside the block, and at x again, untouched, after it."""
+        if point.at_x and self._dtype == torch.float32:
+            return nullcontext()
+        self._writer.look()
+        return self._at(point)
+
+    @abstractmethod
+    def _at(self, point: Point) -> AbstractContextManager[None]: ...
+
+    def _write(self, t: int, out: Tensor, rows: Tensor | None) -> None:
+        """Writes of the current point what an operator takes."""
+        assert self._point is not None
+        self._writer.write(t, out, self._point, rows)
+
+
+class WholePoints(Points):
+    """A point in one more copy of the trainable parameters, kept between points.
+
+    Args:
+        parameters: See :class:`Points`.
+        writer: See :class:`Points`.
+        dtype: See :class:`Points`.
+        by_rows: Positions of parameters that are read by rows at marked places, or not at all: they are not copied.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype, by_rows: frozenset[int] = frozenset()
+    ) -> None:
+        super().__init__(parameters, writer, dtype)
+        self.by_rows = by_rows
+        self.partial = bool(by_rows)
+        # strides as the parameters', so that a probe runs the same forward pass
+        self._values = [
+            _absent(p, dtype) if t in by_rows else torch.empty_like(p, dtype=dtype, requires_grad=False)
+            for t, p in enumerate(parameters)
+        ]
+
+        self._rows = Substitution(parameters, self._write, dtype, everywhere=False) if by_rows else None
+
+    @contextmanager
+    def _at(self, point: Point) -> Iterator[None]:
+        for t, out in enumerate(self._values):
+            if t not in self.by_rows:
+                self._writer.write(t, out, point)
+        self._point = point
+        rows = nullcontext() if self._rows is None else self._rows.active()
+        with _standing_at(self._parameters, self._values), rows:
+            yield
+
+
+class LeanPoints(Points):
+    """A point of which no more exists at a time than the running operator takes.
+
+    Args:
+        parameters: See :class:`Points`.
+        writer: See :class:`Points`.
+        dtype: See :class:`Points`.
+    """
+
+    partial = True
+
+    def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
+        super().__init__(parameters, writer, dtype)
+        self._values = [_absent(p, dtype) for p in parameters]
+        self._watch = Substitution(parameters, self._write, dtype, everywhere=True)
+
+    @contextmanager
+    def _at(self, point: Point) -> Iterator[None]:
+        self._point = point
+        with _standing_at(self._parameters, self._values), self._watch.active():
+            yield
+
+
+class CastView:
+    """The parameters in another storage type, for forward passes at x where nothing is probed.
+
+    Args:
+        parameters: The parameters.
+        dtype: The type; fp32 leaves them as they are.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
+        self._parameters = parameters
+        self._values = [] if dtype == torch.float32 else [p.data.to(dtype) for p in parameters]
+
+    def active(self) -> AbstractContextManager[None]:
+        """The parameters are the cast ones inside the block."""
+        return _standing_at(self._parameters, self._values) if self._values else nullcontext()
+
+
+def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
+    """Stores the floating-point parameters that are not trained in another type, for good; buffers stay as they are."""
+    for p in network.parameters():
+        if not p.requires_grad and p.is_floating_point():
+            p.data = p.data.to(dtype)
+
+
+def displacements_in_ulps(
+    parameters: Sequence[Tensor], hessians: Sequence[Tensor | None], mu: float, dtype: torch.dtype
+) -> float:
+    r"""How far a direction moves the weights in units in the last place of a type, in the median over weights.
+
+    .. math:: \mathrm{median}\; \frac{\mu\, m / \sqrt{H}}{\mathrm{ulp}(x)}
+
+    with m = 0.6745, the median of a standard normal's magnitude, over at most 4096 evenly spaced weights a tensor.
+
+    Args:
+        parameters: x.
+        hessians: H, for each tensor.
+        mu: Size of the displacements.
+        dtype: The type.
+    """
+    found = []
+    for p, h in zip(parameters, hessians, strict=True):
+        step = max(1, p.numel() // _SAMPLE)
+        x = p.detach().reshape(-1)[::step].abs().double()
+        root = torch.ones_like(x)
+        if h is not None and h.numel() in (1, p.numel()):
+            root = h.reshape(-1)[:: step if h.numel() == p.numel() else 1].double().sqrt()
+        info = torch.finfo(dtype)
+        ulp = info.eps * torch.exp2(torch.floor(torch.log2(x.clamp(min=info.tiny))))
+        found.append((mu * _MEDIAN / root / ulp).expand(x.shape))
+    return float(torch.cat(found).median())
+
+
+def read_by_rows(
+    parameters: Sequence[Tensor], network: nn.Module | None, evaluate: Callable[[], object]
+) -> frozenset[int]:
+    """Finds the parameters that need not be displaced whole, by watching one forward pass.
+
+    Args:
+        parameters: The trainable parameters, in tensor order.
+        network: Whose embeddings are marked as reading rows.
+        evaluate: Runs the forward pass.
+
+    Returns:
+        Positions of the parameters that no operator took whole.
+    """
+    if network is None or any(_is_compiled(module) for module in network.modules()):
+        return frozenset()
+    mark_embeddings(network)
+    reads = Reads({id(p): t for t, p in enumerate(parameters)})
+    with torch.inference_mode(), reads.watch():
+        evaluate()
+    return frozenset(range(len(parameters))) - reads.whole
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether operators run where no dispatch mode sees them."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def checked(loss: Tensor) -> Tensor:
+    """A loss as a scalar tensor.
+
+    Raises:
+        ValueError: If it is not one fp32 number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.dtype != torch.float32:
+        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"a loss must be one float32 number, computed from float32 logits; got {what}")
+    return loss.detach().reshape(())
