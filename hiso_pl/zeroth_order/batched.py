@@ -109,9 +109,8 @@ class BatchedPoints:
         if not self._stacks or len(self._stacks[0]) != len(group):
             self._stacks = []  # the old ones go first
             self._stacks = [p.new_empty((len(group), *p.shape), dtype=self._dtype) for p in self._parameters]
-        for t, stack in enumerate(self._stacks):
-            for i, point in enumerate(group):
-                self._writer.write(t, stack[i], point)
+        for i, point in enumerate(group):
+            self._writer.write_all({t: stack[i] for t, stack in enumerate(self._stacks)}, point)
         return self._stacks
 
     def _evaluate(self, loss: Callable[[], Tensor], stacks: dict[str, Tensor]) -> Tensor:

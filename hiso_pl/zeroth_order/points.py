@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -90,8 +90,8 @@ class Writer:
         if out.numel() == 0:
             return
         started = time.perf_counter()
-        base, hessian, site = self.bases[t], point.hessians[t], point.sites[t]
         k, offset, drift, lr = point.k, point.offset, point.drift, point.lr
+        base, hessian, site = self.bases[t], point.hessians[t], point.sites[t]
         if not self._preconditioner.structured or point.at_x:
             self._kernels.displace(out, base, hessian, site, k, offset, drift, lr, rows)
         else:
@@ -99,6 +99,26 @@ class Writer:
             self._kernels.displace(moved, torch.zeros_like(base), None, site, k, offset, drift, lr)
             whole = base + self._preconditioner.divide(moved, hessian)
             out.copy_(whole if rows is None else whole[rows].view(out.shape))
+        self.seconds += time.perf_counter() - started
+
+    def write_all(self, outs: Mapping[int, Tensor], point: Point) -> None:
+        """Writes several tensors of a point, each whole, by their positions."""
+        if self._preconditioner.structured:
+            for t, out in outs.items():
+                self.write(t, out, point)
+            return
+        started = time.perf_counter()
+        chosen = [t for t, out in outs.items() if out.numel()]
+        self._kernels.displace_all(
+            [outs[t] for t in chosen],
+            [self.bases[t] for t in chosen],
+            [point.hessians[t] for t in chosen],
+            [point.sites[t] for t in chosen],
+            point.k,
+            point.offset,
+            point.drift,
+            point.lr,
+        )
         self.seconds += time.perf_counter() - started
 
 
@@ -182,9 +202,7 @@ class WholePoints(Points):
 
     @contextmanager
     def _at(self, point: Point) -> Iterator[None]:
-        for t, out in enumerate(self._values):
-            if t not in self.by_rows:
-                self._writer.write(t, out, point)
+        self._writer.write_all({t: out for t, out in enumerate(self._values) if t not in self.by_rows}, point)
         self._point = point
         rows = nullcontext() if self._rows is None else self._rows.active()
         with _standing_at(self._parameters, self._values), rows:

@@ -44,26 +44,31 @@ class Update:
     ) -> None:
         """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end."""
         squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
-        for t, (x, hessian, state, site) in enumerate(zip(parameters, hessians, states, sites, strict=True)):
-            if x.numel():
-                sums = self._tensor(x, hessian, state, site)
+        filled = [t for t, x in enumerate(parameters) if x.numel()]
+        if self.preconditioner.structured or not self.rule.fused:
+            for t in filled:
+                sums = self._by_buffer(parameters[t], hessians[t], states[t], sites[t])
                 squares[t] = 0.0 if sums is None else sums
+        else:
+            all_sums = self._fused(
+                [parameters[t] for t in filled], [hessians[t] for t in filled], [sites[t] for t in filled]
+            )
+            squares[filled] = 0.0 if all_sums is None else all_sums
         if self.preconditioner.uses_squares:
             stored = [h for h in hessians if h is not None]
             self.preconditioner.advance_by_squares(stored, squares, [p.numel() for p in parameters])
 
-    def _tensor(
-        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site
+    def _fused(
+        self, parameters: Sequence[Tensor], hessians: Sequence[Tensor | None], sites: Sequence[Site]
     ) -> NDArray[np.float64] | None:
         preconditioner = self.preconditioner
-        if preconditioner.structured or not self.rule.fused:
-            return self._by_buffer(x, hessian, state, site)
         decay, uses = preconditioner.decay, preconditioner.uses_squares
-        sums = self.kernels.update(x.data, hessian, site, self.weights, self.lr, decay, uses)
+        data = [x.data for x in parameters]
+        sums = self.kernels.update_all(data, hessians, sites, self.weights, self.lr, decay, uses)
         if decay is None and not uses and type(preconditioner).advance is not Preconditioner.advance:
             # it divides inside the kernel but advances by code of its own
-            steps = [preconditioner.divide(s, hessian) for s in self._sums(x, site)]
-            preconditioner.advance(hessian, steps)
+            for x, hessian, site in zip(parameters, hessians, sites, strict=True):
+                preconditioner.advance(hessian, [preconditioner.divide(s, hessian) for s in self._sums(x, site)])
         return sums
 
     def _by_buffer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -134,6 +135,40 @@ class Kernels(ABC):
         Returns:
             The sums of ``D_k * D_k`` over the tensor by :func:`tree_sum`, shape ``[tau]``, if asked for.
         """
+
+    # Networks hold hundreds of tensors. Where a call is dear beside a pass, a backend takes them all in one.
+
+    def displace_all(
+        self,
+        outs: Sequence[Tensor],
+        bases: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        sites: Sequence[Site],
+        k: int,
+        offset: Offset | None,
+        drift: NDArray[np.float32],
+        lr: float,
+    ) -> None:
+        """:meth:`displace` of several tensors, whole."""
+        for out, base, hessian, site in zip(outs, bases, hessians, sites, strict=True):
+            self.displace(out, base, hessian, site, k, offset, drift, lr)
+
+    def update_all(
+        self,
+        xs: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        sites: Sequence[Site],
+        weights: NDArray[np.float32],
+        lr: float,
+        decay: Decay | None,
+        squares: bool,
+    ) -> NDArray[np.float64] | None:
+        """:meth:`update` of several tensors; the sums of squares, if asked for, have shape ``[tensors, tau]``."""
+        sums = [
+            self.update(x, hessian, site, weights, lr, decay, squares)
+            for x, hessian, site in zip(xs, hessians, sites, strict=True)
+        ]
+        return np.stack([row for row in sums if row is not None]) if squares and sums else None
 
 
 def select(backend: str, device: torch.device) -> Kernels:
