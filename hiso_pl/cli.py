@@ -37,7 +37,10 @@ from hiso_pl.module import FederatedModule
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round."
+DESCRIPTION = (
+    "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round. "
+    "`hiso-pl bench --help` tells of one more command, which measures what a round costs."
+)
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 TRACEBACK = "HISO_PL_TRACEBACK"
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, RuntimeError, ImportError, KeyError, TypeError)
@@ -296,7 +299,13 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be.
     """
     _log_quietly()
+    given = sys.argv[1:] if args is None else args
     try:
+        if given[:1] == ["bench"]:
+            from hiso_pl import bench  # it uses this module
+
+            bench.run(given[1:])
+            return 0
         FederatedCLI(
             FederatedModule,
             FederatedDataModule,

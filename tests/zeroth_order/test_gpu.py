@@ -13,15 +13,17 @@ from hiso_pl.zeroth_order.streams import Site, direction
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("distribution", ["normal", "rademacher"])
-def test_directions_equal_the_reference(distribution):
+def test_directions_equal_the_reference(backend, distribution):
     count = (1 << 22) + 5
     site = Site(2**63 + 5, distribution, 3, 1499)
     out = torch.empty(count, device="cuda")
-    select("auto", out.device).combine(out, site, 1, np.ones(1, dtype=np.float32))
+    select(backend, out.device).combine(out, site, 1, np.ones(1, dtype=np.float32))
     assert np.array_equal(out.cpu().numpy().view(np.uint32), direction(site, 1, 0, 0, count).view(np.uint32))
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -30,12 +32,13 @@ def test_directions_equal_the_reference(distribution):
         {"update_rule": Momentum(), "distribution": "rademacher"},
     ],
 )
-def test_three_updates_equal_those_of_the_cpu(options):
+def test_three_updates_equal_those_of_the_cpu(backend, options):
     digests, sums = [], []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(700, 300), nn.Linear(300, 10)).to(device)
-        optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.1, seed=5, **options)
+        chosen = backend if device == "cuda" else "auto"
+        optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.1, seed=5, backend=chosen, **options)
         for r in range(3):
             scalars = np.random.default_rng(r).standard_normal((2, 4)).astype(np.float32)
             optimizer.apply(RoundRecord(r, 0.1, 1e-3, scalars, cohort=1))
@@ -45,11 +48,12 @@ def test_three_updates_equal_those_of_the_cpu(options):
     assert torch.equal(sums[0], sums[1])
 
 
-def test_a_round_leaves_the_base_weights_bit_identical():
+@pytest.mark.parametrize("memory", ["fast", "low"])
+def test_a_round_leaves_the_base_weights_bit_identical(memory):
     torch.manual_seed(0)
     model = nn.Linear(50, 4).cuda()
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.0, mu=0.5, local_steps=2)
+    optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=0.0, mu=0.5, local_steps=2, memory=memory)
     x, y = torch.randn(8, 50, device="cuda"), torch.randint(0, 4, (8,), device="cuda")
     loss = optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
     assert torch.isfinite(loss)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl.zeroth_order.kernels import Decay, Offset, select, torch_ops, tree_sum
+from hiso_pl.zeroth_order.kernels import Decay, Offset, base, select, torch_ops, tree_sum
 from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site, direction
 
@@ -102,6 +102,16 @@ def test_unknown_backend_is_refused():
         select("cuda", CPU)
     with pytest.raises(ValueError, match="CPU only"):
         select("numba", torch.device("cuda", 0))
+    with pytest.raises(ValueError, match="backend='triton' runs on a GPU only"):
+        select("triton", CPU)
+
+
+def test_a_gpu_without_triton_falls_back_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(base, "_why_no_triton", lambda device: "does not run here (no compiler)")
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: object())
+    with caplog.at_level("WARNING"):
+        assert isinstance(select("auto", torch.device("cuda", 0)), torch_ops.TorchKernels)
+    assert "no compiler" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
@@ -159,3 +169,41 @@ def test_the_last_addressable_elements_are_drawn_right(distribution):
     assert np.array_equal(drawn[:count].view(np.uint32), expected.view(np.uint32))
     span = torch_ops._Span(CPU, count, first=start)
     assert np.array_equal(torch_ops._direction(Site(key, distribution, 3, 9), 1, 2, span).numpy(), expected)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_all_tensors_in_one_call_are_as_one_at_a_time(backend, kind, strided, threads):
+    threads(2)
+    generator = torch.Generator().manual_seed(1)
+    kernels, plain = select(backend, CPU), select("reference", CPU)
+    sizes = [(3,), (1,), (300, 700), (1025,), (40, 6)]
+    sites = [Site(9, "normal", t, 4) for t in (0, 1, 2, 5, 6)]  # an empty tensor may lie between them
+    weights = torch.randn(2, 3, generator=generator).numpy()
+    bases = [torch.randn(size, generator=generator) for size in sizes]
+    shared = torch.tensor([0.3])
+    hessians = [
+        {"none": None, "one": shared, "elementwise": torch.rand(size, generator=generator) + 0.1}[kind]
+        for size in sizes
+    ]
+    if strided:
+        bases[-1] = bases[-1].t().contiguous().t()
+    for drift, offset in ((weights[:0], Offset(1, 1e-2)), (weights[:1], Offset(0, -1e-2)), (weights, None)):
+        for dtype in (torch.float32, torch.bfloat16):
+            outs, expected = ([torch.empty_like(b, dtype=dtype) for b in bases] for _ in range(2))
+            kernels.displace_all(outs, bases, hessians, sites, 2, offset, drift, 1e-2)
+            plain.displace_all(expected, bases, hessians, sites, 2, offset, drift, 1e-2)
+            assert all(torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
+    decay = Decay(0.05, 1e-8, 1e-8, True) if kind == "elementwise" else None
+    results = []
+    for k in (kernels, plain):
+        xs = [b.clone() for b in bases]
+        hs = [None if h is None else h.clone() for h in hessians]
+        sums = k.update_all(xs, hs, sites, weights, 1e-2, decay, True)
+        assert k.update_all(xs, hs, sites, weights, 1e-2, decay, False) is None
+        results.append((xs, [h for h in hs if h is not None], sums))
+    for found, expected in zip(results[0][:2], results[1][:2], strict=True):
+        assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+    assert results[0][2].shape == (5, 2)
+    assert np.array_equal(results[0][2], results[1][2])

@@ -8,7 +8,7 @@
     H'  = max((1-nu) H + nu (D_k D_k + eps), floor)                  update, k = tau-1, or every k in order
 
 :mod:`.reference` reads like these lines and is the oracle of the tests; :mod:`.numba_cpu` is the fast backend of the
-CPU; :mod:`.torch_ops` runs on any device.
+CPU, :mod:`.triton_gpu` that of a GPU; :mod:`.torch_ops` runs on any device.
 """
 
 from hiso_pl.zeroth_order.kernels.base import BACKENDS, Decay, Kernels, Offset, select, tree_sum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,8 +159,7 @@ class NumbaKernels(Kernels):
         advance = decay is not None and hessian is not None
         if advance and kind == 1 and x.numel() == 1:
             kind = 2
-        average = decay or Decay(0.0, 0.0, 0.0, False)
-        constants = [np.float32(c) for c in (1.0 - average.nu, average.nu, average.eps, average.floor)]
+        average, constants = _constants(decay)
         leaves = np.empty((len(weights), _count(x.numel())), dtype=np.float64) if squares else _NO_LEAVES
         word = last_word(Purpose.DIRECTIONS)
         self._blocks(
@@ -190,3 +189,114 @@ class NumbaKernels(Kernels):
         if advance and h_argument is not None:
             h_argument.write_back()
         return np.array([tree_sum(row) for row in leaves]) if squares else None
+
+    def displace_all(
+        self,
+        outs: Sequence[Tensor],
+        bases: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        sites: Sequence[Site],
+        k: int,
+        offset: Offset | None,
+        drift: NDArray[np.float32],
+        lr: float,
+    ) -> None:
+        """A probe point of all tensors in one pass, shared among the threads as a whole."""
+        plain = all(t.is_contiguous() for t in (*outs, *bases, *hessians) if t is not None)
+        if not outs or not plain or (offset is None and len(drift) == 0):
+            super().displace_all(outs, bases, hessians, sites, k, offset, drift, lr)
+            return
+        normal, _, rnd, key0, key1 = _stream(sites[0])
+        table, blocks = _table(outs, bases, hessians, sites, advance=False)
+        probe_word = last_word(Purpose.DIRECTIONS, k, 0 if offset is None else offset.p)
+        drift_word = last_word(Purpose.DIRECTIONS)
+        mu, rate = np.float32(0.0 if offset is None else offset.mu), np.float32(lr)
+        width = _WIDTHS[outs[0].dtype]
+        self._blocks(
+            blocks,
+            lambda lo, hi: loops.displace_all(
+                table,
+                width,
+                lo,
+                hi,
+                normal,
+                rnd,
+                probe_word,
+                drift_word,
+                key0,
+                key1,
+                offset is not None,
+                mu,
+                drift,
+                rate,
+            ),
+        )
+
+    def update_all(
+        self,
+        xs: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        sites: Sequence[Site],
+        weights: NDArray[np.float32],
+        lr: float,
+        decay: Decay | None,
+        squares: bool,
+    ) -> NDArray[np.float64] | None:
+        """The update of all tensors in one pass, shared among the threads as a whole."""
+        if not xs or not all(t.is_contiguous() for t in (*xs, *hessians) if t is not None):
+            return super().update_all(xs, hessians, sites, weights, lr, decay, squares)
+        normal, _, rnd, key0, key1 = _stream(sites[0])
+        advance = decay is not None and hessians[0] is not None
+        table, blocks = _table(xs, xs, hessians, sites, advance)
+        average, constants = _constants(decay)
+        leaves = np.empty((len(weights), blocks), dtype=np.float64) if squares else _NO_LEAVES
+        word = last_word(Purpose.DIRECTIONS)
+        self._blocks(
+            blocks,
+            lambda lo, hi: loops.update_all(
+                table,
+                lo,
+                hi,
+                normal,
+                rnd,
+                word,
+                key0,
+                key1,
+                weights,
+                np.float32(lr),
+                advance,
+                average.every_step,
+                *constants,
+                squares,
+                leaves,
+            ),
+        )
+        if not squares:
+            return None
+        edges = itertools.pairwise([*table[:, 6].tolist(), blocks])
+        return np.array([[tree_sum(row[lo:hi]) for row in leaves] for lo, hi in edges])
+
+
+def _constants(decay: Decay | None) -> tuple[Decay, list[np.float32]]:
+    """The moving average, and its constants as the update takes them."""
+    average = decay or Decay(0.0, 0.0, 0.0, False)
+    return average, [np.float32(c) for c in (1.0 - average.nu, average.nu, average.eps, average.floor)]
+
+
+def _table(
+    outs: Sequence[Tensor],
+    bases: Sequence[Tensor],
+    hessians: Sequence[Tensor | None],
+    sites: Sequence[Site],
+    advance: bool,
+) -> tuple[NDArray[np.int64], int]:
+    """The table of :func:`.numba_loops.displace_all`, and the number of blocks."""
+    rows, blocks = [], 0
+    for out, base, hessian, site in zip(outs, bases, hessians, sites, strict=True):
+        kind = 0 if hessian is None else 1 if hessian.numel() == 1 else 2
+        if advance and kind == 1 and base.numel() == 1:
+            kind = 2
+        address = _NONE.ctypes.data if hessian is None else hessian.data_ptr()
+        rows.append((out.data_ptr(), base.data_ptr(), address, kind, base.numel(), site.tensor, blocks))
+        blocks += _count(base.numel())
+    return np.array(rows, dtype=np.int64), blocks

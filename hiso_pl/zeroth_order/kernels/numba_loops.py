@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from hiso_pl.zeroth_order.kernels.base import LEAF
@@ -121,6 +121,22 @@ def _sine_cosine(b):
     sine = _as_float(np.uint32(_as_bits(sine) ^ np.uint32((q & _U4) << _U29)))
     cosine = _as_float(np.uint32(_as_bits(cosine) ^ np.uint32(((q + _U2) & _U4) << _U29)))
     return sine, cosine
+
+
+@_intrinsic
+def _floats(_context, _address):
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.int64), generate
+
+
+@_intrinsic
+def _halves(_context, _address):
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint16)(types.int64), generate
 
 
 @_jit
@@ -233,12 +249,25 @@ def _fp16(value):
 
 
 @_jit
-def _store(out, values, width):
-    """Writes fp32 values to ``out``, rounded to nearest even if it holds 16-bit floats, given by their bits."""
-    if width == FP32:
+def _add(out, x, v, hessian, kind, element):
+    """out = x + v / sqrt(H), H's elements from ``element`` on."""
+    if kind == 0:
         for i in range(out.size):
-            out[i] = values[i]
-    elif width == BF16:
+            out[i] = x[i] + v[i]
+    elif kind == 1:
+        root = np.sqrt(hessian[0])
+        for i in range(out.size):
+            out[i] = x[i] + v[i] / root
+    else:
+        h = hessian[element : element + out.size]
+        for i in range(out.size):
+            out[i] = x[i] + v[i] / np.sqrt(h[i])
+
+
+@_jit
+def _store_16(out, values, width):
+    """Writes fp32 values as the bits of 16-bit floats, rounded to nearest even."""
+    if width == BF16:
         for i in range(out.size):
             out[i] = _bf16(values[i])
     else:
@@ -309,19 +338,78 @@ def displace(
                 u[i] = -(lr * total[i])
         v = u[skip : skip + n]
         x = base[element : element + n]
-        if kind == 0:
-            for i in range(n):
-                point[i] = x[i] + v[i]
-        elif kind == 1:
-            root = np.sqrt(hessian[0])
-            for i in range(n):
-                point[i] = x[i] + v[i] / root
-        else:
-            h = hessian[element : element + n]
-            for i in range(n):
-                point[i] = x[i] + v[i] / np.sqrt(h[i])
         at = row * row_size + within
-        _store(out[at : at + n], point, width)
+        target = out[at : at + n]
+        if width != FP32:
+            _add(point[:n], x, v, hessian, kind, element)
+            _store_16(target, point, width)
+        else:
+            _add(target, x, v, hessian, kind, element)
+
+
+_WHOLE = np.zeros(1, dtype=np.int64)
+
+
+@_jit
+def displace_all(table, width, first, last, normal, rnd, probe_word, drift_word, key0, key1, offset, mu, drift, lr):
+    """Writes the blocks ``first`` to ``last - 1`` of a probe point, counted through all tensors of ``table``.
+
+    A row of the table: addresses of out, base and H, H's kind, number of elements, number of the tensor, first block.
+    """
+    for t in range(table.shape[0]):
+        size = table[t, 4]
+        lo = max(first - table[t, 6], 0)
+        hi = min(last - table[t, 6], (size + BLOCK - 1) // BLOCK)
+        if lo < hi:
+            kind = table[t, 3]
+            base = carray(_floats(table[t, 1]), size)
+            h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
+            if width == FP32:
+                displace(
+                    carray(_floats(table[t, 0]), size),
+                    width,
+                    base,
+                    h,
+                    kind,
+                    _WHOLE,
+                    size,
+                    lo,
+                    hi,
+                    normal,
+                    table[t, 5],
+                    rnd,
+                    probe_word,
+                    drift_word,
+                    key0,
+                    key1,
+                    offset,
+                    mu,
+                    drift,
+                    lr,
+                )
+            else:
+                displace(
+                    carray(_halves(table[t, 0]), size),
+                    width,
+                    base,
+                    h,
+                    kind,
+                    _WHOLE,
+                    size,
+                    lo,
+                    hi,
+                    normal,
+                    table[t, 5],
+                    rnd,
+                    probe_word,
+                    drift_word,
+                    key0,
+                    key1,
+                    offset,
+                    mu,
+                    drift,
+                    lr,
+                )
 
 
 @_jit
@@ -404,3 +492,63 @@ def update(
             stored = hessian[start : start + BLOCK]
             for i in range(n):
                 stored[i] = h[i]
+
+
+@_jit
+def update_all(
+    table,
+    first,
+    last,
+    normal,
+    rnd,
+    word,
+    key0,
+    key1,
+    weights,
+    lr,
+    advance,
+    every,
+    keep,
+    nu,
+    eps,
+    floor,
+    squares,
+    leaves,
+):
+    """Updates the blocks ``first`` to ``last - 1``, counted through all tensors of ``table``.
+
+    A row of the table is as in :func:`displace_all`, the address of out unused.
+    """
+    for t in range(table.shape[0]):
+        size = table[t, 4]
+        begin = table[t, 6]
+        blocks = (size + BLOCK - 1) // BLOCK
+        lo = max(first - begin, 0)
+        hi = min(last - begin, blocks)
+        if lo < hi:
+            kind = table[t, 3]
+            x = carray(_floats(table[t, 1]), size)
+            h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
+            update(
+                x,
+                h,
+                kind,
+                lo,
+                hi,
+                normal,
+                table[t, 5],
+                rnd,
+                word,
+                key0,
+                key1,
+                weights,
+                lr,
+                advance,
+                every,
+                keep,
+                nu,
+                eps,
+                floor,
+                squares,
+                leaves[:, begin : begin + blocks],
+            )

@@ -1,0 +1,78 @@
+"""The command itself: parse, join the other ranks, measure, write."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from hiso_pl import runtime
+from hiso_pl.bench.machine import choose_device
+from hiso_pl.bench.measure import measure
+from hiso_pl.bench.report import table
+from hiso_pl.bench.settings import Settings
+from hiso_pl.cli import ConfigurationError, Parser
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others."""
+
+
+def parse(args: Sequence[str]) -> Settings:
+    """Reads a command line.
+
+    Args:
+        args: What follows ``bench``.
+
+    Raises:
+        ConfigurationError: If it cannot be understood, or an option cannot be.
+    """
+    parser = Parser(prog="hiso-pl bench", description="Measures a round beside plain forward passes on this machine.")
+    parser.add_class_arguments(Settings)
+    config = parser.parse_args(list(args))
+    try:
+        return Settings(**vars(parser.instantiate(config)))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def run(args: Sequence[str]) -> dict[str, Any]:
+    """Runs the command; under torchrun every rank calls it, and rank 0 writes.
+
+    Whoever calls it reports its errors and closes the process group, as ``hiso_pl.cli.main`` does.
+
+    Args:
+        args: What follows ``bench``.
+
+    Returns:
+        What was measured, as written to JSON.
+
+    Raises:
+        ConfigurationError: If the command line cannot be understood.
+        ValueError: If the settings fit neither model nor launch.
+        RuntimeError: If the losses are not finite.
+    """
+    settings = parse(args)
+    setup = runtime.configure(settings.threads, deterministic=True)
+    device = choose_device(settings.device)
+    if runtime.world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)  # scalars only; NCCL refuses ranks that share a GPU
+    found = measure(settings, device, setup)
+    if runtime.rank() == 0:
+        if settings.output is not None:
+            write_json(Path(settings.output), found)
+        sys.stdout.write(table(found))
+        sys.stdout.flush()
+    return found
+
+
+def write_json(path: Path, found: dict[str, Any]) -> None:
+    """Writes a measurement, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)

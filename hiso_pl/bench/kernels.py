@@ -1,0 +1,131 @@
+r"""The kernels alone: against the memory floor, and against directions drawn again by ``torch.randn``.
+
+A pass over n elements that must read and write b bytes of each takes at least n b / bandwidth, with the bandwidth of
+``Tensor.copy_`` (bytes read and written) between buffers larger than any cache, by the same threads:
+
+.. math:: b_{displace} = 4_x + 4_H + out \qquad b_{update} = 8_x + 8_H
+
+H counts where it is elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiso_pl.bench.settings import Settings
+from hiso_pl.bench.timing import Contestant, Summary, device_seconds_of, interleave, summarize
+from hiso_pl.bench.usual import Noise, published_update
+from hiso_pl.bench.workload import LR, PRECONDITIONERS, Workload
+from hiso_pl.zeroth_order.kernels import Kernels, Offset, select
+from hiso_pl.zeroth_order.streams import Site
+
+COPY_ELEMENTS = 1 << 26
+"""Elements of each buffer of the copy, 256 MiB."""
+REPETITIONS = 5
+
+_NO_DRIFT = np.empty((0, 1), dtype=np.float32)
+
+
+def displacements(settings: Settings, slots: int) -> int:
+    """Points written in a round by a rank that hosts some slots.
+
+    In the first local step all slots stand at the same x, so with ``memory: fast`` each point is written once for all
+    of them. Later every slot has its own, the local point itself included.
+    """
+    central, low = settings.difference == "central", settings.memory == "low"
+    cast = settings.dtype != torch.float32 or settings.directions_per_forward != 1  # x itself is written as well
+    first = settings.forwards_per_step if central or cast else settings.num_directions
+    later = slots * (settings.local_steps - 1) * settings.forwards_per_step
+    return first * (slots if low else 1) + later if slots else 0
+
+
+def displace_all(work: Workload) -> Summary:
+    """Seconds to write one displaced point of every trainable parameter, whole, tensor by tensor."""
+    optimizer, settings = work.optimizer, work.settings
+    kernels = select(optimizer.backend, work.device)
+    largest = max(p.numel() for p in optimizer.parameters)
+    buffer = torch.empty(largest, dtype=settings.dtype, device=work.device)
+
+    def run() -> None:
+        pairs = zip(optimizer.parameters, optimizer.hessians, strict=True)
+        for t, (x, hessian) in enumerate(pairs):
+            out = buffer[: x.numel()].view(x.shape)
+            _displace(kernels, out, x.data, hessian, Site(settings.seed, settings.distribution, t, 0), settings.mu)
+
+    return _alone(run, work.device)
+
+
+def _alone(run: Callable[[], object], device: torch.device) -> Summary:
+    return summarize(interleave({"": Contestant(run)}, device, REPETITIONS, 1, device_seconds_of)[""])
+
+
+def _displace(kernels: Kernels, out: Tensor, x: Tensor, hessian: Tensor | None, site: Site, mu: float) -> None:
+    kernels.displace(out, x, hessian, site, 0, Offset(0, mu), _NO_DRIFT, LR)
+
+
+@torch.no_grad()
+def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY_ELEMENTS) -> dict[str, Any]:
+    """Measures displacement and update of one tensor of ``kernel_elements`` elements, in turns with what bounds them.
+
+    Args:
+        settings: The settings.
+        device: Where to measure.
+        copied: Elements of each buffer of the copy.
+
+    Returns:
+        The copy's bandwidth in bytes a second; for ``displace`` and ``update`` the seconds, nanoseconds an element
+        and direction, bytes a second, floor in bytes an element, and how many times the floor's time it takes. For
+        ``usual_update`` the seconds, and how many times those of ``update`` they are: by the operations of the
+        ``published`` simulation, which draws each direction twice, and by ``careful`` ones, which draw it once and
+        work in place.
+    """
+    n, tau, directions = settings.kernel_elements, settings.local_steps, settings.num_directions
+    torch.manual_seed(settings.seed)
+    x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
+    source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
+    preconditioner = PRECONDITIONERS[settings.preconditioner]()
+    hessian, decay, squares = preconditioner.initial(x), preconditioner.decay, preconditioner.uses_squares
+    elementwise = hessian is not None and hessian.numel() == n
+    kernels, site = select("auto", device), Site(settings.seed, settings.distribution, 0, 0)
+    weights = np.linspace(-1.0, 1.0, tau * directions + 1, dtype=np.float32)[1:].reshape(tau, directions)
+    noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()
+    contestants = {
+        "copy": Contestant(lambda: target.copy_(source)),
+        "displace": Contestant(lambda: _displace(kernels, out, x, hessian, site, settings.mu)),
+        "update": Contestant(lambda: kernels.update(x, hessian, site, weights, LR, decay, squares)),
+        "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, LR, decay)),
+        "careful": Contestant(lambda: noise.update(scalars, LR, decay)),
+    }
+    times = interleave(contestants, device, REPETITIONS, 1, device_seconds_of)
+    seconds = {name: summarize(values) for name, values in times.items()}
+    bandwidth = 8.0 * copied / seconds["copy"].median
+
+    def against_floor(name: str, drawn: int, floor: int) -> dict[str, Any]:
+        median = seconds[name].median
+        return {
+            "seconds": seconds[name]._asdict(),
+            "ns_per_element_and_direction": 1e9 * median / (n * drawn),
+            "bytes_per_second": floor * n / median,
+            "floor_bytes_per_element": floor,
+            "times_floor": median * bandwidth / (floor * n),
+        }
+
+    return {
+        "elements": n,
+        "directions": tau * directions,
+        "copy_bytes_per_second": bandwidth,
+        "displace": against_floor("displace", 1, 4 + 4 * elementwise + settings.dtype.itemsize),
+        "update": against_floor("update", tau * directions, 8 + 8 * elementwise),
+        "usual_update": {
+            name: {
+                "seconds": seconds[name]._asdict(),
+                "times_ours": seconds[name].median / seconds["update"].median,
+            }
+            for name in ("published", "careful")
+        },
+    }

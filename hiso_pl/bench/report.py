@@ -1,0 +1,180 @@
+"""The measurement for people: aligned lines, each a name, a value and what it is to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Line = tuple[str, str, str]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The result of :func:`hiso_pl.bench.measure.measure` as text that ends with a newline."""
+    sections = [_times(found), _split(found), _kernels(found), _memory(found), _amounts(found), _sweep(found)]
+    lines = [line for section in sections for line in section]
+    widths = [max(len(line[i]) for line in lines) for i in (0, 1)]
+    body = [
+        "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {note}".rstrip() for name, value, note in section)
+        for section in sections
+        if section
+    ]
+    return "\n\n".join([_head(found), *body]) + "\n"
+
+
+def _head(found: Mapping[str, Any]) -> str:
+    settings, model, machine = found["settings"], found["model"], found["machine"]
+    what = "reduced logits" if model["reduced_logits"] else "full logits"
+    return "\n".join(
+        [
+            f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}",
+            f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {settings['num_directions']}, "
+            f"tau = {settings['local_steps']}, cohort {settings['clients']}, {settings['difference']} differences, "
+            f"{settings['distribution']}, {settings['preconditioner']}",
+            f"{settings['compute_dtype']}, memory {settings['memory']}, "
+            f"directions per forward {settings['directions_per_forward']}",
+            f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "
+            f"{machine['cores']} cores; torch {found['versions']['torch']}",
+        ]
+    )
+
+
+def _times(found: Mapping[str, Any]) -> list[Line]:
+    settings, seconds = found["settings"], found["seconds"]
+    lines = [
+        (f"{found['forwards']['per_round']} plain forwards", *_summary(seconds["forwards"])),
+        ("a round", *_summary(seconds["round"])),
+        ("round / forwards", *_within(found["ratio"])),
+    ]
+    if settings["usual"]:
+        lines += [
+            ("a round, the usual way", *_summary(seconds["usual"])),
+            ("usual way / round", *_within(found["usual_ratio"])),
+        ]
+    return lines
+
+
+def _split(found: Mapping[str, Any]) -> list[Line]:
+    split, whole = found["split"], found["seconds"]["round"]["median"]
+    plain = found["seconds"]["forwards"]["median"]
+    notes = {
+        "forwards_s": f"; {split['forwards_s'] / plain:.3f} of plain ones",
+        "displace_s": f"; {split['displacements']} displacements",
+        "exchange_s": f"; alone {_seconds(split['exchange_alone_s']['median'])}",
+    }
+    names = {
+        "probe_s": "probe",
+        "displace_s": "  displacements in it",
+        "forwards_s": "  all else in it, forwards",
+        "exchange_s": "exchange",
+        "update_s": "update",
+        "rest_s": "the rest",
+    }
+    return [
+        (
+            f"{label}, measured apart" if key in split["measured_apart"] else label,
+            _seconds(split[key]),
+            f"{split[key] / whole:.1%} of a round{notes.get(key, '')}",
+        )
+        for key, label in names.items()
+    ]
+
+
+def _kernels(found: Mapping[str, Any]) -> list[Line]:
+    kernels = found["kernels"]
+    if kernels is None:
+        return []
+    lines = [
+        (
+            f"kernels, {kernels['elements']:,} elements: copy",
+            f"{kernels['copy_bytes_per_second'] / 1e9:.1f} GB/s",
+            "read and written",
+        )
+    ]
+    for name, label in (("displace", "displacement"), ("update", f"update of {kernels['directions']} directions")):
+        one = kernels[name]
+        lines.append(
+            (
+                label,
+                _seconds(one["seconds"]["median"]),
+                f"{one['ns_per_element_and_direction']:.2f} ns an element and direction, "
+                f"{one['bytes_per_second'] / 1e9:.1f} GB/s, {one['times_floor']:.2f} times the memory floor",
+            )
+        )
+    for name, label in (("published", "as published"), ("careful", "drawn once, in place")):
+        usual = kernels["usual_update"][name]
+        note = f"{usual['times_ours']:.1f} times ours"
+        lines.append((f"update by torch.randn, {label}", _seconds(usual["seconds"]["median"]), note))
+    return lines
+
+
+def _memory(found: Mapping[str, Any]) -> list[Line]:
+    memory = found["memory"]
+    if memory is None:
+        return []
+    return [
+        ("peak memory of inference", _bytes(memory["inference"]), f"{_bytes(memory['resident'])} there before"),
+        ("H", _bytes(memory["hessian"]), f"largest block {_bytes(memory['largest_block'])}"),
+        (
+            "peak memory of a round",
+            _bytes(memory["round"]),
+            f"{memory['relative']:.3f} of inference + H + largest block",
+        ),
+    ]
+
+
+def _amounts(found: Mapping[str, Any]) -> list[Line]:
+    throughput, sent = found["throughput"], found["bytes"]
+    return [
+        (
+            "forwards a second",
+            f"{throughput['forwards_per_second']:.2f}",
+            f"plain {throughput['plain_forwards_per_second']:.2f}",
+        ),
+        ("tokens a second", f"{throughput['tokens_per_second']:,.0f}", ""),
+        (
+            "a client's bytes a round",
+            f"{sent['client_paper']}",
+            f"{sent['client_up']} of them up; a rank hands over {sent['payload']}",
+        ),
+    ]
+
+
+def _sweep(found: Mapping[str, Any]) -> list[Line]:
+    sweep = found["sweep"]
+    points = sweep["points"]
+    if len(points) < 2:
+        return []
+    lines = [
+        (
+            f"{point['tokens_per_batch']} tokens a batch ({point['tokens']} an example)",
+            f"{point['ratio']:.3f}",
+            f"{_seconds(point['round_s'])} for {_seconds(point['forwards_s'])} of forwards",
+        )
+        for point in points
+    ]
+    if sweep["crossing"] is not None:
+        where = f"{sweep['crossing']:.0f}"
+    elif points[-1]["ratio"] > sweep["target"]:
+        where = f"> {points[-1]['tokens_per_batch']}"
+    else:
+        where = f"< {points[0]['tokens_per_batch']}"
+    return [*lines, (f"tokens a batch from which on the ratio is {sweep['target']}", where, "")]
+
+
+def _summary(summary: Mapping[str, Any]) -> tuple[str, str]:
+    return _seconds(summary["median"]), f"quartiles {_seconds(summary['q1'])} to {_seconds(summary['q3'])}"
+
+
+def _within(ratio: Mapping[str, Any]) -> tuple[str, str]:
+    of_medians, median, q1, q3 = (f"{ratio[key]:.3f}" for key in ("of_medians", "median", "q1", "q3"))
+    return of_medians, f"of the medians; within a repetition {median}, quartiles {q1} to {q3}"
+
+
+def _seconds(value: float) -> str:
+    if value >= 1.0:
+        return f"{value:.3f} s"
+    return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.1f} us"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e9:.3f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"

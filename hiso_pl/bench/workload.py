@@ -1,0 +1,210 @@
+"""What is measured: the network, its optimizer and a cohort's minibatches, as a run would have them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiso_pl import runtime
+from hiso_pl.bench.settings import Settings
+from hiso_pl.bench.shapes import build_network
+from hiso_pl.bench.usual import Noise, UsualWay
+from hiso_pl.data.tokenized import TokenizedExamples
+from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
+from hiso_pl.models import CausalLMClassifier
+from hiso_pl.zeroth_order import (
+    Diagonal,
+    Exchange,
+    Identity,
+    LocalExchange,
+    Preconditioner,
+    RoundReport,
+    Scalar,
+    Slots,
+    ZerothOrderOptimizer,
+)
+from hiso_pl.zeroth_order.points import CastView, cast_frozen
+from hiso_pl.zeroth_order.probe import Loss
+
+LR = 1e-8
+"""Learning rate of every round: the update does all its work, and the weights stay sane however many rounds run."""
+
+PRECONDITIONERS: dict[str, type[Preconditioner]] = {"diagonal": Diagonal, "identity": Identity, "scalar": Scalar}
+
+Batches = list[list[dict[str, Tensor]]]
+"""Minibatches of the clients hosted here, by client and local step."""
+
+
+def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) -> ZerothOrderOptimizer:
+    """The optimizer of a run with these settings; made anew it starts at H = 1."""
+    return ZerothOrderOptimizer(
+        [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad],
+        lr=LR,
+        mu=settings.mu,
+        num_directions=settings.num_directions,
+        local_steps=settings.local_steps,
+        difference=settings.difference,
+        distribution=settings.distribution,
+        preconditioner=PRECONDITIONERS[settings.preconditioner](),
+        exchange=exchange,
+        seed=settings.seed,
+        memory=settings.memory,
+        compute_dtype=settings.compute_dtype,
+        directions_per_forward=settings.directions_per_forward,
+        network=network,
+    )
+
+
+def build_batches(settings: Settings, network: CausalLMClassifier, slots: Slots, tokens: int) -> Batches:
+    """Minibatches of random tokens without padding, one for each client hosted here and local step.
+
+    Args:
+        settings: The settings.
+        network: What they are for.
+        slots: Which clients are hosted here.
+        tokens: Tokens of an example.
+
+    Raises:
+        ValueError: If the examples are longer than the network takes.
+    """
+    limit, vocabulary = network.max_positions, cast(int, network.vocabulary_size)
+    if limit is not None and tokens > limit:
+        raise ValueError(f"tokens={tokens} must be at most {limit}, the positions of model={settings.model!r}")
+    device = next(network.parameters()).device
+    label_words = np.random.default_rng(settings.seed).choice(vocabulary, 2, replace=False).tolist()
+    batches: Batches = []
+    for slot in slots.own:
+        draw = np.random.default_rng([settings.seed, slot, tokens])
+        count = settings.local_steps * settings.batch_size
+        examples = TokenizedExamples(
+            draw.integers(vocabulary, size=(count, tokens)).tolist(),
+            draw.integers(2, size=count).tolist(),
+            classes=("first", "second"),
+            padding=0,
+            label_words=label_words,
+        )
+        steps = np.arange(count).reshape(settings.local_steps, settings.batch_size)
+        batches.append([{name: v.to(device) for name, v in examples.collate(s).items()} for s in steps])
+    return batches
+
+
+@dataclass
+class Workload:
+    """A cohort's round, and what it is compared with.
+
+    Attributes:
+        settings: The settings.
+        network: The network that is trained.
+        optimizer: Its optimizer.
+        slots: The cohort's slots and those hosted here.
+        batches: The minibatches hosted here.
+        reports: The report of every round run so far.
+    """
+
+    settings: Settings
+    network: CausalLMClassifier
+    optimizer: ZerothOrderOptimizer
+    slots: Slots
+    batches: Batches
+    reports: list[RoundReport]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.optimizer.parameters[0].device
+
+    def at_base(self) -> AbstractContextManager[None]:
+        """Inside, plain forward passes compute what the base evaluation of a round computes, bit for bit.
+
+        Trained weights stand there in the compute dtype, cast on entry: plain inference has none of the work that a
+        round does to get them so.
+        """
+        return CastView(self.optimizer.parameters, self.settings.dtype).active()
+
+    def forwards(self) -> None:
+        """As many plain forward passes as a round has, at weights that are not touched; run inside :meth:`at_base`.
+
+        A local step's losses go to the host together, as those of probes do.
+        """
+        with torch.inference_mode():
+            for client in self.batches:
+                for batch in client:
+                    losses = [self.network.loss(batch) for _ in range(self.settings.forwards_per_step)]
+                    torch.stack(losses).cpu()
+
+    def one_forward(self) -> None:
+        """A single plain forward pass; run inside :meth:`at_base`."""
+        with torch.inference_mode():
+            self.network.loss(self.batches[0][0])
+
+    def round(self) -> None:
+        """A round.
+
+        Raises:
+            RuntimeError: If a client was dropped: then a round does not do all its work.
+        """
+        run_round(self.optimizer, self.losses(), self.slots)
+        assert self.optimizer.report is not None
+        self.reports.append(self.optimizer.report)
+
+    def losses(self) -> list[Loss]:
+        """The losses of the clients hosted here."""
+        return [partial(_loss, self.network, client) for client in self.batches]
+
+    def usual_way(self) -> UsualWay:
+        """The usual way of the same round, on the same weights and H."""
+        settings, optimizer = self.settings, self.optimizer
+        noise = Noise([p.data for p in optimizer.parameters], optimizer.hessians, settings.seed)
+        return UsualWay(
+            self.network,
+            noise,
+            settings.num_directions,
+            settings.mu,
+            LR,
+            settings.difference == "central",
+            optimizer.preconditioner.decay,
+            settings.dtype,
+        )
+
+
+def run_round(optimizer: ZerothOrderOptimizer, losses: list[Loss], slots: Slots) -> None:
+    """A round of an optimizer.
+
+    Raises:
+        RuntimeError: If a client was dropped.
+    """
+    optimizer.step(losses=losses, slots=slots)
+    if optimizer.report is not None and optimizer.report.dropped:
+        raise RuntimeError(
+            f"the losses of {len(optimizer.report.dropped)} of {slots.size} clients were not finite, so a round "
+            "leaves work out: take another compute_dtype or a smaller mu"
+        )
+
+
+def _loss(network: CausalLMClassifier, batches: list[dict[str, Tensor]], k: int) -> Tensor:
+    return network.loss(batches[k])
+
+
+def build_workload(settings: Settings, device: torch.device) -> Workload:
+    """Builds everything on this rank's device.
+
+    Raises:
+        ValueError: If there is no such model, or the settings do not fit it or the launch.
+    """
+    world, rank = runtime.world_size(), runtime.rank()
+    hosting = resolve_hosting("auto", settings.clients, world)
+    cohort = tuple(range(settings.clients))
+    own = own_slots(hosting, cohort, 0, rank, world)
+    slots = Slots(settings.clients, own, cohort, (1.0,) * settings.clients)
+    exchange: Exchange = AllReduceExchange() if world > 1 else LocalExchange()
+    network = build_network(settings.model, device, settings.seed, settings.peft, settings.attention)
+    if settings.dtype != torch.float32:
+        cast_frozen(network, settings.dtype)
+    batches = build_batches(settings, network, slots, settings.tokens)
+    return Workload(settings, network, build_optimizer(settings, network, exchange), slots, batches, [])
