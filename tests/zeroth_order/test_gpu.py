@@ -7,7 +7,7 @@ from torch import nn
 
 from hiso_pl.zeroth_order import Diagonal, Momentum, RoundRecord, Scalar, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import checksums, digest
-from hiso_pl.zeroth_order.kernels import select
+from hiso_pl.zeroth_order.kernels import Decay, Offset, select
 from hiso_pl.zeroth_order.streams import Site, direction
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -58,3 +58,34 @@ def test_a_round_leaves_the_base_weights_bit_identical(memory):
     loss = optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))
     assert torch.isfinite(loss)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_large_tensor_is_updated_as_on_the_cpu():
+    count, site, decay = 10**8, Site(7, "normal", 1, 3), Decay(0.05, 1e-8, 1e-8, False)
+    weights = np.array([[0.5, -2.0]], dtype=np.float32)
+    for r in range(3):
+        results = []
+        for device in ("cpu", "cuda"):
+            x, h = torch.ones(count, device=device), torch.ones(count, device=device)
+            select("auto", x.device).update(x, h, site._replace(round=r), weights, 1e-2, decay, False)
+            results.append((x.cpu(), h.cpu()))
+        for found, expected in zip(*results, strict=True):
+            assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_rows_and_16_bit_points_equal_those_of_the_cpu(distribution):
+    site, none = Site(7, distribution, 1, 3), np.empty((0, 1), dtype=np.float32)
+    base = torch.randn(500, 96, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([3, 499, 3, 0])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for chosen in (None, rows):
+            outs = []
+            for device in ("cpu", "cuda"):
+                out = torch.empty(base.shape if chosen is None else (4, 96), dtype=dtype, device=device)
+                there = None if chosen is None else chosen.to(device)
+                moved = base.to(device)
+                kernels = select("auto", out.device)
+                kernels.displace(out, moved, moved.abs() + 0.1, site, 0, Offset(1, 1e-2), none, 0.0, there)
+                outs.append(out.cpu())
+            assert torch.equal(*outs)
