@@ -25,7 +25,7 @@ from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import LocalExchange
 from hiso_pl.zeroth_order.options import DTYPES
-from hiso_pl.zeroth_order.points import CastView, cast_frozen
+from hiso_pl.zeroth_order.points import CastView, cast_frozen, check_compiled
 from hiso_pl.zeroth_order.probe import Loss
 from hiso_pl.zeroth_order.record import RoundReport
 
@@ -70,6 +70,7 @@ class FederatedModule(LightningModule):
                 f"model.optimizer's seed={own}, exchange and network are set by the run: "
                 "give seed_everything and leave them out"
             )
+        check_compiled(network, trial.memory, trial.directions_per_forward)
         self.compute_dtype = DTYPES[trial.compute_dtype]
         if self.compute_dtype != torch.float32:
             cast_frozen(network, self.compute_dtype)

@@ -40,6 +40,22 @@ class TokenizedExamples(ExampleSet):
         self._tokens = _end_to_end(sequences)
         self._segments = None if segments is None else _end_to_end(segments)
         self._label_words = None if label_words is None else np.asarray(label_words, dtype=np.int64)
+        self._multiple = 1
+        self._most = int(self.lengths.max(initial=0))
+
+    def pad_to_multiples(self, multiple: int, most: int) -> None:
+        """Lets batches have few lengths instead of any, for code that is made for a length.
+
+        Args:
+            multiple: Batches are padded to the next multiple of this; 1 pads to the longest example only.
+            most: No batch is made longer than this for it, as where the model's positions end.
+
+        Raises:
+            ValueError: If ``multiple`` is below 1.
+        """
+        if multiple < 1:
+            raise ValueError(f"pad_to_multiple_of={multiple} must be at least 1")
+        self._multiple, self._most = multiple, most
 
     def tokens(self, index: int) -> list[int]:
         """The token ids of one example."""
@@ -53,7 +69,7 @@ class TokenizedExamples(ExampleSet):
         return max(int(self._tokens.max(initial=0)), self.padding, *words)
 
     def collate(self, indices: NDArray[np.int64]) -> Batch:
-        """Pads on the right to the longest of these examples.
+        """Pads on the right to the longest of these examples, or to the multiple that follows.
 
         Returns:
             ``input_ids`` and ``attention_mask``, shape ``[B, T]``; ``label``, shape ``[B]``; with segments
@@ -61,7 +77,7 @@ class TokenizedExamples(ExampleSet):
             token of each prompt, and ``label_words``, shape ``[C]``. All int64.
         """
         lengths = self.lengths[indices]
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, T]
+        mask = np.arange(self._width(int(lengths.max(initial=0)))) < lengths[:, None]  # [B, T]
         spans = zip(self._starts[indices], lengths, strict=True)
         places = np.concatenate([np.arange(start, start + n) for start, n in spans])
         batch = {
@@ -80,6 +96,8 @@ class TokenizedExamples(ExampleSet):
         """See :class:`ExampleSet`."""
         names = np.frombuffer("\0".join(self.classes).encode(), dtype=np.uint8)
         absent = np.zeros(0, dtype=np.int64)
+        # padding changes a loss's last bits; without multiples the fingerprint is what it was before there were any
+        buckets = [] if self._multiple == 1 else [np.array([self._multiple, self._most], dtype=np.int64)]
         return arrays_fingerprint(
             self._tokens,
             self.lengths,
@@ -88,7 +106,12 @@ class TokenizedExamples(ExampleSet):
             np.array([self.padding], dtype=np.int64),
             absent if self._segments is None else self._segments,
             absent if self._label_words is None else self._label_words,
+            *buckets,
         )
+
+    def _width(self, longest: int) -> int:
+        """The length that examples are padded to, the longest of which has ``longest`` tokens."""
+        return max(longest, min(-(-longest // self._multiple) * self._multiple, self._most))
 
 
 def _end_to_end(sequences: Sequence[Sequence[int]]) -> NDArray[np.int32]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiso_pl.models.adapters import LoRA, add_adapter
-from hiso_pl.models.loading import load_pretrained, vocabulary_size
+from hiso_pl.models.compiled import compile_in_place
+from hiso_pl.models.loading import load_pretrained, unwrapped, vocabulary_size
 from hiso_pl.models.task_model import Evaluation, TaskModel, at_positions
 from hiso_pl.zeroth_order.substitution import reads_rows
 
@@ -44,6 +45,9 @@ class CausalLMClassifier(TaskModel):
         revision: Branch, tag or commit on the hub.
         use_safetensors: Whether to refuse pickled weights.
         trust_remote_code: Whether Python code that comes with the model may run.
+        compile: Whether to run the decoder through ``torch.compile``: one compilation for all batch sizes and
+            lengths from 2 on, and one more for batches of one example. It hardly helps on CPUs; needs a C++ compiler
+            there, and ``memory: fast``.
 
     Raises:
         ValueError: If the model cannot be loaded or adapted, or lacks weights.
@@ -58,6 +62,7 @@ class CausalLMClassifier(TaskModel):
         revision: str | None = None,
         use_safetensors: bool = True,
         trust_remote_code: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if loss not in get_args(LossKind):
@@ -86,6 +91,8 @@ class CausalLMClassifier(TaskModel):
         self.full_logits = reason is not None
         if reason is not None:
             logger.info("%s is scored through its full logits: %s", pretrained, reason)
+        if compile:
+            compile_in_place(unwrapped(self.model).base_model)
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of the label words after the prompt, fp32, shape ``[B, C]``."""
@@ -174,19 +181,13 @@ def why_full_logits(model: nn.Module) -> str | None:
 
 def _hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The last hidden states, shape ``[B, T, D]``; adapters other than prompt learning live inside the decoder."""
-    decoder = _unwrapped(model).base_model
+    decoder = unwrapped(model).base_model
     return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
 def _head(model: nn.Module) -> nn.Linear:
     """The output head; that it is linear has been seen to before its weight is used."""
-    return cast(nn.Linear, _unwrapped(model).get_output_embeddings())
-
-
-def _unwrapped(model: nn.Module) -> transformers.PreTrainedModel:
-    """The transformers model inside PEFT's wrapper, or the model itself."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return cast(transformers.PreTrainedModel, inner)
+    return cast(nn.Linear, unwrapped(model).get_output_embeddings())
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

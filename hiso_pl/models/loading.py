@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ def load_pretrained(
     Args:
         auto_class: One of the ``AutoModelFor...`` classes.
         pretrained: Folder, or name on the hub.
-        attention: Attention implementation, as transformers names it; None leaves the choice to it.
+        attention: Attention implementation, as transformers names it; None leaves the choice to it. Names of code on
+            the hub are refused.
         revision: Branch, tag or commit on the hub.
         use_safetensors: Whether to read safetensors only; the alternative executes pickled data.
         trust_remote_code: Whether Python code that comes with the model may run.
@@ -77,6 +79,7 @@ def load_pretrained(
     if folder is not None:
         _check_model_files(pretrained, folder, use_safetensors)
     if attention is not None:
+        _check_attention(attention)
         options["attn_implementation"] = attention
     if revision is not None:
         options["revision"] = revision
@@ -98,6 +101,12 @@ def load_pretrained(
 def vocabulary_size(model: transformers.PreTrainedModel) -> int:
     """Number of token ids that a model has an embedding for."""
     return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+
+
+def unwrapped(model: nn.Module) -> transformers.PreTrainedModel:
+    """The transformers model inside PEFT's wrapper, or the model itself."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return cast(transformers.PreTrainedModel, inner)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> transformers.PreTrainedTokenizerBase:
@@ -122,6 +131,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> transformers.Pre
     if len(tokenizer) == 0:
         raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
     return tokenizer
+
+
+def _check_attention(attention: str) -> None:
+    """Refuses what transformers has no attention for, and what it would fetch code from the hub for."""
+    known = sorted({"eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)})
+    if attention not in known:
+        raise ValueError(f"attention={attention!r} must be one of {', '.join(known)}")
 
 
 def _check_model_files(pretrained: str, folder: Path, use_safetensors: bool) -> None:

@@ -9,7 +9,8 @@ import transformers
 from torch import Tensor
 
 from hiso_pl.models.adapters import LoRA, add_adapter
-from hiso_pl.models.loading import load_pretrained, vocabulary_size
+from hiso_pl.models.compiled import compile_in_place
+from hiso_pl.models.loading import load_pretrained, unwrapped, vocabulary_size
 from hiso_pl.models.task_model import TaskModel
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ class SequenceClassifier(TaskModel):
         revision: Branch, tag or commit on the hub.
         use_safetensors: Whether to refuse pickled weights.
         trust_remote_code: Whether Python code that comes with the model may run.
+        compile: Whether to run the encoder (or decoder) through ``torch.compile``: one compilation for all batch sizes
+            and lengths from 2 on, and one more for batches of one example. It hardly helps on CPUs; needs a C++
+            compiler there, and ``memory: fast``.
 
     Raises:
         ValueError: If the model cannot be loaded or adapted.
@@ -42,6 +46,7 @@ class SequenceClassifier(TaskModel):
         revision: str | None = None,
         use_safetensors: bool = True,
         trust_remote_code: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if num_labels < 2:
@@ -68,6 +73,8 @@ class SequenceClassifier(TaskModel):
         self.vocabulary_size = vocabulary_size(model)
         self.model = model if peft is None else add_adapter(model, peft, "SEQ_CLS")
         self.eval()
+        if compile:
+            compile_in_place(unwrapped(self.model).base_model)
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, shape ``[B, C]``."""

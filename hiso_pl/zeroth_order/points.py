@@ -297,7 +297,7 @@ def read_by_rows(
     Returns:
         Positions of the parameters that no operator took whole.
     """
-    if network is None or any(_is_compiled(module) for module in network.modules()):
+    if network is None or is_compiled(network):
         return frozenset()
     mark_embeddings(network)
     reads = Reads({id(p): t for t, p in enumerate(parameters)})
@@ -306,9 +306,31 @@ def read_by_rows(
     return frozenset(range(len(parameters))) - reads.whole
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(network: nn.Module) -> bool:
     """Whether operators run where no dispatch mode sees them."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in network.modules()
+    )
+
+
+def check_compiled(network: nn.Module, memory: Memory, directions_per_forward: int | str) -> None:
+    """Refuses what a compiled network cannot do.
+
+    Raises:
+        ValueError: If its operators would have to be seen, or its forward pass mapped over parameters.
+    """
+    if not is_compiled(network):
+        return
+    if memory == "low":
+        raise ValueError(
+            "memory='low' must be 'fast' with a compiled network, whose operators nobody sees, or compile=False"
+        )
+    if directions_per_forward != 1:
+        raise ValueError(
+            f"directions_per_forward={directions_per_forward} must be 1 with a compiled network, or compile=False: "
+            "what is mapped over parameters does not run compiled"
+        )
 
 
 def checked(loss: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.batched import BatchedPoints
 from hiso_pl.zeroth_order.kernels import Kernels, Offset
 from hiso_pl.zeroth_order.points import (
+    CastView,
     LeanPoints,
     Memory,
     Point,
     Points,
     WholePoints,
     Writer,
+    check_compiled,
     checked,
     displacements_in_ulps,
     read_by_rows,
@@ -126,6 +128,8 @@ class Probe:
         dtype: torch.dtype = torch.float32,
         per_forward: int = 1,
     ) -> None:
+        if network is not None:
+            check_compiled(network, memory, per_forward)
         self._parameters = parameters
         self._network = network
         self._memory = memory
@@ -227,7 +231,8 @@ class Probe:
     def _find_way(self, evaluate: Callable[[], object]) -> Points:
         if self._memory == "low":
             return LeanPoints(self._parameters, self._writer, self._dtype)
-        by_rows = read_by_rows(self._parameters, self._network, evaluate)
+        with CastView(self._parameters, self._dtype).active():  # beside weights that are not trained, in the same type
+            by_rows = read_by_rows(self._parameters, self._network, evaluate)
         return WholePoints(self._parameters, self._writer, self._dtype, by_rows)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from hiso_pl.data.prompts import label_word_tokens, tokenize_prompts
 from hiso_pl.data.tasks import TASKS, TextTask, find_task
@@ -157,6 +158,7 @@ def test_a_missing_column_is_named(module):
     [
         ({"task": "sst3"}, "task='sst3' must be one of sst2, sst2-hiso"),
         ({"max_length": 0}, "max_length=0 must be at least 1"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 must be at least 1"),
         ({"train_examples": 0}, "train_examples=0 must be at least 1"),
         ({"validation_file": None}, "validation_file=None must be a file as well"),
         ({"task": "cb", "train_file": None, "validation_file": None}, "task='cb' is not on the hub"),
@@ -233,6 +235,61 @@ def test_fingerprints_tell_what_the_model_is_given(module):
     assert len({prints(**options) for options in different}) == len(different)
 
 
+GOLDEN_PRINTS = [
+    "372093bfd9d24f35d1f8f680c20b98e96e796535bff9ff175b3faa16b96f4049",
+    "6b074eef38bbefc23fb463e4549c7c112930cfb1bae8890b089e4650d67d6049",
+]
+
+
+def test_fingerprints_change_with_the_padding_and_only_then(module):
+    def prints(**options):
+        data = module(**options)
+        data.setup()
+        return [data.splits.train.fingerprint(), data.splits.val.fingerprint()]
+
+    # what the default gave before there was the option
+    assert prints(pad_to_multiple_of=1) == prints() == GOLDEN_PRINTS
+    different = [prints(pad_to_multiple_of=multiple) for multiple in (1, 4, 8)]
+    assert len({train for train, _ in different}) == len({val for _, val in different}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({}, [5, 6]),
+        ({"pad_to_multiple_of": 4}, [8, 8]),
+        ({"pad_to_multiple_of": 5}, [5, 10]),
+        ({"pad_to_multiple_of": 5, "max_length": 7}, [5, 7]),
+        ({"pad_to_multiple_of": 6}, [6, 6]),
+        ({"pad_to_multiple_of": 100}, [100, 100]),
+        ({"pad_to_multiple_of": 1000}, [256, 256]),  # max_length
+    ],
+)
+def test_batches_are_padded_to_buckets_within_max_length(module, options, lengths):
+    data, plain = module(**options), module()
+    data.setup()
+    plain.setup()
+    for indices, length in zip((np.array([2]), np.array([2, 0])), lengths, strict=True):
+        batch, unpadded = data.splits.train.collate(indices), plain.splits.train.collate(indices)
+        width = unpadded["input_ids"].shape[1]
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(indices), length)
+        assert set(batch["input_ids"][:, width:].unique().tolist()) <= {1}
+        assert not batch["attention_mask"][:, width:].any()
+        for name, values in unpadded.items():
+            cut = batch[name][:, :width] if name in ("input_ids", "attention_mask") else batch[name]
+            assert torch.equal(cut, values)
+
+
+def test_rounds_and_evaluation_are_padded_to_buckets_the_model_has_positions_for(module, tokenizer_folder):
+    data = module(pad_to_multiple_of=4, max_length=30, eval_batch_size=1)
+    network = SimpleNamespace(tokenizer_source=tokenizer_folder, max_positions=7, vocabulary_size=13)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network), global_rank=0, world_size=1)
+    data.setup()
+    minibatches = [batch for slot in next(iter(data.train_dataloader())).batches for batch in slot]
+    assert {batch["input_ids"].shape[1] for batch in minibatches} == {7}
+    assert {batch["input_ids"].shape[1] for batch in data.val_dataloader()} == {7}
+
+
 def test_sentences_and_pairs(module, make_tokenizer, tmp_path):
     data = module(SentenceClassification)
     data.setup()
@@ -257,6 +314,9 @@ def test_sentences_and_pairs(module, make_tokenizer, tmp_path):
     batch = data.splits.test.collate(np.array([0, 1]))
     assert batch["input_ids"].tolist() == [[0, 10, 11, 3, 10, 12, 3], [0, 10, 12, 3, 10, 3, 1]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1, 0]]
+    data.splits.test.pad_to_multiples(8, 256)
+    wide = data.splits.test.collate(np.array([0, 1]))
+    assert wide["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0, 0]]
     assert batch["label"].tolist() == [0, 1]
 
 

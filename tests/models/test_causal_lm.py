@@ -6,12 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from torch.nn import functional as F
 
-from hiso_pl.models import CausalLMClassifier, LoRA
+from hiso_pl.data.tokenized import TokenizedExamples
+from hiso_pl.models import CausalLMClassifier, LoRA, SequenceClassifier
 
 PLAIN = ["opt", "gpt2", "llama"]
 CHANGED = ["gemma2", "cohere"]  # soft-capped logits, scaled logits
@@ -72,6 +74,18 @@ def test_losses_do_not_depend_on_padding(folder, batch, family, loss):
             alone |= {name: alone[name][:, :length] for name in ("input_ids", "attention_mask")}
             loss_alone = network.example_losses({**alone, "label_words": batch["label_words"]})
             torch.testing.assert_close(loss_alone, together[i : i + 1], rtol=0, atol=1e-5)
+
+
+def test_losses_do_not_depend_on_padding_buckets(folder):
+    network = CausalLMClassifier(folder("opt"))
+    sequences = [[0, 10, 11, 12, 8, 9], [0, 10, 8, 9], [0, 7, 12, 8, 9]]
+    plain, padded = (TokenizedExamples(sequences, [1, 0, 1], ("0", "1"), 1, label_words=[4, 5]) for _ in range(2))
+    padded.pad_to_multiples(8, most=32)
+    batches = [examples.collate(np.arange(3)) for examples in (plain, padded)]
+    assert [batch["input_ids"].shape[1] for batch in batches] == [6, 8]
+    with torch.no_grad():
+        short, long = (network.example_losses(batch) for batch in batches)
+    torch.testing.assert_close(long, short, rtol=0, atol=1e-5)
 
 
 def test_all_parameters_are_fp32_trainable_and_tied_ones_appear_once(folder):
@@ -201,6 +215,30 @@ def test_an_encoder_is_refused(folder):
 def test_an_unknown_loss_is_refused(folder):
     with pytest.raises(ValueError, match="loss='words' must be one of label_words, full_vocabulary"):
         CausalLMClassifier(folder("opt"), loss="words")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("kind", "family"), [(CausalLMClassifier, "opt"), (SequenceClassifier, "bert")])
+def test_attention_is_the_one_asked_for(folder, batch, kind, family, attention, monkeypatch):
+    torch.manual_seed(0)
+    network = kind(folder(family), attention=attention)
+    torch.manual_seed(0)
+    expected = kind(folder(family))
+    used = []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: used.append("sdpa") or fused(*a, **k))
+    with torch.no_grad():
+        scores = network.scores(batch)
+        assert bool(used) == (attention == "sdpa")
+        torch.testing.assert_close(scores, expected.scores(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["fused", "", "someone/kernels"])
+@pytest.mark.parametrize(("kind", "family"), [(CausalLMClassifier, "opt"), (SequenceClassifier, "bert")])
+def test_an_unknown_attention_is_refused_in_one_line(folder, kind, family, attention):
+    with pytest.raises(ValueError, match=f"attention='{attention}' must be one of eager, .*sdpa") as caught:
+        kind(folder(family), attention=attention)
+    assert "\n" not in str(caught.value)
 
 
 def test_limits_are_known_to_the_data_module(folder):
