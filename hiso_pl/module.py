@@ -176,7 +176,7 @@ class FederatedModule(LightningModule):
     def _computing(self) -> Iterator[None]:
         """The network computes inside the block as it does for a round's base loss."""
         point: AbstractContextManager[None]
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" and self.optimizer.memory == "low":
             point = self.optimizer.at_base()
         else:
             if self._view is None:
@@ -196,6 +196,7 @@ class FederatedModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
+        self._view = None  # the memory is wanted for rounds
         metrics = self._metrics("val", len(self.trainer.datamodule.splits.val))  # type: ignore[attr-defined]
         self.last_validation = metrics
         self._tell(metrics)

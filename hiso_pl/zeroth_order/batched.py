@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.points import Point, Writer, checked
+from hiso_pl.zeroth_order.substitution import Reads
 
 AUTO_SHARE = 0.05
 """``auto`` puts all points of a step into one forward pass if no more than this share of the network is trained."""
@@ -84,26 +86,36 @@ class BatchedPoints:
         self._network = _Network(network)
         self._per_forward = per_forward
         self._stacks: list[Tensor] = []
+        self._looked = False
 
-    def losses(self, losses: Sequence[Callable[[], Tensor]], points: Sequence[Point]) -> NDArray[np.float32]:
-        """Losses of slots at points, fp32, shape ``[slots, points]``.
+    def losses(
+        self, losses: Sequence[Callable[[], Tensor]], points: Sequence[Point], chosen: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Losses of slots at the chosen ones of a step's points, fp32, shape ``[slots, chosen]``.
 
-        Every forward pass takes the same number of points, as passes of other shapes would round differently: where
-        they do not come out even the last point is evaluated again.
+        Every forward pass takes the same points whichever are chosen, and the same number of them, as passes of other
+        shapes would round differently: where they do not come out even the last point is evaluated again.
 
         Raises:
             ValueError: If the network's forward pass cannot be mapped over its parameters.
         """
-        passes = math.ceil(len(points) / self._per_forward)
-        size = math.ceil(len(points) / passes)
+        size = self.pass_size(len(points))
         self._writer.look()
-        columns = []
+        columns: list[Tensor] = []
+        found: list[int] = []
         for start in range(0, len(points), size):
+            if not any(start <= i < start + size for i in chosen):
+                continue
+            found += range(start, start + size)
             group = [points[min(i, len(points) - 1)] for i in range(start, start + size)]
             stacks = dict(zip(self._names, self._stack(group), strict=True))
             with torch.inference_mode():
                 columns.append(torch.stack([self._evaluate(loss, stacks) for loss in losses]))
-        return torch.cat(columns, dim=1)[:, : len(points)].cpu().numpy()
+        return torch.cat(columns, dim=1)[:, [found.index(i) for i in chosen]].cpu().numpy()
+
+    def pass_size(self, points: int) -> int:
+        """Points in each of the forward passes of a step with so many."""
+        return math.ceil(points / math.ceil(points / self._per_forward))
 
     def _stack(self, group: Sequence[Point]) -> list[Tensor]:
         if not self._stacks or len(self._stacks[0]) != len(group):
@@ -117,8 +129,16 @@ class BatchedPoints:
         def at_one(values: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(self._network, values, (lambda: checked(loss()),))
 
+        reads = Reads({id(p): t for t, p in enumerate(self._parameters)})
         try:
-            return torch.vmap(at_one)(stacks)
+            with nullcontext() if self._looked else reads.watch():
+                values = torch.vmap(at_one)(stacks)
+            if reads.whole:  # of which the network, or the loss, holds more than the module's own reference
+                raise RuntimeError("it holds its parameters elsewhere as well")
+            self._looked = True
+            return values
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(

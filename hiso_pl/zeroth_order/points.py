@@ -183,7 +183,7 @@ class WholePoints(Points):
         parameters: See :class:`Points`.
         writer: See :class:`Points`.
         dtype: See :class:`Points`.
-        by_rows: Positions of parameters that are read by rows at marked places, or not at all: they are not copied.
+        by_rows: Positions of parameters that are read by rows at marked places and nowhere else: they are not copied.
     """
 
     def __init__(
@@ -216,17 +216,26 @@ class LeanPoints(Points):
         parameters: See :class:`Points`.
         writer: See :class:`Points`.
         dtype: See :class:`Points`.
+        unseen: Positions of parameters that no operator was seen to take. They exist all the time: code that is no
+            operator may read their memory.
     """
 
     partial = True
 
-    def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype, unseen: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(parameters, writer, dtype)
-        self._values = [_absent(p, dtype) for p in parameters]
+        self._values = [
+            torch.empty_like(p, dtype=dtype, requires_grad=False) if t in unseen else _absent(p, dtype)
+            for t, p in enumerate(parameters)
+        ]
+        self._unseen = {t: self._values[t] for t in unseen}
         self._watch = Substitution(parameters, self._write, dtype, everywhere=True)
 
     @contextmanager
     def _at(self, point: Point) -> Iterator[None]:
+        self._writer.write_all(self._unseen, point)
         self._point = point
         with _standing_at(self._parameters, self._values), self._watch.active():
             yield
@@ -284,26 +293,20 @@ def displacements_in_ulps(
     return float(torch.cat(found).median())
 
 
-def read_by_rows(
-    parameters: Sequence[Tensor], network: nn.Module | None, evaluate: Callable[[], object]
-) -> frozenset[int]:
-    """Finds the parameters that need not be displaced whole, by watching one forward pass.
+def watched(parameters: Sequence[Tensor], network: nn.Module | None, evaluate: Callable[[], object]) -> Reads:
+    """Watches how one forward pass reads the parameters.
 
     Args:
         parameters: The trainable parameters, in tensor order.
-        network: Whose embeddings are marked as reading rows.
+        network: Whose embeddings are marked as reading rows, if known.
         evaluate: Runs the forward pass.
-
-    Returns:
-        Positions of the parameters that no operator took whole.
     """
-    if network is None or is_compiled(network):
-        return frozenset()
-    mark_embeddings(network)
+    if network is not None:
+        mark_embeddings(network)
     reads = Reads({id(p): t for t, p in enumerate(parameters)})
     with torch.inference_mode(), reads.watch():
         evaluate()
-    return frozenset(range(len(parameters))) - reads.whole
+    return reads
 
 
 def is_compiled(network: nn.Module) -> bool:

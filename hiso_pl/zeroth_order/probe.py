@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.batched import BatchedPoints
 from hiso_pl.zeroth_order.kernels import Kernels, Offset
 from hiso_pl.zeroth_order.points import (
+    NO_DRIFT,
     CastView,
     LeanPoints,
     Memory,
@@ -32,7 +33,8 @@ from hiso_pl.zeroth_order.points import (
     check_compiled,
     checked,
     displacements_in_ulps,
-    read_by_rows,
+    is_compiled,
+    watched,
 )
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.streams import Site
@@ -151,7 +153,10 @@ class Probe:
         """The parameters stand at the point inside the block."""
         if point.at_x and self._dtype == torch.float32:
             return nullcontext()
-        return (self._points or self._whole()).at(point)
+        way = self._points
+        if way is None or (way.partial and self._memory == "fast"):
+            way = self._whole()  # as what is evaluated here may read otherwise than the losses do
+        return way.at(point)
 
     def losses(
         self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
@@ -176,8 +181,9 @@ class Probe:
             self._told = True
             self._warn_of_lost(plan)
         if self._batched is not None:
-            return self._batched.losses([_At(loss, k) for loss in losses], points)
-        way = self._learnt(lambda: losses[0](k))
+            every = [plan.point(k, offset, drift) for offset in plan.offsets]
+            return self._batched.losses([_At(loss, k) for loss in losses], every, chosen)
+        way = self._learnt(lambda: losses[0](k), plan)
         reason = "it reads some in a way that cannot be followed"
         values: NDArray[np.float32] | None = None
         try:
@@ -186,9 +192,31 @@ class Probe:
             if not way.partial:
                 raise
             reason = str(error).strip().split("\n")[0]
-        if values is not None and (not way.partial or np.isfinite(values).all()):
-            return values
-        # NaN stands where a weight was not expected to be read: is this such a place, or is it the network itself?
+        if values is None:
+            return self._again(way, losses, k, points, reason)
+        doubtful = [i for i, row in enumerate(values) if not np.isfinite(row).all()] if way.partial else []
+        # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
+        doubtful = [i for i in doubtful if self._finite_at_x(losses[i], k)]
+        if doubtful:
+            found = self._again(way, [losses[i] for i in doubtful], k, points, reason, values[doubtful])
+            values = values.copy()
+            values[doubtful] = found
+        return values
+
+    def _finite_at_x(self, loss: Loss, k: int) -> bool:
+        with CastView(self._parameters, self._dtype).active(), torch.inference_mode():
+            return bool(torch.isfinite(checked(loss(k))))
+
+    def _again(
+        self,
+        way: Points,
+        losses: Sequence[Loss],
+        k: int,
+        points: Sequence[Point],
+        reason: str,
+        values: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Evaluates with all weights displaced whole, and stays with that if the result is another."""
         everything = self._whole()
         whole = self._evaluate(everything, losses, k, points)
         if values is None or not np.array_equal(whole, values, equal_nan=True):
@@ -222,18 +250,33 @@ class Probe:
     def _described(self) -> str:
         return "the network" if self._network is None else type(self._network).__name__
 
-    def _learnt(self, evaluate: Callable[[], object]) -> Points:
+    def _learnt(self, evaluate: Callable[[], object], plan: Plan) -> Points:
         """How points are made to be seen; found out by the first forward pass."""
         if self._points is None:
-            self._points = self._find_way(evaluate)
+            lean = self._memory == "low"
+            self._points = self._learn_lean(evaluate, plan) if lean else self._learn_rows(evaluate)
         return self._points
 
-    def _find_way(self, evaluate: Callable[[], object]) -> Points:
-        if self._memory == "low":
-            return LeanPoints(self._parameters, self._writer, self._dtype)
+    def _learn_lean(self, evaluate: Callable[[], object], plan: Plan) -> Points:
+        way = LeanPoints(self._parameters, self._writer, self._dtype)
+        try:
+            with way.at(plan.point(0, None, NO_DRIFT)):
+                reads = watched(self._parameters, self._network, evaluate)
+        except (RuntimeError, IndexError):
+            return way  # the evaluation proper meets it again
+        unseen = frozenset(range(len(self._parameters))) - reads.whole - reads.rows
+        return LeanPoints(self._parameters, self._writer, self._dtype, unseen) if unseen else way
+
+    def _learn_rows(self, evaluate: Callable[[], object]) -> Points:
+        if self._network is None or is_compiled(self._network):
+            return self._whole()
         with CastView(self._parameters, self._dtype).active():  # beside weights that are not trained, in the same type
-            by_rows = read_by_rows(self._parameters, self._network, evaluate)
-        return WholePoints(self._parameters, self._writer, self._dtype, by_rows)
+            reads = watched(self._parameters, self._network, evaluate)
+        return WholePoints(self._parameters, self._writer, self._dtype, frozenset(reads.rows - reads.whole))
+
+    def pass_size(self, points: int) -> int:
+        """Points of a step that one forward pass takes."""
+        return 1 if self._batched is None else self._batched.pass_size(points)
 
 
 class _At:

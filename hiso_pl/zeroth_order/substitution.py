@@ -185,6 +185,8 @@ class Substitution(TorchDispatchMode):
         kwargs = kwargs or {}
         positions = self._positions
         first = positions.get(id(args[0])) if args else None
+        if func is _aten.embedding_renorm_.default or (first is not None and func._schema.is_mutable):
+            raise RuntimeError(f"{func} writes to a weight")  # which here would be a passing copy of it
         if first is not None:
             rows = _row_read(func, args)
             if rows is not None and rows.numel() < self._layouts[first].shape[0]:
@@ -213,7 +215,8 @@ class Substitution(TorchDispatchMode):
         if kept is None or kept.numel() < size:
             kept = None
             self._pool.pop(place, None)  # what is too small goes before its successor comes
-            kept = self._pool[place] = torch.empty(size, dtype=self._dtype, device=self._device)
+            with torch.inference_mode(False):  # a view of a parameter is to be one of an ordinary tensor
+                kept = self._pool[place] = torch.empty(size, dtype=self._dtype, device=self._device)
         return kept
 
     def _keep(self, lent: list[Tensor], result: Any) -> None:
@@ -225,16 +228,17 @@ class Substitution(TorchDispatchMode):
 
     def _by_rows(self, func: Any, position: int, rows: Tensor, args: Any, kwargs: Any) -> Any:
         layout = self._layouts[position]
-        count, flat = layout.shape[0], rows.reshape(-1)
+        count, flat = layout.shape[0], rows.reshape(-1).long()
         flat = torch.where(flat < 0, flat + count, flat) if func is _aten.index.Tensor else flat
         if flat.device.type == "cpu":
             chosen, places = flat.unique(return_inverse=True)
             if len(chosen) and not 0 <= int(chosen[0]) <= int(chosen[-1]) < count:
                 raise IndexError(f"rows {int(chosen[0])} to {int(chosen[-1])} asked for of {count}")
         else:
-            # to look for repeats, or at the indices, would be a synchronisation; each is a row of its own instead.
-            # The base evaluation of the same batch has met any index that is out of range before.
-            chosen, places = flat.clamp(0, count - 1), torch.arange(len(flat), device=flat.device)
+            # to look for repeats, or at the indices, would be a synchronisation; each is a row of its own instead,
+            # and an index out of range is out of range of these as well, for the operator to refuse
+            chosen = flat.clamp(0, count - 1)
+            places = torch.where(chosen == flat, torch.arange(len(flat), device=flat.device), len(flat))
         values = torch.empty(len(chosen), *layout.shape[1:], dtype=self._dtype, device=self._device)
         self._write(position, values, chosen)
         places = places.view(rows.shape)

@@ -84,12 +84,14 @@ class Work:
             As :meth:`alone`.
         """
         plan, points = self._plan, len(self._plan.offsets)
+        size = self._probe.pass_size(points)
         g = np.full((self._slots.size, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
         first = np.full(self._slots.size, np.nan, dtype=np.float32)
         for k in range(plan.local_steps):
             rows = np.zeros((len(self._losses), points), dtype=np.float32)
             for i, (slot, (place, of)) in enumerate(zip(self._slots.own, self._slots.shares, strict=True)):
-                chosen = range(place, points, of)
+                # whole forward passes are dealt, where each takes several points
+                chosen = [j for j in range(points) if j // size % of == place]
                 drift = directional_weights(g[slot, :k], plan.directions) if k else NO_DRIFT
                 if not np.isfinite(drift).all():
                     rows[i, chosen] = np.nan
