@@ -285,6 +285,7 @@ def _log_quietly() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*sync_dist=True.*",
         r".*The dirpath has changed from.*",
+        r".*batching rule for aten.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
 
