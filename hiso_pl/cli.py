@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = (
     "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round. "
-    "`hiso-pl bench --help` tells of one more command, which measures what a round costs."
+    "`hiso-pl bench --help` and `hiso-pl export --help` tell of two more commands: "
+    "the one measures what a round costs, the other writes a checkpoint's model as a Hugging Face folder."
 )
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 TRACEBACK = "HISO_PL_TRACEBACK"
@@ -306,6 +307,11 @@ def main(args: list[str] | None = None) -> int:
             from hiso_pl import bench  # it uses this module
 
             bench.run(given[1:])
+            return 0
+        if given[:1] == ["export"]:
+            from hiso_pl import export  # it uses this module
+
+            export.run(given[1:])
             return 0
         FederatedCLI(
             FederatedModule,

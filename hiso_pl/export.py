@@ -1,0 +1,403 @@
+"""The command ``hiso-pl export``: from a run's checkpoint to a folder that Hugging Face's ``from_pretrained`` opens.
+
+What is built is said by the configuration that is named on the command line, trusted as it is for ``fit``; the
+checkpoint gives the values of the trained tensors, once it has been compared with what was built, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+import transformers
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from lightning.pytorch import seed_everything
+from torch import Tensor, nn
+
+from hiso_pl import checkpoint, runtime
+from hiso_pl.callbacks.run_folder import newest_checkpoint
+from hiso_pl.cli import ConfigurationError, Parser, trainer_root
+from hiso_pl.models import CausalLMClassifier, SequenceClassifier, TaskModel
+from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
+from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
+from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.zeroth_order.options import DTYPES
+
+log = logging.getLogger(__name__)
+
+FACTS = "hiso_pl.json"
+"""What an exported folder says of the run it comes from; also what shows that a folder is an export."""
+
+FORMAT = 1
+METHOD = (
+    "zeroth-order fine-tuning by scalars alone: HiSo, arXiv 2506.02370; without a Hessian DeComFL, arXiv 2405.15861"
+)
+SECTIONS = ("seed_everything", "threads", "deterministic", "model")
+"""Sections of a run's configuration that say what its network is. Of the others two values are read."""
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One export.
+
+    Args:
+        output: Folder to write. It must not exist, or be empty.
+        ckpt_path: Checkpoint of the run; ``last`` is the newest in the folder ``trainer.default_root_dir``.
+        merge: Whether to write the whole model with the adapter merged into it, instead of the adapter alone.
+        dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored.
+        overwrite: Whether a folder that an earlier export wrote is replaced, with all it holds.
+        tokenizer: Folder or hub name of the tokenizer. If null, that of the run's data, or else the model's.
+
+    Raises:
+        ValueError: If an option cannot be.
+    """
+
+    output: str
+    ckpt_path: str = "last"
+    merge: bool = False
+    dtype: Dtype = "float32"
+    overwrite: bool = False
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything is read."""
+        if not self.output:
+            raise ValueError("output='' must be a folder")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(get_args(Dtype))}")
+
+
+class ExportedModule(FederatedModule):
+    """The run's module, which also keeps its frozen weights as they were loaded, whatever the run computed in.
+
+    Args:
+        network: The network with its task.
+        optimizer: The method.
+        lr_scheduler: How the learning rate follows the rounds.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self,
+        network: TaskModel,
+        optimizer: OptimizerCallable = ZerothOrderOptimizer,
+        lr_scheduler: SchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        loaded = [p.data for p in network.parameters()]
+        super().__init__(network, optimizer, lr_scheduler, seed)
+        self._loaded = loaded
+
+    def restore(self, trained: Mapping[str, Tensor]) -> None:
+        """Puts trained values in place, and the frozen weights back to the type they were loaded in."""
+        for p, values in zip(self.network.parameters(), self._loaded, strict=True):
+            p.data = values
+        with torch.no_grad():
+            for name, p in self.trainable():
+                p.copy_(trained[name])
+
+
+class ExportParser(Parser):
+    """Takes a run's configuration, of which it reads what concerns the network."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parses what concerns the network; trainer, data and callbacks are not looked at."""
+        return super().parse_string(_of_the_network(content), *args, **kwargs)
+
+
+def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
+    """Reads a command line.
+
+    Args:
+        args: What follows ``export``.
+
+    Returns:
+        What to do, the parser, and the configuration, of which nothing has been built yet.
+
+    Raises:
+        ConfigurationError: If it cannot be understood, or an option cannot be.
+    """
+    parser = ExportParser(
+        prog="hiso-pl export",
+        description="Writes a checkpoint's model or adapter as a Hugging Face folder. Give the run's config.yaml: it "
+        "says which network this is.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="The run's configuration; several compose.")
+    parser.add_class_arguments(Settings)
+    parser.add_argument("--seed_everything", type=int, default=0, help="The run's seed.")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads. If null, all cores.")
+    parser.add_argument("--deterministic", type=bool, default=True, help="As for fit.")
+    parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
+    parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
+    parser.add_lightning_class_args(ExportedModule, "model")
+    parser.link_arguments("seed_everything", "model.seed")
+    config = parser.parse_args(list(args))
+    try:
+        settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return settings, parser, config
+
+
+def run(args: Sequence[str]) -> Path:
+    """Runs the command.
+
+    Whoever calls it reports its errors, as ``hiso_pl.cli.main`` does.
+
+    Args:
+        args: What follows ``export``.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        ConfigurationError: If the command line cannot be understood.
+        ValueError: If there is nothing to export, it is of another model, or the folder is not free.
+    """
+    settings, parser, config = parse(args)
+    if runtime.world_size() > 1:
+        raise ConfigurationError(f"export is for one process, not {runtime.world_size()}: leave torchrun out")
+    output = Path(settings.output).expanduser().resolve()
+    check_output(output, settings.overwrite)
+    path = _checkpoint_path(settings.ckpt_path, config)
+    content = checkpoint.read(path)
+    runtime.configure(config.threads, config.deterministic)
+    seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
+    module = parser.instantiate(config).model
+    assert isinstance(module, ExportedModule)
+    network = exportable(module.network)
+    adapted = hasattr(network.model, "peft_config")
+    if settings.merge and not (adapted and hasattr(network.model, "merge_and_unload")):
+        raise ValueError("merge=True must be false: the network has no adapter that can be merged into its weights")
+    trained = trained_tensors(content, module)
+    module.restore(trained)
+    source = settings.tokenizer or config.data.init_args.tokenizer
+    if source is None:
+        tokenizer = load_tokenizer(str(network.tokenizer_source), network.tokenizer_revision)
+    else:
+        tokenizer = load_tokenizer(source)
+    if output.exists():
+        for place in (path, source, network.tokenizer_source):
+            if place is not None and Path(place).expanduser().resolve().is_relative_to(output):
+                raise ValueError(f"output={settings.output} holds {place}, which is exported from: give another folder")
+    kind = "merged" if settings.merge else "adapter" if adapted else "model"
+    facts = {
+        "format": FORMAT,
+        "kind": kind,
+        "round": int(content["global_step"]),
+        "trained_parameters": sum(t.numel() for t in trained.values()),
+        "trained_sha256": fingerprint(trained.values()),  # in fp32, as the checkpoint holds them
+        "dtype": settings.dtype,
+        "base_model": {"name": network.tokenizer_source, "revision": network.tokenizer_revision},
+        "method": METHOD,
+        "versions": {**runtime.versions(), "peft": metadata.version("peft")},
+    }
+    with replacing(output) as folder:
+        save(network, tokenizer, folder, kind, DTYPES[settings.dtype])
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    log.info("The %s of round %d is in %s.", kind, facts["round"], settings.output)
+    return output
+
+
+def exportable(network: TaskModel) -> CausalLMClassifier | SequenceClassifier:
+    """The network, if all it trains is in a transformers model.
+
+    Raises:
+        ValueError: If not.
+    """
+    what = "only hiso_pl.models.CausalLMClassifier and SequenceClassifier can be exported"
+    if not isinstance(network, CausalLMClassifier | SequenceClassifier):
+        raise ValueError(f"model.network={type(network).__name__} is no transformers model: {what}")
+    for name, p in network.named_parameters():
+        if p.requires_grad and not name.startswith("model."):
+            raise ValueError(f"model.network={type(network).__name__} trains {name!r} outside its model: {what}")
+    return network
+
+
+def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict[str, Tensor]:
+    """The trained tensors of a checkpoint, by the names of the network's parameters.
+
+    Raises:
+        ValueError: If the checkpoint is of another model, or damaged.
+    """
+    try:
+        checkpoint.compare(content, module, resuming=False)
+        state = content["state_dict"]
+        found = {name: state[f"network.{name}"] for name, _ in module.trainable()}
+    except (AttributeError, KeyError, TypeError) as error:  # the file decides what is where
+        raise ValueError(f"the checkpoint is damaged: {one_line(error)}") from error
+    for name, p in module.trainable():
+        tensor = found[name]
+        if not isinstance(tensor, Tensor) or (tensor.shape, tensor.dtype, tensor.layout, tensor.device.type) != (
+            p.shape,
+            torch.float32,
+            torch.strided,
+            "cpu",
+        ):
+            raise ValueError(f"the checkpoint is damaged: {name!r} must be an fp32 tensor of shape {list(p.shape)}")
+    return found
+
+
+def fingerprint(tensors: Any) -> str:
+    """SHA-256 over the little-endian bytes of fp32 tensors: a run's digest where it stores no H."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.detach().reshape(-1).contiguous().numpy().astype("<f4", copy=False))
+    return sha.hexdigest()
+
+
+def save(
+    network: CausalLMClassifier | SequenceClassifier,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    folder: Path,
+    kind: str,
+    dtype: torch.dtype,
+) -> None:
+    """Writes model or adapter, and the tokenizer. The network is changed on the way.
+
+    Args:
+        network: The network with its trained weights.
+        tokenizer: The tokenizer.
+        folder: Where to.
+        kind: ``model``, ``adapter`` or ``merged``.
+        dtype: What weights are stored in.
+
+    Raises:
+        ValueError: If the weights do not fit into ``dtype``, or cannot be merged.
+    """
+    model: Any = network.model
+    if isinstance(network, SequenceClassifier):
+        _agree_on_padding(unwrapped(model), tokenizer)
+    if kind == "merged":
+        model = _merged(model)
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and (p.requires_grad or kind != "adapter"):
+            stored = p.data.to(dtype)
+            if not torch.isfinite(stored).all() and torch.isfinite(p.data).all():
+                raise ValueError(f"dtype={str(dtype).removeprefix('torch.')} cannot hold {name!r}: take float32")
+            p.data = stored
+    if kind == "adapter":
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = network.tokenizer_source
+            config.revision = network.tokenizer_revision
+        # embeddings that are not trained are the base model's
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # an empty form
+    else:
+        cast(transformers.PreTrainedModel, model).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses a place that is taken.
+
+    Args:
+        output: The folder to be written.
+        overwrite: Whether it may be an earlier export.
+
+    Raises:
+        ValueError: If something else is there.
+    """
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ValueError(f"output={output} is a file, must be a folder")
+    if not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(f"output={output} is not empty: give another folder, or --overwrite true")
+    if not (output / FACTS).is_file():
+        raise ValueError(f"output={output} is no earlier export (it has no {FACTS}), so it is not replaced")
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` to write into, which takes its place if the block ends well and is gone if not."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    old = output.with_name(f".{output.name}.{os.getpid()}.old")
+    part.mkdir()
+    try:
+        yield part
+        if output.exists():
+            output.rename(old)
+        try:
+            part.rename(output)
+        except OSError:
+            if old.exists():
+                old.rename(output)
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if output.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _checkpoint_path(given: str, config: Namespace) -> Path:
+    if given != "last":
+        return Path(given).expanduser()
+    root = trainer_root(config)
+    newest = newest_checkpoint(root)
+    if newest is None:
+        raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
+    return newest
+
+
+def _merged(adapted: Any) -> transformers.PreTrainedModel:
+    """The model with its adapter merged; a head or an embedding that was adapted on its own stays tied no longer."""
+    model = unwrapped(adapted)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(hasattr(module, "base_layer") or hasattr(module, "modules_to_save") for module in (embedding, head)):
+        for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+        base = getattr(head, "base_layer", head)
+        if isinstance(getattr(base, "weight", None), nn.Parameter):
+            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
+    try:
+        return cast(transformers.PreTrainedModel, adapted.merge_and_unload(safe_merge=True))
+    except (NotImplementedError, TypeError, AttributeError) as error:
+        raise ValueError(f"merge=True must be false: {one_line(error)}") from error
+
+
+def _agree_on_padding(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+    """Decoders find a sequence's end by the padding, so that the tokenizer's must be the model's."""
+    config = model.config.get_text_config()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    elif config.pad_token_id != tokenizer.pad_token_id:
+        config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _of_the_network(content: str) -> str:
+    """A run's configuration without the sections that do not say what its network is; values stay as written."""
+    root = yaml.compose(content, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        return content
+    kept = [pair for pair in root.value if pair[0].value in SECTIONS]
+    for path in (("trainer", "default_root_dir"), ("data", "init_args", "tokenizer")):
+        value: yaml.Node | None = root
+        for key in path:
+            pairs = value.value if isinstance(value, yaml.MappingNode) else []
+            value = next((v for k, v in pairs if k.value == key), None)
+        if value is not None:
+            for key in reversed(path[1:]):
+                value = yaml.MappingNode("tag:yaml.org,2002:map", [(_text(key), value)])
+            kept.append((_text(path[0]), value))
+    return yaml.serialize(yaml.MappingNode(root.tag, kept), Dumper=yaml.SafeDumper)
+
+
+def _text(text: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text)
