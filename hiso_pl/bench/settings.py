@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 import torch
 
 from hiso_pl.models import LoRA
+from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype
+from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.probe import Difference
 from hiso_pl.zeroth_order.streams import Distribution
 
 PreconditionerName = Literal["diagonal", "identity", "scalar"]
-ComputeDtype = Literal["float32", "bfloat16", "float16"]
-Memory = Literal["fast", "low"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 _CHOICES: dict[str, Any] = {
@@ -126,7 +126,7 @@ class Settings:
     @property
     def dtype(self) -> torch.dtype:
         """What forward passes compute in."""
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.compute_dtype]
+        return DTYPES[self.compute_dtype]
 
     @property
     def forwards_per_step(self) -> int:
