@@ -176,12 +176,12 @@ class Probe:
         Raises:
             ValueError: If a loss is not one fp32 number.
         """
-        points = [plan.point(k, plan.offsets[i], drift) for i in chosen]
+        every = [plan.point(k, offset, drift) for offset in plan.offsets]
+        points = [every[i] for i in chosen]
         if not self._told:
             self._told = True
             self._warn_of_lost(plan)
         if self._batched is not None:
-            every = [plan.point(k, offset, drift) for offset in plan.offsets]
             return self._batched.losses([_At(loss, k) for loss in losses], every, chosen)
         way = self._learnt(lambda: losses[0](k), plan)
         reason = "it reads some in a way that cannot be followed"
@@ -193,12 +193,12 @@ class Probe:
                 raise
             reason = str(error).strip().split("\n")[0]
         if values is None:
-            return self._again(way, losses, k, points, reason)
+            return self._again(losses, k, points, reason)
         doubtful = [i for i, row in enumerate(values) if not np.isfinite(row).all()] if way.partial else []
         # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
         doubtful = [i for i in doubtful if self._finite_at_x(losses[i], k)]
         if doubtful:
-            found = self._again(way, [losses[i] for i in doubtful], k, points, reason, values[doubtful])
+            found = self._again([losses[i] for i in doubtful], k, points, reason, values[doubtful])
             values = values.copy()
             values[doubtful] = found
         return values
@@ -209,7 +209,6 @@ class Probe:
 
     def _again(
         self,
-        way: Points,
         losses: Sequence[Loss],
         k: int,
         points: Sequence[Point],
