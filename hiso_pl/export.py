@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks.run_folder import newest_checkpoint
 from hiso_pl.cli import ConfigurationError, Parser, trainer_root
-from hiso_pl.models import CausalLMClassifier, SequenceClassifier, TaskModel
+from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel
 from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
 from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
@@ -212,14 +212,14 @@ def run(args: Sequence[str]) -> Path:
     return output
 
 
-def exportable(network: TaskModel) -> CausalLMClassifier | SequenceClassifier:
+def exportable(network: TaskModel) -> CausalLM | SequenceClassifier:
     """The network, if all it trains is in a transformers model.
 
     Raises:
         ValueError: If not.
     """
-    what = "only hiso_pl.models.CausalLMClassifier and SequenceClassifier can be exported"
-    if not isinstance(network, CausalLMClassifier | SequenceClassifier):
+    what = "only hiso_pl.models.CausalLM and SequenceClassifier can be exported"
+    if not isinstance(network, CausalLM | SequenceClassifier):
         raise ValueError(f"model.network={type(network).__name__} is no transformers model: {what}")
     for name, p in network.named_parameters():
         if p.requires_grad and not name.startswith("model."):
@@ -260,7 +260,7 @@ def fingerprint(tensors: Any) -> str:
 
 
 def save(
-    network: CausalLMClassifier | SequenceClassifier,
+    network: CausalLM | SequenceClassifier,
     tokenizer: transformers.PreTrainedTokenizerBase,
     folder: Path,
     kind: str,

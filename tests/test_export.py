@@ -119,11 +119,7 @@ def bases(tmp_path_factory):
 
 
 def arguments(bases, base, *more, sentences=False):
-    network, data = (
-        ("SequenceClassifier", "SentenceClassification")
-        if sentences
-        else ("CausalLMClassifier", "PromptClassification")
-    )
+    network, data = ("SequenceClassifier", "SentenceClassification") if sentences else ("CausalLM", "PromptData")
     return [
         *("--seed_everything", "3", "--threads", "1", "--trainer.max_steps", "3", "--trainer.val_check_interval", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),

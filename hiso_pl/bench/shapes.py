@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from hiso_pl.models import CausalLMClassifier, LoRA, TaskModel
+from hiso_pl.models import CausalLM, LoRA, TaskModel
 from hiso_pl.models.adapters import add_adapter
 from hiso_pl.models.causal_lm import why_full_logits
 from hiso_pl.models.loading import check_source, vocabulary_size
@@ -65,8 +65,8 @@ SHAPES = {
 """By name; those from 125M on are the published ones, the others are in their manner."""
 
 
-class RandomCausalLM(CausalLMClassifier):
-    """:class:`~hiso_pl.models.CausalLMClassifier` on random fp32 weights, made on the device and never in a file.
+class RandomCausalLM(CausalLM):
+    """:class:`~hiso_pl.models.CausalLM` on random fp32 weights, made on the device and never in a file.
 
     Args:
         name: Name of the shape.
@@ -96,7 +96,7 @@ class RandomCausalLM(CausalLMClassifier):
 
 def build_network(
     model: str, device: torch.device, seed: int, peft: LoRA | None = None, attention: str | None = None
-) -> CausalLMClassifier:
+) -> CausalLM:
     """Makes or loads a network.
 
     Args:
@@ -117,6 +117,6 @@ def build_network(
             f"model={model!r} must be one of {', '.join(SHAPES)}, a model's folder, or owner/name on the hub"
         )
     torch.manual_seed(seed)
-    network = CausalLMClassifier(model, peft=peft, attention=attention)
+    network = CausalLM(model, peft=peft, attention=attention)
     network.to(device)
     return network

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiso_pl.models import CausalLMClassifier
+from hiso_pl.models import CausalLM
 from hiso_pl.models.task_model import at_positions
 from hiso_pl.zeroth_order.kernels import Decay
 
@@ -125,7 +125,7 @@ class UsualWay:
         dtype: What forwards compute in: below fp32 by autocast, as is usual where the masters are fp32.
     """
 
-    network: CausalLMClassifier
+    network: CausalLM
     noise: Noise
     directions: int
     mu: float

@@ -17,7 +17,7 @@ from hiso_pl.bench.shapes import build_network
 from hiso_pl.bench.usual import Noise, UsualWay
 from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
-from hiso_pl.models import CausalLMClassifier
+from hiso_pl.models import CausalLM
 from hiso_pl.zeroth_order import (
     Diagonal,
     Exchange,
@@ -61,7 +61,7 @@ def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) 
     )
 
 
-def build_batches(settings: Settings, network: CausalLMClassifier, slots: Slots, tokens: int) -> Batches:
+def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: int) -> Batches:
     """Minibatches of random tokens without padding, one for each client hosted here and local step.
 
     Args:
@@ -108,7 +108,7 @@ class Workload:
     """
 
     settings: Settings
-    network: CausalLMClassifier
+    network: CausalLM
     optimizer: ZerothOrderOptimizer
     slots: Slots
     batches: Batches
@@ -187,7 +187,7 @@ def run_round(optimizer: ZerothOrderOptimizer, losses: list[Loss], slots: Slots)
         )
 
 
-def _loss(network: CausalLMClassifier, batches: list[dict[str, Tensor]], k: int) -> Tensor:
+def _loss(network: CausalLM, batches: list[dict[str, Tensor]], k: int) -> Tensor:
     return network.loss(batches[k])
 
 

@@ -4,14 +4,14 @@ from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
-from hiso_pl.data.text import PromptClassification, SentenceClassification
+from hiso_pl.data.text import PromptData, SentenceClassification
 
 __all__ = [
     "Batch",
     "DigitsData",
     "ExampleSet",
     "FederatedDataModule",
-    "PromptClassification",
+    "PromptData",
     "Round",
     "SentenceClassification",
     "Splits",

@@ -170,8 +170,8 @@ class TextClassification(FederatedDataModule):
         return [(f"{label} row {number}", text_values(row)) for number, row in enumerate(data)]
 
 
-class PromptClassification(TextClassification):
-    """Examples as prompts, to be continued with a label word: for ``CausalLMClassifier``.
+class PromptData(TextClassification):
+    """Examples as prompts, to be continued with a label word: for ``CausalLM``.
 
     Args:
         label_words: Other label words, one for each class, with the space in front where there is one.

@@ -1,13 +1,13 @@
 """Networks that a federation can fine-tune."""
 
 from hiso_pl.models.adapters import LoRA
-from hiso_pl.models.causal_lm import CausalLMClassifier
+from hiso_pl.models.causal_lm import CausalLM
 from hiso_pl.models.digits import DigitsCNN, DigitsViT
 from hiso_pl.models.sequence_classifier import SequenceClassifier
 from hiso_pl.models.task_model import Evaluation, TaskModel
 
 __all__ = [
-    "CausalLMClassifier",
+    "CausalLM",
     "DigitsCNN",
     "DigitsViT",
     "Evaluation",

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LossKind = Literal["label_words", "full_vocabulary"]
 
 
-class CausalLMClassifier(TaskModel):
+class CausalLM(TaskModel):
     r"""``AutoModelForCausalLM`` in fp32, scored on the label words at one position.
 
     With the hidden state :math:`h` of a prompt's last token and row :math:`w_v` of the output head,

@@ -11,7 +11,7 @@ import torch
 
 from hiso_pl.data.prompts import label_word_tokens, tokenize_prompts
 from hiso_pl.data.tasks import TASKS, TextTask, find_task
-from hiso_pl.data.text import PromptClassification, SentenceClassification
+from hiso_pl.data.text import PromptData, SentenceClassification
 
 IT_WAS = [8, 9]
 
@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def module(files, tokenizer_folder):
-    def make(kind=PromptClassification, **options):
+    def make(kind=PromptData, **options):
         options = {"tokenizer": tokenizer_folder, **files, **options}
         return kind(clients=2, cohort=1, batch_size=2, **options)
 
@@ -335,9 +335,7 @@ def test_the_hub_is_asked_for_the_tasks_data(monkeypatch, tokenizer_folder):
         return datasets.Dataset.from_dict({"passage": ["a film", "a"], "question": ["a", "a"], "answer": [True, False]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    data = PromptClassification(
-        task="boolq", label_words=[" bad", " good"], tokenizer=tokenizer_folder, clients=1, cohort=1
-    )
+    data = PromptData(task="boolq", label_words=[" bad", " good"], tokenizer=tokenizer_folder, clients=1, cohort=1)
     data.prepare_data()
     data.setup()
     assert asked == [("google/boolq", None, "train"), ("google/boolq", None, "validation")] * 2

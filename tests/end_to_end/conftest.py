@@ -239,8 +239,8 @@ def text_args(opt: Path, table: Callable[[str, int], str]) -> list[str]:
     return [
         *("--seed_everything", "3", "--threads", "1", "--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
         *("--trainer.enable_progress_bar", "false"),
-        *("--model.network", "hiso_pl.models.CausalLMClassifier", "--model.network.pretrained", str(opt)),
-        *("--data", "hiso_pl.data.text.PromptClassification", "--data.task", "sst2-hiso", "--data.clients", "4"),
+        *("--model.network", "hiso_pl.models.CausalLM", "--model.network.pretrained", str(opt)),
+        *("--data", "hiso_pl.data.text.PromptData", "--data.task", "sst2-hiso", "--data.clients", "4"),
         *("--data.cohort", "2", "--data.batch_size", "4", "--data.eval_batch_size", "8"),
         *("--data.train_file", table("train.tsv", 60), "--data.validation_file", table("dev.tsv", 20)),
     ]

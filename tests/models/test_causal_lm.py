@@ -13,7 +13,7 @@ import transformers
 from torch.nn import functional as F
 
 from hiso_pl.data.tokenized import TokenizedExamples
-from hiso_pl.models import CausalLMClassifier, LoRA, SequenceClassifier
+from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
 
 PLAIN = ["opt", "gpt2", "llama"]
 CHANGED = ["gemma2", "cohere"]  # soft-capped logits, scaled logits
@@ -28,7 +28,7 @@ def full_logits(folder, batch):
 
 @pytest.mark.parametrize("family", PLAIN + CHANGED)
 def test_scores_are_the_full_logits_of_the_label_words(folder, batch, family):
-    network = CausalLMClassifier(folder(family))
+    network = CausalLM(folder(family))
     assert network.full_logits == (family in CHANGED)
     with torch.no_grad():
         scores = network.scores(batch)
@@ -38,7 +38,7 @@ def test_scores_are_the_full_logits_of_the_label_words(folder, batch, family):
 
 @pytest.mark.parametrize("family", ["opt", "gemma2"])
 def test_full_vocabulary_loss_is_minus_log_softmax_of_the_label_word(folder, batch, family):
-    network = CausalLMClassifier(folder(family), loss="full_vocabulary")
+    network = CausalLM(folder(family), loss="full_vocabulary")
     with torch.no_grad():
         evaluation = network.evaluate(batch)
         mean = network.loss(batch)
@@ -50,7 +50,7 @@ def test_full_vocabulary_loss_is_minus_log_softmax_of_the_label_word(folder, bat
 
 
 def test_label_words_loss_is_cross_entropy_over_the_label_words(folder, batch):
-    network = CausalLMClassifier(folder("opt"))
+    network = CausalLM(folder("opt"))
     with torch.no_grad():
         evaluation = network.evaluate(batch)
     expected = F.cross_entropy(full_logits(folder("opt"), batch)[:, [4, 5]], batch["label"], reduction="none")
@@ -62,7 +62,7 @@ def test_label_words_loss_is_cross_entropy_over_the_label_words(folder, batch):
 @pytest.mark.parametrize("family", PLAIN)
 @pytest.mark.parametrize("loss", ["label_words", "full_vocabulary"])
 def test_losses_do_not_depend_on_padding(folder, batch, family, loss):
-    network = CausalLMClassifier(folder(family), loss=loss)
+    network = CausalLM(folder(family), loss=loss)
     wide = dict(batch)
     wide["input_ids"] = F.pad(batch["input_ids"], (0, 7), value=2)
     wide["attention_mask"] = F.pad(batch["attention_mask"], (0, 7))
@@ -77,7 +77,7 @@ def test_losses_do_not_depend_on_padding(folder, batch, family, loss):
 
 
 def test_losses_do_not_depend_on_padding_buckets(folder):
-    network = CausalLMClassifier(folder("opt"))
+    network = CausalLM(folder("opt"))
     sequences = [[0, 10, 11, 12, 8, 9], [0, 10, 8, 9], [0, 7, 12, 8, 9]]
     plain, padded = (TokenizedExamples(sequences, [1, 0, 1], ("0", "1"), 1, label_words=[4, 5]) for _ in range(2))
     padded.pad_to_multiples(8, most=32)
@@ -89,17 +89,17 @@ def test_losses_do_not_depend_on_padding_buckets(folder):
 
 
 def test_all_parameters_are_fp32_trainable_and_tied_ones_appear_once(folder):
-    network = CausalLMClassifier(folder("opt"))
+    network = CausalLM(folder("opt"))
     parameters = dict(network.named_parameters())
     assert all(p.dtype == torch.float32 and p.requires_grad for p in parameters.values())
     assert not any("lm_head" in name for name in parameters)
     assert network.model.lm_head.weight is network.model.model.decoder.embed_tokens.weight
-    untied = CausalLMClassifier(folder("llama"))
+    untied = CausalLM(folder("llama"))
     assert "model.lm_head.weight" in dict(untied.named_parameters())
 
 
 def test_it_stays_in_evaluation_mode(folder, batch):
-    network = CausalLMClassifier(folder("opt"))  # its configuration has dropout
+    network = CausalLM(folder("opt"))  # its configuration has dropout
     network.train()
     assert not any(module.training for module in network.modules())
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_it_stays_in_evaluation_mode(folder, batch):
 
 
 def test_lora_trains_its_own_parameters_only(folder, batch):
-    network = CausalLMClassifier(folder("opt"), peft=LoRA(r=2, alpha=4, target_modules=["q_proj", "v_proj"]))
+    network = CausalLM(folder("opt"), peft=LoRA(r=2, alpha=4, target_modules=["q_proj", "v_proj"]))
     trainable = [name for name, p in network.named_parameters() if p.requires_grad]
     assert len(trainable) == 8  # A and B for two modules in two layers
     assert all("lora_" in name for name in trainable)
@@ -128,7 +128,7 @@ def test_lora_trains_its_own_parameters_only(folder, batch):
 
 
 def test_an_adapted_head_is_scored_through_full_logits(folder, batch):
-    network = CausalLMClassifier(folder("llama"), peft=LoRA(r=2, target_modules=["lm_head"]))
+    network = CausalLM(folder("llama"), peft=LoRA(r=2, target_modules=["lm_head"]))
     assert network.full_logits
     with torch.no_grad():
         before = network.scores(batch)
@@ -141,7 +141,7 @@ def test_an_adapted_head_is_scored_through_full_logits(folder, batch):
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
 def test_prompt_learning_is_scored_at_the_shifted_position(folder, batch, kind):
     torch.manual_seed(0)
-    network = CausalLMClassifier(folder("llama"), peft={"peft_type": kind, "num_virtual_tokens": 3})
+    network = CausalLM(folder("llama"), peft={"peft_type": kind, "num_virtual_tokens": 3})
     assert network.full_logits
     with torch.no_grad():
         together = network.example_losses(batch)
@@ -156,7 +156,7 @@ def test_prompt_learning_is_scored_at_the_shifted_position(folder, batch, kind):
 
 
 def test_ia3_is_reached_by_a_dict(folder, batch):
-    network = CausalLMClassifier(folder("opt"), peft={"peft_type": "IA3"})
+    network = CausalLM(folder("opt"), peft={"peft_type": "IA3"})
     trainable = [name for name, p in network.named_parameters() if p.requires_grad]
     assert trainable
     assert all("ia3_" in name for name in trainable)
@@ -175,7 +175,7 @@ def test_ia3_is_reached_by_a_dict(folder, batch):
 )
 def test_a_wrong_adapter_is_refused(folder, peft, message):
     with pytest.raises(ValueError, match=message) as caught:
-        CausalLMClassifier(folder("opt"), peft=peft)
+        CausalLM(folder("opt"), peft=peft)
     assert "\n" not in str(caught.value)
 
 
@@ -202,23 +202,23 @@ def test_a_broken_folder_is_refused_in_one_line(folder, tmp_path: Path, spoil, m
     shutil.copytree(folder("opt"), path)
     spoil(path)
     with pytest.raises(ValueError, match=message) as caught:
-        CausalLMClassifier(str(path))
+        CausalLM(str(path))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
 
 def test_an_encoder_is_refused(folder):
     with pytest.raises(ValueError, match=r"lacks \d+ tensors of BertLMHeadModel"):
-        CausalLMClassifier(folder("bert"))
+        CausalLM(folder("bert"))
 
 
 def test_an_unknown_loss_is_refused(folder):
     with pytest.raises(ValueError, match="loss='words' must be one of label_words, full_vocabulary"):
-        CausalLMClassifier(folder("opt"), loss="words")  # type: ignore[arg-type]
+        CausalLM(folder("opt"), loss="words")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(("kind", "family"), [(CausalLMClassifier, "opt"), (SequenceClassifier, "bert")])
+@pytest.mark.parametrize(("kind", "family"), [(CausalLM, "opt"), (SequenceClassifier, "bert")])
 def test_attention_is_the_one_asked_for(folder, batch, kind, family, attention, monkeypatch):
     torch.manual_seed(0)
     network = kind(folder(family), attention=attention)
@@ -234,7 +234,7 @@ def test_attention_is_the_one_asked_for(folder, batch, kind, family, attention, 
 
 
 @pytest.mark.parametrize("attention", ["fused", "", "someone/kernels"])
-@pytest.mark.parametrize(("kind", "family"), [(CausalLMClassifier, "opt"), (SequenceClassifier, "bert")])
+@pytest.mark.parametrize(("kind", "family"), [(CausalLM, "opt"), (SequenceClassifier, "bert")])
 def test_an_unknown_attention_is_refused_in_one_line(folder, kind, family, attention):
     with pytest.raises(ValueError, match=f"attention='{attention}' must be one of eager, .*sdpa") as caught:
         kind(folder(family), attention=attention)
@@ -242,5 +242,5 @@ def test_an_unknown_attention_is_refused_in_one_line(folder, kind, family, atten
 
 
 def test_limits_are_known_to_the_data_module(folder):
-    network = CausalLMClassifier(folder("gpt2"))
+    network = CausalLM(folder("gpt2"))
     assert (network.tokenizer_source, network.max_positions, network.vocabulary_size) == (folder("gpt2"), 32, 40)

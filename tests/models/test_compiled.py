@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from hiso_pl.models import CausalLMClassifier, LoRA, SequenceClassifier
+from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.points import check_compiled, is_compiled
 
@@ -97,7 +97,7 @@ def rounds(network, batches, mu=1e-2, **options) -> np.ndarray:
     [("float32", 1e-2, 2e-6, False), ("bfloat16", 0.2, 2e-2, True)],
 )
 def test_rounds_see_displaced_weights_through_one_compilation(tiny, dtype, mu, tolerance, freezing):
-    eager, compiled = (CausalLMClassifier(tiny, compile=compile) for compile in (False, True))
+    eager, compiled = (CausalLM(tiny, compile=compile) for compile in (False, True))
     start = {name: value.clone() for name, value in eager.state_dict().items()}
     batches = [make_batch(*shape) for shape in BATCHES]
     expected = rounds(eager, batches, mu=mu, compute_dtype=dtype)
@@ -151,7 +151,7 @@ def test_processes_that_meet_batches_in_another_order_compute_the_same_bits(tiny
 @needs_compiler
 def test_a_compiler_that_is_missing_is_one_line(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    network = CausalLMClassifier(tiny, compile=True)
+    network = CausalLM(tiny, compile=True)
     options = {"cpp.cxx": ("/nowhere/g++",), "force_disable_caches": True}
     with (
         torch._inductor.config.patch(options),
@@ -165,7 +165,7 @@ def test_a_compiler_that_is_missing_is_one_line(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("peft", [None, LoRA(r=2, target_modules=["q_proj"])])
-@pytest.mark.parametrize("kind", [CausalLMClassifier, SequenceClassifier])
+@pytest.mark.parametrize("kind", [CausalLM, SequenceClassifier])
 def test_names_stay_and_probing_can_tell(tiny, kind, peft):
     eager, compiled = (kind(tiny, peft=peft, compile=compile) for compile in (False, True))
     assert list(compiled.state_dict()) == list(eager.state_dict())

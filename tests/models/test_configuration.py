@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from hiso_pl.models import CausalLMClassifier, LoRA, SequenceClassifier, TaskModel
+from hiso_pl.models import CausalLM, LoRA, SequenceClassifier, TaskModel
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def parser() -> ArgumentParser:
     [({"r": 3, "target_modules": ["q_proj"]}, "lora_"), ({"peft_type": "IA3"}, "ia3_"), (None, "")],
 )
 def test_a_network_is_built_from_yaml(parser, folder, peft, trained):
-    config = {"class_path": "hiso_pl.models.CausalLMClassifier", "init_args": {"pretrained": folder("opt")}}
+    config = {"class_path": "hiso_pl.models.CausalLM", "init_args": {"pretrained": folder("opt")}}
     if peft is not None:
         config["init_args"]["peft"] = peft
     parsed = parser.parse_args([f"--network={yaml.safe_dump(config)}"])
     network = parser.instantiate(parsed).network
-    assert type(network) is CausalLMClassifier
+    assert type(network) is CausalLM
     names = [name for name, p in network.named_parameters() if p.requires_grad]
     assert names
     assert all(trained in name for name in names)

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from hiso_pl.models import CausalLMClassifier
+from hiso_pl.models import CausalLM
 from hiso_pl.models.adapters import LoRA
 from hiso_pl.zeroth_order import Steps, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.batched import AUTO_LIMIT, AUTO_SHARE, resolve
@@ -82,13 +82,13 @@ def build(folder, monkeypatch):
     def make(part):
         torch.manual_seed(0)
         if part == "lora":
-            network = CausalLMClassifier(folder, peft=LoRA(r=2, alpha=4, target_modules="all-linear"))
+            network = CausalLM(folder, peft=LoRA(r=2, alpha=4, target_modules="all-linear"))
             with torch.no_grad():
                 for name, p in network.named_parameters():
                     if "lora_B" in name:  # zero, which would leave the other half without effect
                         p.normal_(std=0.3)
             return network
-        network = CausalLMClassifier(folder) if part == "norms of a language model" else Blocks()
+        network = CausalLM(folder) if part == "norms of a language model" else Blocks()
         for name, p in network.named_parameters():
             wanted = {"head": "head", "norm": "norm", "norms of a language model": "layer_norm", "all": ""}[part]
             p.requires_grad_(wanted in name)

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-from hiso_pl.models import CausalLMClassifier, DigitsViT
+from hiso_pl.models import CausalLM, DigitsViT
 from hiso_pl.models.adapters import LoRA
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -82,7 +82,7 @@ def build(folder, monkeypatch):
     def make(name):
         torch.manual_seed(0)
         if name == "lora":
-            network = CausalLMClassifier(folder, peft=LoRA(r=2, alpha=4, target_modules="all-linear"))
+            network = CausalLM(folder, peft=LoRA(r=2, alpha=4, target_modules="all-linear"))
             with torch.no_grad():
                 for parameter, p in network.named_parameters():
                     if "lora_B" in parameter:
@@ -93,7 +93,7 @@ def build(folder, monkeypatch):
             network.norm.requires_grad_(True)
             network.head.requires_grad_(True)
             return network
-        return {"opt": lambda: CausalLMClassifier(folder), "vit": DigitsViT, "mixed": Mixed}[name]().eval()
+        return {"opt": lambda: CausalLM(folder), "vit": DigitsViT, "mixed": Mixed}[name]().eval()
 
     return make
 

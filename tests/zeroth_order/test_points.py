@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 
-from hiso_pl.models import CausalLMClassifier, DigitsCNN, DigitsViT
+from hiso_pl.models import CausalLM, DigitsCNN, DigitsViT
 from hiso_pl.models.adapters import LoRA
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -240,9 +240,9 @@ def build(language_models, monkeypatch):
         torch.manual_seed(0)
         if builder == "lora":
             lora = LoRA(r=2, alpha=4, target_modules="all-linear")
-            network = CausalLMClassifier(language_models["opt"], peft=lora)
+            network = CausalLM(language_models["opt"], peft=lora)
         elif isinstance(builder, str):
-            network = CausalLMClassifier(language_models[builder])
+            network = CausalLM(language_models[builder])
         else:
             network = builder().eval()
         generator = torch.Generator().manual_seed(3)
