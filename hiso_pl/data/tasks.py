@@ -1,172 +1,110 @@
-"""Text tasks: which columns make the text, how they become a prompt, and which word stands for which class."""
+"""Text tasks: those known by name, and a user's own as a mapping of the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from string import Formatter
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
-from hiso_pl.data.readers import Row
+from hiso_pl.data.builtin_tasks import TASKS
+from hiso_pl.data.task_types import ClassificationTask, GenerationTask, HubDataset, TextTask
 
+__all__ = [
+    "TASKS",
+    "ClassificationOptions",
+    "ClassificationTask",
+    "GenerationOptions",
+    "GenerationTask",
+    "HubDataset",
+    "TaskOptions",
+    "TextTask",
+    "find_task",
+]
 
-class HubDataset(NamedTuple):
-    """Where the Hugging Face hub keeps a task's data.
-
-    Attributes:
-        path: Name of the dataset.
-        name: Name of its configuration, where it has several.
-        train: Name of the training split.
-        validation: Name of the labelled split for validation.
-        label_column: Name of the label's column there.
-    """
-
-    path: str
-    name: str | None
-    train: str = "train"
-    validation: str = "validation"
-    label_column: str = "label"
+OWN = "own"
+"""Name of a task that the configuration defines."""
 
 
-@dataclass(frozen=True)
-class TextTask:
-    """A classification task on one text or several.
+@dataclass
+class ClassificationOptions:
+    """A user's own classification task.
 
-    Attributes:
-        name: Name of the task.
+    Args:
         template: The prompt, with the columns of the text in braces; the label word comes after it.
-        label_words: The word after the prompt for each class, with the space in front where there is one.
-        classes: Name of each class, in the order of its number.
+        label_words: What follows the prompt for each class, with the space in front where there is one: a constant
+            such as " great", or with columns in braces such as " {choice1}".
+        classes: Name of each class, in the order of its number; None takes the label words as names.
         label_column: Column that holds the label, as number or name of the class.
-        hub: Where the hub has the data.
+        cut: Columns that may be cut when a prompt is too long; none means all of the template's.
+        metrics: Names of the metrics: accuracy, macro_f1.
     """
 
-    name: str
     template: str
-    label_words: tuple[str, ...]
-    classes: tuple[str, ...]
+    label_words: list[str]
+    classes: list[str] | None = None
     label_column: str = "label"
-    hub: HubDataset | None = None
+    cut: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=lambda: ["accuracy"])
 
-    def __post_init__(self) -> None:
-        """Checks that the parts fit together.
-
-        Raises:
-            ValueError: If they do not.
-        """
-        if len(self.classes) < 2 or len({name.lower() for name in self.classes}) != len(self.classes):
-            raise ValueError(f"classes={list(self.classes)} must be at least two distinct names")
-        if len(self.label_words) != len(self.classes):
-            raise ValueError(
-                f"label_words={list(self.label_words)} must be {len(self.classes)} words, "
-                f"one for each of the classes {', '.join(self.classes)}"
-            )
-        try:
-            parts = list(Formatter().parse(self.template))
-        except ValueError as error:
-            raise ValueError(f"template={self.template!r} is not a format string: {error}") from error
-        fields = [(field, spec, conversion) for _, field, spec, conversion in parts if field is not None]
-        if not fields or any(not field.isidentifier() or spec or conversion for field, spec, conversion in fields):
-            raise ValueError(f"template={self.template!r} must name columns in braces, as in '{{sentence}} It was'")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of the text, in the order of the template, each once."""
-        return tuple(dict.fromkeys(field for _, field, _, _ in Formatter().parse(self.template) if field is not None))
-
-    def texts(self, row: Row, place: str) -> dict[str, str]:
-        """The texts of a row, without the white space around them.
+    def build(self) -> ClassificationTask:
+        """The task that they describe.
 
         Raises:
-            ValueError: If the row lacks a column; the message begins with ``place``.
+            ValueError: If they do not make one.
         """
-        for column in self.columns:
-            if column not in row:
-                raise ValueError(f"{place}: no column {column!r}, there are {', '.join(row)}")
-        return {column: row[column].strip() for column in self.columns}
-
-    def prompt(self, texts: dict[str, str]) -> str:
-        """The prompt, which the label word follows."""
-        return self.template.format(**texts)
-
-    def label(self, row: Row, place: str) -> int:
-        """The number of a row's class, given as such or by name.
-
-        Raises:
-            ValueError: If there is no such class; the message begins with ``place``.
-        """
-        if self.label_column not in row:
-            raise ValueError(f"{place}: no column {self.label_column!r}, there are {', '.join(row)}")
-        text = row[self.label_column].strip()
-        names = [name.lower() for name in self.classes]
-        if text.lower() in names:
-            return names.index(text.lower())
-        if text.isdecimal() and int(text) < len(names):
-            return int(text)
-        raise ValueError(
-            f"{place}: {self.label_column}={text!r} must be 0 to {len(names) - 1} or one of {', '.join(self.classes)}"
-        )
-
-    def changed(
-        self,
-        template: str | None = None,
-        label_words: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        label_column: str | None = None,
-    ) -> TextTask:
-        """The task with those parts replaced that are given."""
-        return replace(
-            self,
-            template=self.template if template is None else template,
-            label_words=self.label_words if label_words is None else tuple(label_words),
-            classes=self.classes if classes is None else tuple(classes),
-            label_column=self.label_column if label_column is None else label_column,
+        return ClassificationTask(
+            name=OWN,
+            template=self.template,
+            label_words=tuple(self.label_words),
+            classes=tuple(word.strip(" \n{}") for word in self.label_words)
+            if self.classes is None
+            else tuple(self.classes),
+            label_column=self.label_column,
+            cut=tuple(self.cut),
+            metrics=tuple(self.metrics),
         )
 
 
-_SST2 = TextTask(
-    name="sst2",
-    template="{sentence} It was",
-    label_words=(" terrible", " great"),
-    classes=("negative", "positive"),
-    hub=HubDataset("nyu-mll/glue", "sst2"),
-)
+@dataclass
+class GenerationOptions:
+    r"""A user's own generation task.
 
-TASKS: dict[str, TextTask] = {
-    task.name: task
-    for task in (
-        _SST2,  # prompt and label words as in MeZO
-        replace(_SST2, name="sst2-hiso", label_words=(" bad", " good")),  # label words as in HiSo's experiments
-        TextTask(
-            name="rte",
-            template='{sentence1}\nDoes this mean that "{sentence2}" is true? Yes or No?\n',
-            label_words=("Yes", "No"),
-            classes=("entailment", "not_entailment"),
-            hub=HubDataset("nyu-mll/glue", "rte"),
-        ),
-        TextTask(
-            name="qqp",
-            template="Question 1: {question1}\nQuestion 2: {question2}\nAre they semantically equivalent? Yes or No?\n",
-            label_words=("No", "Yes"),
-            classes=("different", "duplicate"),
-            hub=HubDataset("nyu-mll/glue", "qqp"),
-        ),
-        TextTask(
-            name="cb",
-            template='Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n',
-            label_words=("Yes", "No", "Maybe"),
-            classes=("entailment", "contradiction", "neutral"),
-        ),
-        TextTask(
-            name="boolq",
-            template="{passage} {question}?",
-            label_words=(" No", " Yes"),
-            classes=("false", "true"),
-            hub=HubDataset("google/boolq", None, label_column="answer"),
-        ),
-    )
-}
-"""The tasks known by name. Without ``hub`` a task needs local files."""
+    Args:
+        template: The prompt, with the columns of the text in braces; the answer comes after it.
+        answer: Column of the reference answers; a dotted path such as answers.text goes into a column of JSON.
+        answer_prefix: What stands between prompt and answer in training.
+        stop: What ends an answer, "\n" by default; "" leaves that to the tokenizer's end of sequence.
+        max_new_tokens: Most tokens that are generated.
+        cut: Columns that may be cut when a prompt is too long; none means all of the template's.
+        metrics: Names of the metrics: em, f1, drop_em, drop_f1, rouge1, rouge2, rougeL.
+    """
+
+    template: str
+    answer: str
+    answer_prefix: str = " "
+    stop: str = "\n"
+    max_new_tokens: int = 32
+    cut: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=lambda: ["em", "f1"])
+
+    def build(self) -> GenerationTask:
+        """The task that they describe.
+
+        Raises:
+            ValueError: If they do not make one.
+        """
+        return GenerationTask(
+            name=OWN,
+            template=self.template,
+            answer=self.answer,
+            answer_prefix=self.answer_prefix,
+            stop=self.stop,
+            max_new_tokens=self.max_new_tokens,
+            cut=tuple(self.cut),
+            metrics=tuple(self.metrics),
+        )
+
+
+TaskOptions = ClassificationOptions | GenerationOptions
+"""A user's own task, told apart by its keys."""
 
 
 def find_task(name: str) -> TextTask:
