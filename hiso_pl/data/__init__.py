@@ -4,13 +4,16 @@ from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
+from hiso_pl.data.tasks import ClassificationOptions, GenerationOptions
 from hiso_pl.data.text import PromptData, SentenceClassification
 
 __all__ = [
     "Batch",
+    "ClassificationOptions",
     "DigitsData",
     "ExampleSet",
     "FederatedDataModule",
+    "GenerationOptions",
     "PromptData",
     "Round",
     "SentenceClassification",

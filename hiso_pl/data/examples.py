@@ -1,4 +1,4 @@
-"""What a data module needs to know of a data set: labels, how to make a batch, and a fingerprint."""
+"""What a data module needs to know of a data set: labels, how to make a batch, how to measure, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from hiso_pl.data.measures import ClassMeasure, Measure
 
 Batch = dict[str, torch.Tensor]
 """A minibatch or evaluation batch: tensors by name, the first dimension of each being the example."""
@@ -45,6 +47,34 @@ class ExampleSet(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 over all that the model is given, as hexadecimal digits; ranks compare it before round 0."""
+
+    @property
+    def measure(self) -> Measure:
+        """What is measured of the model's answers to these examples."""
+        return ClassMeasure(self.labels, self.classes)
+
+    def text(self, index: int) -> str | None:
+        """The input of one example as the model is given it, where it is text."""
+        return None
+
+    @property
+    def attributes(self) -> dict[str, NDArray[np.int64]]:
+        """Whole numbers known of each example by name, shape ``[N]`` each; ``label`` is always there."""
+        return {"label": self.labels}
+
+    def attribute(self, name: str) -> NDArray[np.int64]:
+        """A whole number of each example, by which partitions may divide them, shape ``[N]``.
+
+        Args:
+            name: ``label``; where there are tokens ``length``; ``column:NAME`` where that column was kept.
+
+        Raises:
+            ValueError: If these examples have nothing of that name.
+        """
+        known = self.attributes
+        if name not in known:
+            raise ValueError(f"attribute={name!r} must be one of {', '.join(known)}: examples have no other")
+        return known[name]
 
 
 class Splits(NamedTuple):

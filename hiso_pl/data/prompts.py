@@ -1,100 +1,269 @@
-"""Prompts as token ids: cut to length without losing what the answer hangs on, and label words as single tokens."""
+"""Prompts as token ids: cut to length without losing what the answer hangs on, and what follows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
-from hiso_pl.data.tasks import TextTask
+import numpy as np
+from numpy.typing import NDArray
+
+from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
 
 Tokenizer = Any
 """A tokenizer of transformers; named so that this module can be imported without it."""
 
+CHUNK = 4096  # texts tokenised at a time: what the tokenizer says of each beyond its ids need not be kept for all
 
-def tokenize_prompts(
-    tokenizer: Tokenizer, task: TextTask, texts: Sequence[dict[str, str]], max_length: int
-) -> list[list[int]]:
-    """Makes prompts and tokenises them, without what a tokenizer may put at the end of a text.
 
-    A prompt is tokenised as a whole, since tokens may cross the seam between text and template. One that is too long
-    has its texts cut at their ends, the longest first, until it fits; the template itself always stays whole.
+class Limit(NamedTuple):
+    """The most tokens that an example may have.
+
+    Attributes:
+        tokens: That number.
+        positions: Whether the model's positions set it; else the option ``max_length`` does.
+    """
+
+    tokens: int
+    positions: bool = False
+
+    def exceeded(self, place: str, needed: int, what: str) -> ValueError:
+        """The error that says that an example cannot be made so short."""
+        if self.positions:
+            return ValueError(f"{place}: the model has {self.tokens} positions, must have {needed}, {what}")
+        return ValueError(f"{place}: max_length={self.tokens} must be at least {needed}, {what}")
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts, without what a tokenizer may put at the end of one."""
+    if not texts:
+        return []
+    appended = appended_tokens(tokenizer)
+    ids, _ = encode_texts(tokenizer, texts)
+    return [sequence[: len(sequence) - appended] for sequence in ids] if appended else ids
+
+
+def encode_texts(tokenizer: Tokenizer, *columns: Sequence[str]) -> tuple[list[list[int]], list[list[int]] | None]:
+    """The token ids of texts or of pairs of them, whole and with special tokens.
 
     Args:
         tokenizer: The tokenizer.
-        task: The task, for its template.
-        texts: The texts of each example by column.
-        max_length: Most tokens of a prompt.
+        columns: The texts, or the first and the second texts of pairs.
 
     Returns:
-        The token ids of each prompt, ending with the token that the label word follows.
+        The ids and, where the tokenizer tells the texts of a pair apart, the segment of each token.
+    """
+    ids: list[list[int]] = []
+    segments: list[list[int]] = []
+    for start in range(0, len(columns[0]), CHUNK):
+        some = [list(column[start : start + CHUNK]) for column in columns]
+        found = _by_backend(tokenizer, some)
+        if found is None:
+            called = tokenizer(*some, padding=False, truncation=False, verbose=False)
+            found = called["input_ids"], called.get("token_type_ids") or []
+        ids += found[0]
+        segments += found[1]
+    return ids, segments or None
+
+
+def _by_backend(tokenizer: Tokenizer, columns: list[list[str]]) -> tuple[list[list[int]], list[list[int]]] | None:
+    """The same by a fast tokenizer's own backend, in half the time; None where a first text gives something else."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "encode_batch_fast"):
+        return None
+    # this call also sets the backend neither to pad nor to truncate
+    first = tokenizer(*(column[:1] for column in columns), padding=False, truncation=False, verbose=False)
+    encodings = backend.encode_batch_fast(list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0])
+    if encodings[0].ids != first["input_ids"][0]:
+        return None
+    if "token_type_ids" not in first:
+        return [encoding.ids for encoding in encodings], []
+    if encodings[0].type_ids != first["token_type_ids"][0]:
+        return None
+    return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
+
+
+def cut_to_fit(
+    tokenizer: Tokenizer,
+    task: TextTask,
+    texts: Sequence[dict[str, str]],
+    prompts: list[list[int]],
+    after: NDArray[np.int64],
+    limit: Limit,
+    places: Sequence[str],
+) -> NDArray[np.bool_]:
+    """Shortens the prompts that are too long, in place.
+
+    The columns that may be cut lose their ends, the longest first, until the whole prompt, tokenised anew, fits. The
+    rest of the prompt always stays whole.
+
+    Args:
+        tokenizer: The tokenizer.
+        task: The task, for its template and the columns that may be cut.
+        texts: The texts of each example by column.
+        prompts: The token ids of each prompt.
+        after: Tokens that each prompt must leave room for, shape ``[N]``.
+        limit: Most tokens of a prompt and what comes after it.
+        places: Where each example stands, for messages.
+
+    Returns:
+        Whether a prompt was cut, shape ``[N]``.
 
     Raises:
-        ValueError: If ``max_length`` has no room for the template.
+        ValueError: If a prompt has no room even without the texts that may be cut.
     """
-    appended = appended_tokens(tokenizer)
-
-    def tokenize(cut: Sequence[dict[str, str]]) -> list[list[int]]:
-        ids = tokenizer([task.prompt(part) for part in cut], padding=False, truncation=False, verbose=False).input_ids
-        return [sequence[: len(sequence) - appended] for sequence in ids]
-
-    if not texts:
-        return []
-    prompts = tokenize(texts)
-    long = [i for i, prompt in enumerate(prompts) if len(prompt) > max_length]
+    most = (limit.tokens - after).tolist()
+    long = [i for i, prompt in enumerate(prompts) if len(prompt) > most[i]]
+    was_cut = np.zeros(len(prompts), dtype=np.bool_)
     if not long:
-        return prompts
+        return was_cut
+    was_cut[long] = True
+    columns = task.cut or task.columns
+
+    def retokenize(characters: dict[int, int]) -> list[list[int]]:
+        return tokenize(tokenizer, [task.prompt(_cut(texts[i], columns, n)) for i, n in characters.items()])
+
     # The greatest number of characters that a text may keep, by bisection for all long prompts at once. What is kept
     # has been seen to fit, even where more characters make fewer tokens.
-    least = tokenize([_cut(texts[i], 0) for i in long])
-    longest = max(len(prompt) for prompt in least)
-    if longest > max_length:
-        raise ValueError(f"max_length={max_length} must be at least {longest}, the tokens of the template alone")
-    for i, prompt in zip(long, least, strict=True):
-        prompts[i] = prompt
     fits = dict.fromkeys(long, 0)
-    fails = {i: max(len(text) for text in texts[i].values()) for i in long}
+    for i, prompt in zip(long, retokenize(fits), strict=True):
+        if len(prompt) > most[i]:
+            what = "the tokens of what is never cut" + (f" and {after[i]} of the answer" if after[i] else "")
+            raise limit.exceeded(places[i], len(prompt) + int(after[i]), what)
+        prompts[i] = prompt
+    fails = {i: max(len(texts[i][column]) for column in columns) for i in long}
     while pending := [i for i in long if fails[i] - fits[i] > 1]:
         tries = {i: (fits[i] + fails[i]) // 2 for i in pending}
-        for i, prompt in zip(pending, tokenize([_cut(texts[i], tries[i]) for i in pending]), strict=True):
-            if len(prompt) <= max_length:
+        for i, prompt in zip(pending, retokenize(tries), strict=True):
+            if len(prompt) <= most[i]:
                 prompts[i], fits[i] = prompt, tries[i]
             else:
                 fails[i] = tries[i]
-    return prompts
+    return was_cut
 
 
-def label_word_tokens(tokenizer: Tokenizer, task: TextTask) -> list[int]:
-    """The token that stands for each class: what the label word becomes right after the prompt.
+def label_word_tokens(tokenizer: Tokenizer, task: ClassificationTask) -> list[list[int]]:
+    """What label words that name no columns become right after the prompt.
 
     Returns:
-        A token id for each class.
+        The token ids that stand for each class.
 
     Raises:
-        ValueError: If a word is not one token of its own there, is unknown, or stands for two classes.
+        ValueError: If a word merges with the prompt, is no token, is unknown, or is the same as another.
     """
-    appended = appended_tokens(tokenizer)
-
-    def tokenize(text: str) -> list[int]:
-        ids = tokenizer(text, padding=False, truncation=False, verbose=False).input_ids
-        return ids[: len(ids) - appended]
-
-    prompt = task.prompt({column: "x" for column in task.columns})
-    before = tokenize(prompt)
-    words: list[int] = []
+    prompt = task.prompt(dict.fromkeys(task.columns, "x"))
+    before = tokenize(tokenizer, [prompt])
+    words: list[list[int]] = []
     for word in task.label_words:
-        after = tokenize(prompt + word)
-        if after[: len(before)] != before:
-            raise ValueError(f"label word {word!r} merges with the end of the prompt, must begin with a space")
-        added = after[len(before) :]
-        if len(added) != 1:
-            raise ValueError(f"label word {word!r} is {len(added)} tokens for this tokenizer, must be a single one")
-        if added[0] == tokenizer.unk_token_id:
+        [added] = continuations(tokenizer, [prompt], before, [word], [f"label word {word!r}"])
+        if tokenizer.unk_token_id in added:
             raise ValueError(f"label word {word!r} is unknown to the tokenizer, must be in its vocabulary")
-        if added[0] in words:
-            other = task.label_words[words.index(added[0])]
-            raise ValueError(f"label words {other!r} and {word!r} are the same token, must be distinct")
-        words.append(added[0])
+        words.append(added)
+    _check_distinct(task.label_words, words)
     return words
+
+
+def candidate_tokens(
+    tokenizer: Tokenizer,
+    task: ClassificationTask,
+    texts: Sequence[dict[str, str]],
+    prompts: Sequence[list[int]],
+    places: Sequence[str],
+) -> list[list[int]]:
+    """What label words that name columns become after the prompt of each example.
+
+    Returns:
+        The token ids of each candidate, example by example in the order of the classes, ``N * C`` of them.
+
+    Raises:
+        ValueError: As for :func:`label_word_tokens`; the message begins with the example's place.
+    """
+    count = len(task.classes)
+    candidates = [task.candidates(text) for text in texts]
+    found = continuations(
+        tokenizer,
+        [task.prompt(text) for text in texts for _ in range(count)],
+        [prompt for prompt in prompts for _ in range(count)],
+        list(chain.from_iterable(candidates)),
+        [f"{place}: label word {word!r}" for place, words in zip(places, candidates, strict=True) for word in words],
+    )
+    for i, words in enumerate(candidates):
+        _check_distinct(words, found[i * count : (i + 1) * count], f"{places[i]}: ")
+    return found
+
+
+def answer_tokens(
+    tokenizer: Tokenizer,
+    task: GenerationTask,
+    texts: Sequence[str],
+    prompts: Sequence[list[int]],
+    added: Sequence[str],
+    places: Sequence[str],
+) -> list[list[int]]:
+    """What the answers to learn become after their prompts, with what ends them.
+
+    An answer whose first token would reach into the prompt is tokenised apart from it: a model that generates goes on
+    after the prompt's own tokens, so those of the answer are all it can be asked for.
+
+    Args:
+        tokenizer: The tokenizer.
+        task: The task; without a stop of its own, the tokenizer's end of sequence is put after an answer.
+        texts: The prompts.
+        prompts: The token ids of the prompts.
+        added: The text after each prompt.
+        places: Where each example stands, for messages.
+    """
+    found = continuations(tokenizer, texts, prompts, added, [f"{place}: the answer" for place in places], apart=True)
+    end = [] if task.stop or tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    return [tokens + end for tokens in found]
+
+
+def continuations(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    prompts: Sequence[list[int]],
+    added: Sequence[str],
+    names: Sequence[str],
+    apart: bool = False,
+) -> list[list[int]]:
+    """What the tokenizer makes of texts beyond the prompts that they follow.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The prompts.
+        prompts: The token ids of the prompts.
+        added: The text after each prompt.
+        names: What each added text is called in messages.
+        apart: Whether a text that merges with the end of its prompt is tokenised apart from it instead of refused.
+
+    Raises:
+        ValueError: If a text merges with the end of its prompt, or is no token at all.
+    """
+    wholes = tokenize(tokenizer, [prompt + more for prompt, more in zip(texts, added, strict=True)])
+    found = []
+    for prompt, whole, more, name in zip(prompts, wholes, added, names, strict=True):
+        tokens = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt:
+            if not apart:
+                raise ValueError(f"{name} merges with the end of the prompt, must begin with a space")
+            tokens = list(tokenizer(more, add_special_tokens=False).input_ids)
+        if not tokens:
+            raise ValueError(f"{name} is 0 tokens for this tokenizer, must be at least one")
+        found.append(tokens)
+    return found
+
+
+def stop_tokens(tokenizer: Tokenizer, task: GenerationTask) -> list[int]:
+    """The token ids that end a generation: the end of sequence, and the stop where it is one token after an answer."""
+    stops = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    if task.stop:
+        answered = task.prompt(dict.fromkeys(task.columns, "x")) + task.answer_prefix + "x"
+        before, after = tokenize(tokenizer, [answered]), tokenize(tokenizer, [answered + task.stop])
+        [added] = [whole[len(start) :] for start, whole in zip(before, after, strict=True)]
+        alone = len(added) == 1 and after[0][: len(before[0])] == before[0] and added[0] != tokenizer.unk_token_id
+        stops += [token for token in added if alone and token not in stops]
+    return stops
 
 
 def appended_tokens(tokenizer: Tokenizer) -> int:
@@ -115,5 +284,13 @@ def padding_token(tokenizer: Tokenizer) -> int:
     return 0
 
 
-def _cut(texts: dict[str, str], characters: int) -> dict[str, str]:
-    return {column: text if len(text) <= characters else text[:characters].rstrip() for column, text in texts.items()}
+def _check_distinct(words: Sequence[str], tokens: Sequence[list[int]], place: str = "") -> None:
+    for i, own in enumerate(tokens):
+        if own in tokens[:i]:
+            other = words[tokens.index(own)]
+            raise ValueError(f"{place}label words {other!r} and {words[i]!r} are the same tokens, must be distinct")
+
+
+def _cut(texts: dict[str, str], columns: Sequence[str], characters: int) -> dict[str, str]:
+    long = {name: texts[name][:characters].rstrip() for name in columns if len(texts[name]) > characters}
+    return {**texts, **long}

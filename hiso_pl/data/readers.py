@@ -1,17 +1,18 @@
-"""Reads tables of text: .tsv, .csv and .jsonl.
+"""Reads tables of text: .tsv, .csv, .jsonl and .parquet.
 
-The readers are our own because a wrong row must be named by file and line, and because GLUE's .tsv files are not
-quoted, so that a quotation mark is an ordinary character there.
+The readers of text are our own because a wrong row must be named by file and line, and because GLUE's .tsv files are
+not quoted, so that a quotation mark is an ordinary character there.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 
 Row = dict[str, str]
 
@@ -20,7 +21,8 @@ def read_table(path: str | Path) -> list[Row]:
     """The rows of a file, every value as text.
 
     Args:
-        path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted) or ``.jsonl`` file in UTF-8.
+        path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted) or ``.jsonl`` file in UTF-8, or a ``.parquet``
+            file.
 
     Raises:
         ValueError: If the file is missing or empty, or a row is broken; the message names file and line.
@@ -31,33 +33,80 @@ def read_table(path: str | Path) -> list[Row]:
 def numbered_rows(path: str | Path) -> list[tuple[int, Row]]:
     """The same as :func:`read_table`, each row with the line it starts on, counted from 1.
 
-    Empty lines are passed over. Values of JSON that are not text keep their JSON spelling (``true``, ``3``); those
-    that are null are left out.
+    In Parquet it is the row's number, counted from 0. Empty lines are passed over. Values that are not text keep their
+    JSON spelling (``true``, ``3``); those that are null are left out.
+    """
+    return parse_rows(path, read_file(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a table.
+
+    Raises:
+        ValueError: If the file cannot be read, or is none of the kinds that are known.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"file {str(path)!r} must end in {', '.join(SUFFIXES)}")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"file {str(path)!r} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def parse_rows(path: str | Path, data: bytes) -> list[tuple[int, Row]]:
+    """The rows that the bytes of a file hold, as :func:`numbered_rows` gives them.
+
+    Args:
+        path: The file's name, whose end says what the bytes are.
+        data: Its bytes.
+
+    Raises:
+        ValueError: If there are none, or one is broken.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"file {str(path)!r} must end in {', '.join(SUFFIXES)}")
-    lines = _lines(path)
-    rows = list(_json_rows(path, lines) if suffix == ".jsonl" else _table_rows(path, lines, quoted=suffix == ".csv"))
+    if suffix == ".parquet":
+        rows = list(_parquet_rows(path, data))
+    elif suffix == ".jsonl":
+        rows = list(_json_rows(path, _lines(path, data)))
+    else:
+        rows = list(_table_rows(path, _lines(path, data), quoted=suffix == ".csv"))
     if not rows:
         raise ValueError(f"{path}: no rows")
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def row_name(path: str | Path, number: int) -> str:
+    """How messages name a row of a file."""
+    return f"{path} {'row' if str(path).lower().endswith('.parquet') else 'line'} {number}"
+
+
+def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
     """Decodes a file line by line, splitting at newlines only: text may hold other Unicode separators."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"file {str(path)!r} does not exist") from None
-    except OSError as error:
-        raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
             yield number, line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} line {number}: not UTF-8 (byte {error.start + 1} of the line)") from error
+
+
+def _parquet_rows(path: Path, data: bytes) -> Iterator[tuple[int, Row]]:
+    import pyarrow.parquet  # type: ignore[import-untyped]  # takes half a second, which files of text need not wait for
+
+    number = 0
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+        for group in range(file.num_row_groups):
+            for values in file.read_row_group(group).to_pylist():
+                yield number, text_values(values)
+                number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        message = " ".join(str(error).split())[:200]
+        where = f" row {number}" if number else ""
+        raise ValueError(f"{path}{where}: not Parquet, or damaged ({message})") from error
 
 
 def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:

@@ -32,6 +32,40 @@ def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     assert numbered_rows(str(path)) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "y": "[1]"})]
 
 
+def parquet(columns: dict[str, list[object]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink, row_group_size=2)
+    return sink.getvalue().to_pybytes()
+
+
+def test_parquet_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
+    columns = {"text": ["a", "b\n", None], "label": [1, 0, 2], "answers": [["x"], [], ["y", "é"]]}
+    assert numbered_rows(write(tmp_path / "a.parquet", parquet(columns))) == [
+        (0, {"text": "a", "label": "1", "answers": '["x"]'}),
+        (1, {"text": "b\n", "label": "0", "answers": "[]"}),
+        (2, {"label": "2", "answers": '["y", "\\u00e9"]'}),
+    ]
+
+
+def test_broken_parquet_is_named_with_the_row(tmp_path):
+    whole = parquet({"text": [f"{i} " * 500 for i in range(10)]})
+    with pytest.raises(ValueError, match=r"a\.parquet: not Parquet, or damaged") as caught:
+        read_table(write(tmp_path / "a.parquet", whole[: len(whole) // 2]))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"b\.parquet: not Parquet, or damaged"):
+        read_table(write(tmp_path / "b.parquet", '{"text": "a"}\n'))
+    with pytest.raises(ValueError, match=r"d\.parquet: no rows"):
+        read_table(write(tmp_path / "d.parquet", parquet({"text": []})))
+    altered = bytearray(whole)
+    for place in range(len(whole) // 3, len(whole) // 2):
+        altered[place] ^= 0xFF
+    with pytest.raises(ValueError, match=r"c\.parquet row [1-9]\d*: not Parquet, or damaged"):
+        read_table(write(tmp_path / "c.parquet", bytes(altered)))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -47,7 +81,8 @@ def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
         ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl line 2: not JSON"),
         ("a.jsonl", "[1]\n", r"a\.jsonl line 1: a JSON list, an object expected"),
         ("a.jsonl", "\n", r"a\.jsonl: no rows"),
-        ("a.txt", "x", r"a\.txt' must end in \.tsv, \.csv, \.jsonl"),
+        ("a.jsonl", "text,label\na film,1\n", r"a\.jsonl line 1: not JSON"),
+        ("a.txt", "x", r"a\.txt' must end in \.tsv, \.csv, \.jsonl, \.parquet"),
     ],
 )
 def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):

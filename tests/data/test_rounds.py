@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import move_data_to_device
 
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.module import FederatedDataModule, Round
-from hiso_pl.federation import IID, Dirichlet
+from hiso_pl.federation import IID, ByColumn, Dirichlet
 from hiso_pl.zeroth_order.interfaces import Slots
 
 
@@ -27,6 +27,10 @@ class Numbers(ExampleSet):
         self.numbers = np.arange(first, first + count)
         self.labels = self.numbers % 2
         self.asked: list[int] = []
+
+    @property
+    def attributes(self) -> dict[str, np.ndarray]:
+        return {**super().attributes, "length": self.numbers, "column:decade": self.numbers // 10}
 
     def collate(self, indices: np.ndarray) -> Batch:
         self.asked += indices.tolist()
@@ -174,6 +178,17 @@ def test_predict_prefers_the_test_split() -> None:
         ready().test_dataloader()
 
 
+def test_a_partition_divides_by_what_it_names() -> None:
+    natural = ready(train=60, partition=ByColumn("decade"))
+    assert [part.tolist() for part in natural.parts] == [list(range(10 * i, 10 * i + 10)) for i in range(6)]
+    assert play(natural, 1)[0].slots.weights == (10.0,) * 4
+    by_length = ready(partition=Dirichlet(0.05, by="length", bins=4)).parts
+    quarters = Dirichlet(0.05)(np.arange(100) // 25, 6, seed=0)
+    assert [part.tolist() for part in by_length] == [part.tolist() for part in quarters]
+    with pytest.raises(ValueError, match=r"column:century.*label, length, column:decade"):
+        ready(partition=ByColumn("century"))
+
+
 def test_data_is_loaded_once_and_without_a_trainer_too() -> None:
     data = NumbersData()
     data.setup("fit")
@@ -242,12 +257,35 @@ def test_labels_outside_the_classes_are_refused() -> None:
         data.setup()
 
 
+def test_without_classes_every_label_is_zero() -> None:
+    data = NumbersData()
+    splits = data.load()
+    for split in splits[:2]:
+        split.classes, split.labels = (), np.zeros(len(split), dtype=np.int64)
+    data.load = lambda: splits
+    data.setup()
+    del data.splits
+    splits.train.labels[3] = 1
+    with pytest.raises(ValueError, match=r"^training labels in \[0, 1\] must be in \[0, 1\)$"):
+        data.setup()
+
+
 def test_lightnings_own_sampler_is_refused() -> None:
     data = NumbersData()
     connector = SimpleNamespace(use_distributed_sampler=True, is_distributed=True)
     data.trainer = SimpleNamespace(global_rank=0, world_size=2, _accelerator_connector=connector)
     with pytest.raises(ValueError, match=r"^trainer\.use_distributed_sampler=True must be false"):
         data.setup("fit")
+
+
+class Unprepared(NumbersData):
+    def prepare_data(self) -> None:
+        raise OSError("the shelf is empty")
+
+
+def test_alone_a_failed_preparation_is_raised_at_once() -> None:
+    with pytest.raises(OSError, match="the shelf is empty"):
+        Unprepared().prepare_data()
 
 
 class Spy(LightningModule):

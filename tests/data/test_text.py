@@ -8,12 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers
 
-from hiso_pl.data.prompts import label_word_tokens, tokenize_prompts
-from hiso_pl.data.tasks import TASKS, TextTask, find_task
+from hiso_pl.data.encoding import encode_prompts, encode_sentences
+from hiso_pl.data.prompts import Limit, label_word_tokens
+from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, find_task
 from hiso_pl.data.text import PromptData, SentenceClassification
+from hiso_pl.data.tokenized import Ragged
 
 IT_WAS = [8, 9]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HISO_PL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -32,37 +40,6 @@ def module(files, tokenizer_folder):
         return kind(clients=2, cohort=1, batch_size=2, **options)
 
     return make
-
-
-GOLDEN = {
-    "sst2": ({"sentence": " so dull \n"}, "so dull It was", [" terrible", " great"]),
-    "sst2-hiso": ({"sentence": "so dull"}, "so dull It was", [" bad", " good"]),
-    "rte": (
-        {"sentence1": "It rains.", "sentence2": "It is wet."},
-        'It rains.\nDoes this mean that "It is wet." is true? Yes or No?\n',
-        ["Yes", "No"],
-    ),
-    "qqp": (
-        {"question1": "Why?", "question2": "How come?"},
-        "Question 1: Why?\nQuestion 2: How come?\nAre they semantically equivalent? Yes or No?\n",
-        ["No", "Yes"],
-    ),
-    "cb": (
-        {"premise": "It rains.", "hypothesis": "it is wet"},
-        'Suppose It rains. Can we infer that "it is wet"? Yes, No, or Maybe?\n',
-        ["Yes", "No", "Maybe"],
-    ),
-    "boolq": ({"passage": "It {rains}.", "question": "is it wet"}, "It {rains}. is it wet?", [" No", " Yes"]),
-}
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_golden_prompts(name):
-    row, prompt, words = GOLDEN[name]
-    task = find_task(name)
-    assert task.prompt(task.texts(row, "here")) == prompt
-    assert list(task.label_words) == words
-    assert len(task.classes) == len(words)
 
 
 def test_golden_tokens_and_batch(module):
@@ -99,34 +76,73 @@ def test_truncation_cuts_the_sentence_and_keeps_the_suffix(module):
         [0, 10, 12, *IT_WAS],
         [0, 10, 7, *IT_WAS],
     ]
-    with pytest.raises(ValueError, match="max_length=2 must be at least 3, the tokens of the template alone"):
+    assert data.splits.train.cut.tolist() == [True, True, False, True]
+    with pytest.raises(
+        ValueError, match=r"train\.tsv line 2: max_length=2 must be at least 3, the tokens of what is never cut$"
+    ):
         module(max_length=2).setup()
 
 
 def test_truncation_keeps_as_much_as_fits_and_cuts_the_longer_text_first(make_tokenizer):
-    task = TextTask("pair", "{one} It was{two}", (" bad", " good"), ("0", "1"))
+    def cut(*columns, **texts):
+        task = ClassificationTask(
+            name="pair", template="{one} It was {two}", label_words=(" bad", " good"), classes=("0", "1"), cut=columns
+        )
+        arrays = encode_prompts(make_tokenizer(), task, [("here", {**texts, "label": "0"})], Limit(10))
+        return arrays["tokens"].tolist()
+
     long = "a" + " fine" * 40
-    [prompt] = tokenize_prompts(make_tokenizer(), task, [{"one": long, "two": " film"}], max_length=10)
-    assert prompt == [0, 10, *[11] * 5, *IT_WAS, 12]
+    assert cut(one=long, two="film") == [0, 10, *[11] * 5, *IT_WAS, 12]
+    # only the columns that the task names are cut, be another one longer
+    other = "film fine fine fine fine"
+    assert cut("one", one="a fine fine fine", two=other) == [0, 10, 11, *IT_WAS, 12, 11, 11, 11, 11]
+    message = "^here: max_length=10 must be at least 45, the tokens of what is never cut$"
+    with pytest.raises(ValueError, match=message):
+        cut("two", one=long, two="film")
 
 
 def test_tokens_that_a_tokenizer_appends_do_not_follow_the_prompt(make_tokenizer):
     tokenizer = make_tokenizer(single="<s> $A </s>")
-    assert tokenize_prompts(tokenizer, find_task("sst2"), [{"sentence": "a film"}], 16) == [[0, 10, 12, *IT_WAS]]
-    assert label_word_tokens(tokenizer, find_task("sst2")) == [6, 7]
+    arrays = encode_prompts(tokenizer, find_task("sst2"), [("x", {"sentence": "a film", "label": "1"})], Limit(16))
+    assert arrays["tokens"].tolist() == [0, 10, 12, *IT_WAS]
+    assert label_word_tokens(tokenizer, find_task("sst2")) == [[6], [7]]
+
+
+def test_tokens_do_not_depend_on_how_the_tokenizer_was_saved(make_tokenizer, monkeypatch):
+    """Some are saved with padding or truncation switched on; and plain Python ones have no backend to ask."""
+    rows = [("x", {"sentence": "a" + " fine" * n, "label": "1"}) for n in (1, 9, 3)]
+    task = find_task("sst2")
+    expected = encode_prompts(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist()
+    odd = make_tokenizer()
+    odd.backend_tokenizer.enable_padding(length=20)
+    odd.backend_tokenizer.enable_truncation(3)
+    assert encode_prompts(odd, task, rows, Limit(16))["tokens"].tolist() == expected
+    sentences = encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist()
+    odd.backend_tokenizer.enable_truncation(3)
+    assert encode_sentences(odd, task, rows, Limit(16))["tokens"].tolist() == sentences
+    monkeypatch.setattr("hiso_pl.data.prompts._by_backend", lambda *_: None)
+    assert encode_prompts(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == expected
+    assert encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == sentences
+
+
+def test_label_words_that_differ_as_text_but_not_as_tokens(make_tokenizer):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    task = find_task("sst2-hiso").changed(template="{sentence} was", label_words=[" bad", " Bad"])
+    with pytest.raises(ValueError, match="label words ' bad' and ' Bad' are the same tokens, must be distinct"):
+        label_word_tokens(tokenizer, task)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([" bad", " good film"], "label word ' good film' is 2 tokens for this tokenizer, must be a single one"),
         ([" bad", " splendid"], "label word ' splendid' is unknown to the tokenizer"),
-        ([" bad", " bad"], "label words ' bad' and ' bad' are the same token"),
+        ([" bad", " bad"], "label words ' bad' and ' bad' are the same tokens"),
         (["ful", " bad"], "label word 'ful' merges with the end of the prompt"),
         ([" bad", ""], "label word '' is 0 tokens"),
     ],
 )
-def test_label_words_must_be_single_tokens(module, words, message):
+def test_label_words_must_be_tokens_of_their_own(module, words, message):
     with pytest.raises(ValueError, match=message):
         module(label_words=words).setup()
 
@@ -160,8 +176,20 @@ def test_a_missing_column_is_named(module):
         ({"max_length": 0}, "max_length=0 must be at least 1"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 must be at least 1"),
         ({"train_examples": 0}, "train_examples=0 must be at least 1"),
+        ({"test_examples": 0}, "test_examples=0 must be at least 1"),
+        ({"test_examples": 5}, "test_examples=5 needs test_file or test_split"),
+        ({"padding_side": "top"}, "padding_side='top' must be right or left"),
         ({"validation_file": None}, "validation_file=None must be a file as well"),
-        ({"task": "cb", "train_file": None, "validation_file": None}, "task='cb' is not on the hub"),
+        ({"train_file": None}, "train_file=None must be a file as well"),
+        ({"validation_fraction": 0.5}, r"validation_file='.*val\.jsonl' and validation_fraction exclude each other"),
+        ({"validation_fraction": 1.0, "validation_file": None}, r"validation_fraction=1\.0 must be between 0 and 1"),
+        ({"dataset": "glue"}, "dataset='glue' and train_file or validation_file exclude each other"),
+        ({"dataset_name": "sst2"}, "dataset_name='sst2' must be left out"),
+        ({"train_split": "train"}, "train_split='train' must be left out"),
+        (
+            {"task": ClassificationOptions("{a}", [" a", " b"]), "train_file": None, "validation_file": None},
+            "task='own' is not on the hub: train_file and validation_file, or dataset, must be given",
+        ),
         ({"label_words": [" bad"]}, "label_words=.* must be 2 words, one for each of the classes negative, positive"),
         ({"classes": ["a", "A"]}, "classes=.* must be at least two distinct names"),
         ({"template": "It was"}, "template='It was' must name columns in braces"),
@@ -207,8 +235,12 @@ def test_the_tokenizer_comes_from_the_model_when_none_is_named(module, tokenizer
     assert data.splits.train.tokens(2) == [0, 10, 12, *IT_WAS]
     with pytest.raises(ValueError, match="tokenizer=None must be a folder or a name on the hub"):
         attached(tokenizer_source=None).setup()
-    with pytest.raises(ValueError, match="max_length must be at most 5, the model's positions: an example has 6"):
-        attached(tokenizer_source=tokenizer_folder, max_positions=5).setup()
+    data = attached(tokenizer_source=tokenizer_folder, max_positions=5)
+    data.setup()
+    assert data.splits.train.tokens(0) == [0, 10, 11, *IT_WAS]
+    message = r"train\.tsv line 2: the model has 2 positions, must have 3, the tokens of what is never cut"
+    with pytest.raises(ValueError, match=message):
+        attached(tokenizer_source=tokenizer_folder, max_positions=2).setup()
     with pytest.raises(ValueError, match="tokenizer makes token 12, but the model's vocabulary ends at 11"):
         attached(tokenizer_source=tokenizer_folder, vocabulary_size=12).setup()
 
@@ -323,6 +355,8 @@ def test_sentences_and_pairs(module, make_tokenizer, tmp_path):
 def test_three_columns_are_no_pair(module):
     with pytest.raises(ValueError, match="names 3 columns, must be 1 or 2"):
         module(SentenceClassification, template="{a}{b}{c}")
+    with pytest.raises(ValueError, match="task='own' generates its answers, must be one with classes"):
+        module(SentenceClassification, task=GenerationOptions("{a}", "b"))
 
 
 def test_the_hub_is_asked_for_the_tasks_data(monkeypatch, tokenizer_folder):
@@ -338,12 +372,120 @@ def test_the_hub_is_asked_for_the_tasks_data(monkeypatch, tokenizer_folder):
     data = PromptData(task="boolq", label_words=[" bad", " good"], tokenizer=tokenizer_folder, clients=1, cohort=1)
     data.prepare_data()
     data.setup()
-    assert asked == [("google/boolq", None, "train"), ("google/boolq", None, "validation")] * 2
+    assert asked == [("google/boolq", None, "train"), ("google/boolq", None, "validation")]
     assert data.splits.val.labels.tolist() == [1, 0]
+    assert data.splits.val.text(0) == "a Ġfilm"  # the tokenizer knows no other word of it, and has no decoder
 
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    data = PromptData(task="boolq", label_words=[" bad", " good"], tokenizer=tokenizer_folder, clients=1, cohort=1)
     with pytest.raises(ValueError, match=r"google/boolq/train cannot be had from the hub \(no route to host\)"):
         data.prepare_data()
+
+
+def test_left_padding_moves_the_padding_and_what_points_behind_it(module):
+    right, left = module(), module(padding_side="left")
+    right.setup()
+    left.setup()
+    assert right.splits.train.fingerprint() != left.splits.train.fingerprint()
+    batches = [data.splits.train.collate(np.array([2, 0])) for data in (right, left)]
+    assert batches[1]["input_ids"].tolist() == [[1, 0, 10, 12, *IT_WAS], [0, 10, 11, 12, *IT_WAS]]
+    assert batches[1]["attention_mask"].tolist() == [[0, 1, 1, 1, 1, 1], [1] * 6]
+    assert batches[1]["answer_position"].tolist() == [5, 5]
+    for name in ("label", "label_words"):
+        assert torch.equal(batches[0][name], batches[1][name])
+
+
+def test_a_part_of_the_training_examples_can_be_held_out(module, files):
+    rows = "".join(f"a{' fine' * n} film\t{n % 2}\n" for n in range(20))
+    Path(files["train_file"]).write_text(f"sentence\tlabel\n{rows}")
+
+    def lengths(**options):
+        data = module(validation_file=None, **{"validation_fraction": 0.3, **options})
+        data.setup()
+        return [set(split.lengths.tolist()) for split in data.splits[:2]]
+
+    train, val = lengths()
+    assert (len(train), len(val)) == (14, 6)
+    assert not train & val
+    assert lengths() == [train, val]
+    assert lengths(split_seed=1)[1] != val
+    some, few = lengths(train_examples=5, validation_examples=2)
+    assert (len(some), len(few)) == (5, 2)
+    assert some < train
+    assert few < val
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.01 of 20 training examples is 0, must be 1 to 19"):
+        lengths(validation_fraction=0.01)
+
+
+def test_an_own_task_and_macro_f1(module):
+    options = ClassificationOptions("{sentence} It was", [" bad", " good"], metrics=["accuracy", "macro_f1"])
+    data = module(task=options, classes=["negative", "positive"])
+    data.setup()
+    named = module(task="sst2-hiso")
+    named.setup()
+    assert data.fingerprints() == named.fingerprints()
+    table = np.array([[0.0, 1.0], [1.0, 1.0]])
+    assert set(data.splits.val.measure.combine(table)) == {"accuracy", "macro_f1"}
+    assert set(named.splits.val.measure.combine(table)) == {"accuracy"}
+
+
+def test_what_is_known_of_examples(module, files):
+    text = "sentence\tlabel\tauthor\na fine film\t1\tann\na film\t0\tZoe\na bad film\t0\tann\n"
+    Path(files["train_file"]).write_text(text)
+    data = module()
+    data.partition = SimpleNamespace(column="author", attribute="label", minimum=1, __call__=None)
+    examples = data.load().train
+    assert examples.attribute("label").tolist() == [1, 0, 0]
+    assert examples.attribute("length").tolist() == [6, 5, 6]
+    assert examples.attribute("column:author").tolist() == [1, 0, 1]
+    assert examples.text(2) == "a Ġbad Ġfilm ĠIt Ġwas"  # the tokenizer has no decoder; and no <s>
+    with pytest.raises(ValueError, match="attribute='column:idx' must be one of label, length, column:author"):
+        examples.attribute("column:idx")
+    data.partition.column = "site"
+    with pytest.raises(ValueError, match=r"train\.tsv line 2: no column 'site', there are sentence, label, author"):
+        data.load()
+
+
+def test_statistics_of_splits_and_clients(module, caplog):
+    data = module(max_length=5)
+    with caplog.at_level("INFO", logger="hiso_pl.data.text"):
+        data.setup()
+    assert [record.message for record in caplog.records] == [
+        "training: 4 examples of 5 to 5 tokens (median 5); 3 cut; labels negative 2, positive 2",
+        "validation: 2 examples of 5 to 5 tokens (median 5); 2 cut; labels negative 1, positive 1",
+    ]
+    found = data.statistics()
+    assert found["train"] == {
+        "examples": 4,
+        "tokens": {"min": 5, "median": 5.0, "max": 5},
+        "cut": 3,
+        "labels": {"negative": 2, "positive": 2},
+    }
+    assert [client["examples"] for client in found["clients"]] == [2, 2]
+    assert sum(client["cut"] for client in found["clients"]) == 3
+    lines = data.describe_clients().splitlines()
+    assert lines[0] == "| client | examples | shortest | median | longest | cut | negative | positive |"
+    assert lines[2].startswith("| 0 | 2 | 5 | 5 | 5 | ")
+    assert len(lines) == 4
+
+
+def test_sentences_that_are_too_long_are_cut_and_counted(module, files, tokenizer_folder):
+    data = module(SentenceClassification, max_length=3)
+    data.setup()
+    assert data.splits.train.tokens(0) == [0, 10, 11]
+    assert data.splits.train.cut.tolist() == [True, True, False, True]
+    network = SimpleNamespace(tokenizer_source=tokenizer_folder, max_positions=3)
+    short = module(SentenceClassification, tokenizer=None)
+    short.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(network=network), global_rank=0, local_rank=0, world_size=1
+    )
+    short.setup()
+    assert short.fingerprints() == data.fingerprints()
+
+
+def test_ragged_sequences():
+    ragged = Ragged.of([[1, 2], [], [3]])
+    assert [ragged[i].tolist() for i in range(3)] == [[1, 2], [], [3]]

@@ -1,0 +1,169 @@
+"""Tokenised splits on disk: made by one process of a machine, read by all of them.
+
+An entry is a safetensors file of arrays. Its name is the SHA-256 of all that its content follows from, so an entry is
+never out of date; a checksum inside tells one that was cut off or altered, which is then made again. Entries are read,
+not mapped: a file that is altered under a mapping would alter a run that has checked it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from hiso_pl.data.examples import arrays_fingerprint
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "hiso_pl tokens 1"
+"""Changes whenever the same key would stand for other arrays."""
+
+ENVIRONMENT = "HISO_PL_CACHE"
+MOST_BYTES = 10 * 10**9
+"""What a cache may hold: beyond it, the entries that have not been used for longest are dropped."""
+
+Arrays = dict[str, NDArray[Any]]
+
+_DTYPES = {"I64": "<i8", "I32": "<i4", "U8": "|u1"}
+_HEADER = 1 << 20  # bytes; real ones have about a thousand
+_SUFFIX = ".safetensors"
+_NEW = ".new-"
+_A_DAY = 86400.0
+
+
+def cache_folder(option: str | None = None) -> Path:
+    """Where entries are kept: the option, else what ``HISO_PL_CACHE`` names, else ``hiso_pl`` in the user's cache."""
+    named = option or os.environ.get(ENVIRONMENT)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hiso_pl"
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """SHA-256 over everything that an entry's content follows from, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
+
+
+class Cache:
+    """Entries in a folder, by key.
+
+    Args:
+        folder: The folder; it is made when the first entry is written.
+        most_bytes: What its entries may take together.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        self.folder = folder
+        self.most_bytes = most_bytes
+
+    def read(self, key: str) -> Arrays | None:
+        """Reads an entry.
+
+        Returns:
+            The arrays, not to be written to; None if there is no entry, or none that is whole.
+        """
+        path = self._path(key)
+        try:
+            arrays, checksum = _arrays_in(path.read_bytes(), key)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            logger.warning("%s is damaged (%s): it is not used, and made again.", path, error or type(error).__name__)
+            return None
+        if _checksum(arrays) != checksum:
+            logger.warning("%s is damaged (its checksum does not fit): it is not used, and made again.", path)
+            return None
+        try:
+            os.utime(path)  # used just now
+        except OSError:
+            logger.debug("cannot mark %s as used", path)
+        return arrays
+
+    def write(self, key: str, arrays: Arrays) -> bool:
+        """Writes an entry, whole or not at all, and makes room for it.
+
+        Returns:
+            Whether it could be written; if not, a warning has been logged.
+        """
+        path = self._path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
+            os.close(handle)
+            try:
+                save_file(
+                    {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                    name,
+                    {"format": FORMAT, "key": key, "checksum": _checksum(arrays)},
+                )
+                os.replace(name, path)
+            except BaseException:
+                os.unlink(name)
+                raise
+        except Exception as error:  # what safetensors raises where a disk is full is no OSError
+            logger.warning("Nothing is kept in cache_dir=%s, as it cannot be written (%s).", self.folder, error)
+            return False
+        self._drop_oldest(path)
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _drop_oldest(self, newest: Path) -> None:
+        """Drops the entries unused for longest until the rest fit, and what a killed process left half written."""
+        try:
+            files = [(path, path.stat()) for path in self.folder.iterdir()]
+            for path, status in files:
+                if path.name.startswith(_NEW) and status.st_mtime < time.time() - _A_DAY:
+                    path.unlink()
+            entries = [(path, status) for path, status in files if path.suffix == _SUFFIX and path != newest]
+            room = self.most_bytes - newest.stat().st_size
+            for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime_ns, reverse=True):
+                room -= status.st_size
+                if room < 0:
+                    path.unlink()
+                    logger.info("Dropped %s from the cache, which is full.", path.name)
+        except OSError as error:  # another process may be doing the same
+            logger.debug("not all was dropped from %s: %s", self.folder, error)
+
+
+def _checksum(arrays: Arrays) -> str:
+    names = sorted(arrays)
+    listed = np.frombuffer("\0".join(names).encode(), dtype=np.uint8)
+    return arrays_fingerprint(listed, *(arrays[name] for name in names))
+
+
+def _arrays_in(data: bytes, key: str) -> tuple[Arrays, str]:
+    """The arrays of an entry and the checksum it states, every length checked before it is used.
+
+    Source of the format: https://huggingface.co/docs/safetensors/index#format
+
+    Raises:
+        ValueError: If the bytes are not an entry of that key.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(_HEADER, len(data) - 8):
+        raise ValueError(f"its header has {length} bytes")
+    header = json.loads(data[8 : 8 + length])
+    stated = header.pop("__metadata__")
+    if stated["format"] != FORMAT or stated["key"] != key:
+        raise ValueError("it is another entry")
+    content = memoryview(data)[8 + length :]
+    arrays = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if not 0 <= begin <= end <= len(content):
+            raise ValueError(f"array {name!r} lies outside")
+        flat = np.frombuffer(content[begin:end], dtype=np.dtype(_DTYPES[entry["dtype"]]))
+        arrays[name] = flat.reshape([int(side) for side in entry["shape"]])
+    return arrays, str(stated["checksum"])

@@ -1,0 +1,211 @@
+"""Where the rows of a text task come from: files of text, folders saved by ``datasets``, or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hiso_pl.data.readers import Row, parse_rows, read_file, row_name, text_values
+from hiso_pl.models.loading import one_line
+
+BLOCK = 1 << 20
+ROWS = 1000  # read from a dataset at a time
+
+
+class Table(ABC):
+    """The rows of one split, read when they are asked for."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """What tells these rows from others: equal for equal data, wherever it lies."""
+
+    @abstractmethod
+    def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
+        """The rows at some positions, each with its place for messages.
+
+        Raises:
+            ValueError: If they cannot be read.
+        """
+
+
+class FileTable(Table):
+    """A ``.tsv``, ``.csv``, ``.jsonl`` or ``.parquet`` file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._data = read_file(path)
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, Row]]:
+        return parse_rows(self.path, self._data)
+
+    def __len__(self) -> int:
+        """See :class:`Table`."""
+        return len(self._rows)
+
+    def identity(self) -> str:
+        """SHA-256 of the file's bytes, with the end of its name, which says how they are read."""
+        return Path(self.path).suffix.lower() + hashlib.sha256(self._data).hexdigest()
+
+    def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
+        """See :class:`Table`."""
+        for index in indices:
+            number, row = self._rows[index]
+            yield row_name(self.path, number), row
+
+
+class DatasetTable(Table):
+    """A split as the package ``datasets`` opens it.
+
+    Args:
+        data: A ``datasets.Dataset``.
+        name: What messages call it.
+        identity: What tells it from others; None takes the fingerprint of the dataset, or of its rows.
+    """
+
+    def __init__(self, data: Any, name: str, identity: str | None = None) -> None:
+        self.name = name
+        self._data = data.with_format(None) if hasattr(data, "with_format") else data
+        self._identity = identity
+
+    def __len__(self) -> int:
+        """See :class:`Table`."""
+        return len(self._data)
+
+    def identity(self) -> str:
+        """See :class:`Table`."""
+        known = self._identity or getattr(self._data, "_fingerprint", None)
+        if known is not None:
+            return str(known)
+        rows = [row for _, row in self.rows(range(len(self)))]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+    def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
+        """See :class:`Table`."""
+        for start in range(0, len(indices), ROWS):
+            some = list(indices[start : start + ROWS])
+            try:
+                rows = self._read(some)
+            except Exception as error:  # whatever reading a broken file can fail with
+                raise ValueError(f"{self.name} row {some[0]} or after: cannot be read ({one_line(error)})") from error
+            for index, values in zip(some, rows, strict=True):
+                yield f"{self.name} row {index}", text_values(values)
+
+    def _read(self, indices: list[int]) -> list[dict[str, Any]]:
+        if not hasattr(self._data, "column_names"):
+            return [self._data[index] for index in indices]
+        columns = self._data[indices]  # a list for each column: far quicker than a row at a time
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def open_dataset(source: str, name: str | None, split: str, option: str) -> Table:
+    """Opens a split of a folder saved by ``datasets``, or of a dataset on the hub.
+
+    Args:
+        source: The folder, or the dataset's name on the hub.
+        name: Name of a configuration on the hub.
+        split: Name of the split.
+        option: The option that names the split, for messages.
+
+    Raises:
+        ValueError: If there is no such dataset or split.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if name is not None:
+            raise ValueError(f"dataset_name={name!r} must be left out: dataset={source!r} is a folder")
+        return _open_saved(folder, source, split, option)
+    if folder.exists():
+        raise ValueError(f"dataset={source!r} is a file, must be a folder or a name on the hub; give train_file")
+    if not source or source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source:
+        raise ValueError(f"dataset={source!r}: no such folder; give one saved by datasets, or a name on the hub")
+    return _open_hub(source, name, split, option)
+
+
+def _open_hub(path: str, name: str | None, split: str, option: str) -> Table:
+    from datasets import load_dataset  # takes a second, which local files need not wait for
+
+    label = "/".join(part for part in (path, name, split) if part)
+    try:
+        data = load_dataset(path, name, split=split)
+    except Exception as error:  # whatever a download can fail with: connection, hub, arrow, file system
+        if str(error).startswith("Unknown split"):
+            raise _no_split(path, split, option, one_line(error).partition("Should be one of ")[2]) from error
+        raise ValueError(
+            f"{label} cannot be had from the hub ({one_line(error)}); give train_file and validation_file instead"
+        ) from error
+    return DatasetTable(data, label)
+
+
+def _open_saved(folder: Path, source: str, split: str, option: str) -> Table:
+    """A split of what ``DatasetDict.save_to_disk`` wrote, or as training split what ``Dataset.save_to_disk`` wrote."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list):
+            raise ValueError(f"dataset={source!r}: dataset_dict.json lists no splits, must be saved by datasets")
+    elif (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
+        splits = ["train"]
+    else:
+        raise ValueError(
+            f"dataset={source!r}: the folder holds no dataset_dict.json, nor dataset_info.json with state.json: "
+            "it must be saved by Dataset.save_to_disk or DatasetDict.save_to_disk"
+        )
+    if split not in splits:
+        raise _no_split(source, split, option, ", ".join(map(str, splits)))
+    part = folder / split if (folder / "dataset_dict.json").is_file() else folder
+    for needed in ("dataset_info.json", "state.json"):
+        if split != Path(split).name or not (part / needed).is_file():
+            raise ValueError(f"dataset={source!r}: no {needed} for split {split!r}, must be saved by datasets")
+    files = _json(part / "state.json").get("_data_files")
+    names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise ValueError(f"dataset={source!r}: state.json of split {split!r} must name files of that folder")
+    from datasets import load_from_disk
+
+    label = source if part is folder else f"{source}/{split}"
+    try:
+        return DatasetTable(load_from_disk(str(part)), label, _bytes_of(part))
+    except Exception as error:  # whatever a broken file can fail with
+        raise ValueError(f"{label} cannot be read as a saved dataset ({one_line(error)})") from error
+
+
+def _no_split(source: str, split: str, option: str, there: str) -> ValueError:
+    other = " or give validation_fraction" if option == "validation_split" else ""
+    return ValueError(
+        f"dataset={source!r} has no split {split!r}, there are {there.strip('[].')}: name one by {option}{other}"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _bytes_of(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

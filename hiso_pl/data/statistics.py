@@ -1,0 +1,78 @@
+"""What is in a split, and in each client's part of it: sizes, lengths, cuts and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiso_pl.data.examples import ExampleSet
+
+MAX_CLIENTS = 200  # rows of a table; more are counted, not listed
+
+
+def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """Counts what is in a set of examples.
+
+    Args:
+        examples: The examples.
+        indices: Positions of those to count; None counts all.
+
+    Returns:
+        ``examples``; where there are tokens ``tokens`` (``min``, ``median``, ``max`` of an example) and ``cut``, the
+        examples that lost text; for answers ``answers_cut``; for classes ``labels``, the examples of each by its name.
+    """
+    chosen = np.arange(len(examples)) if indices is None else indices
+    found: dict[str, Any] = {"examples": len(chosen)}
+    lengths = examples.attributes.get("length")
+    if lengths is not None and len(chosen):
+        own = lengths[chosen]
+        found["tokens"] = {"min": int(own.min()), "median": float(np.median(own)), "max": int(own.max())}
+    for name, attribute in (("cut", "cut"), ("answers_cut", "answer_cut")):
+        flags = getattr(examples, attribute, None)
+        if flags is not None:
+            found[name] = int(flags[chosen].sum())
+    if examples.classes:
+        counts = np.bincount(examples.labels[chosen], minlength=len(examples.classes))
+        found["labels"] = dict(zip(examples.classes, counts.tolist(), strict=True))
+    return found
+
+
+def one_line(found: dict[str, Any]) -> str:
+    """What :func:`describe` found as a line for the log; of many classes the first ten."""
+    parts = [f"{found['examples']} examples"]
+    if "tokens" in found:
+        parts[0] += " of {min} to {max} tokens (median {median:g})".format(**found["tokens"])
+    if found.get("cut"):
+        parts.append(f"{found['cut']} cut")
+    if found.get("answers_cut"):
+        parts.append(f"{found['answers_cut']} answers cut")
+    labels = [f"{name} {count}" for name, count in found.get("labels", {}).items()]
+    if labels:
+        parts.append("labels " + ", ".join([*labels[:10], *(["..."] if len(labels) > 10 else [])]))
+    return "; ".join(parts)
+
+
+def clients_table(clients: Sequence[dict[str, Any]]) -> str:
+    """What :func:`describe` found of each client as a Markdown table; of very many clients the first 200."""
+    if not clients:
+        return ""
+    first = clients[0]
+    columns = ["client", "examples"]
+    if "tokens" in first:
+        columns += ["shortest", "median", "longest"]
+    columns += [name.replace("_", " ") for name in ("cut", "answers_cut") if name in first]
+    columns += [str(name).replace("|", "\\|") for name in first.get("labels", {})]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
+    for number, found in enumerate(clients[:MAX_CLIENTS]):
+        cells = [str(number), str(found["examples"])]
+        if "tokens" in first:
+            cells += [f"{value:g}" for value in found.get("tokens", {"min": 0, "median": 0, "max": 0}).values()]
+        cells += [str(found[name]) for name in ("cut", "answers_cut") if name in first]
+        cells += [str(count) for count in found.get("labels", {}).values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    if len(clients) > MAX_CLIENTS:
+        lines.append(f"\n{len(clients) - MAX_CLIENTS} more clients are not listed.")
+    return "\n".join(lines)
