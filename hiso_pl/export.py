@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks.run_folder import newest_checkpoint
 from hiso_pl.cli import ConfigurationError, Parser, trainer_root
-from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel
+from hiso_pl.data.tasks import find_task
+from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
 from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
 from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
@@ -43,8 +44,12 @@ FORMAT = 1
 METHOD = (
     "zeroth-order fine-tuning by scalars alone: HiSo, arXiv 2506.02370; without a Hessian DeComFL, arXiv 2405.15861"
 )
-SECTIONS = ("seed_everything", "threads", "deterministic", "model")
-"""Sections of a run's configuration that say what its network is. Of the others two values are read."""
+KEPT: dict[str, Any] = {
+    **dict.fromkeys(("seed_everything", "threads", "deterministic", "model")),
+    "trainer": {"default_root_dir": None},
+    "data": {"init_args": {"tokenizer": None, "task": None}},
+}
+"""What is read of a run's configuration: the sections that say what its network is, and three values of the others."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -142,6 +147,7 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--deterministic", type=bool, default=True, help="As for fit.")
     parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
+    parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
     parser.add_lightning_class_args(ExportedModule, "model")
     parser.link_arguments("seed_everything", "model.seed")
     config = parser.parse_args(list(args))
@@ -180,19 +186,18 @@ def run(args: Sequence[str]) -> Path:
     assert isinstance(module, ExportedModule)
     network = exportable(module.network)
     adapted = hasattr(network.model, "peft_config")
+    given = settings.tokenizer or config.data.init_args.tokenizer
+    source, revision = (given, None) if given else (network.tokenizer_source, network.tokenizer_revision)
     if settings.merge and not (adapted and hasattr(network.model, "merge_and_unload")):
         raise ValueError("merge=True must be false: the network has no adapter that can be merged into its weights")
     trained = trained_tensors(content, module)
     module.restore(trained)
-    source = settings.tokenizer or config.data.init_args.tokenizer
-    if source is None:
-        tokenizer = load_tokenizer(str(network.tokenizer_source), network.tokenizer_revision)
-    else:
-        tokenizer = load_tokenizer(source)
+    tokenizer = None if source is None else load_tokenizer(source, revision)
     if output.exists():
-        for place in (path, source, network.tokenizer_source):
+        for place in (path, source, network.pretrained):
             if place is not None and Path(place).expanduser().resolve().is_relative_to(output):
                 raise ValueError(f"output={settings.output} holds {place}, which is exported from: give another folder")
+    name_classes(network, config.data.init_args.task)
     kind = "merged" if settings.merge else "adapter" if adapted else "model"
     facts = {
         "format": FORMAT,
@@ -201,7 +206,7 @@ def run(args: Sequence[str]) -> Path:
         "trained_parameters": sum(t.numel() for t in trained.values()),
         "trained_sha256": fingerprint(trained.values()),  # in fp32, as the checkpoint holds them
         "dtype": settings.dtype,
-        "base_model": {"name": network.tokenizer_source, "revision": network.tokenizer_revision},
+        "base_model": {"name": network.pretrained, "revision": network.revision},
         "method": METHOD,
         "versions": {**runtime.versions(), "peft": metadata.version("peft")},
     }
@@ -212,19 +217,39 @@ def run(args: Sequence[str]) -> Path:
     return output
 
 
-def exportable(network: TaskModel) -> CausalLM | SequenceClassifier:
+def exportable(network: TaskModel) -> TransformersModel:
     """The network, if all it trains is in a transformers model.
 
     Raises:
         ValueError: If not.
     """
-    what = "only hiso_pl.models.CausalLM and SequenceClassifier can be exported"
-    if not isinstance(network, CausalLM | SequenceClassifier):
+    what = "only hiso_pl.models.CausalLM, SequenceClassifier and ImageClassifier can be exported"
+    if not isinstance(network, TransformersModel):
         raise ValueError(f"model.network={type(network).__name__} is no transformers model: {what}")
     for name, p in network.named_parameters():
         if p.requires_grad and not name.startswith("model."):
             raise ValueError(f"model.network={type(network).__name__} trains {name!r} outside its model: {what}")
     return network
+
+
+def name_classes(network: TransformersModel, task: Any) -> None:
+    """Lets a classifier's configuration say what its classes are called, where the run's task says so.
+
+    Args:
+        network: The network; the configuration of its model is changed.
+        task: Name of a built-in task, the options of the user's own, or anything else, which names no classes.
+    """
+    classes: Any = task.get("classes") if isinstance(task, Mapping) else None
+    if isinstance(task, str):
+        try:
+            classes = getattr(find_task(task), "classes", None)
+        except ValueError:  # of another package, which has its own names
+            return
+    config = unwrapped(network.model).config
+    if isinstance(network, CausalLM) or not isinstance(classes, list | tuple) or len(classes) != config.num_labels:
+        return
+    config.id2label = {i: str(name) for i, name in enumerate(classes)}
+    config.label2id = {name: i for i, name in config.id2label.items()}
 
 
 def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict[str, Tensor]:
@@ -260,17 +285,17 @@ def fingerprint(tensors: Any) -> str:
 
 
 def save(
-    network: CausalLM | SequenceClassifier,
-    tokenizer: transformers.PreTrainedTokenizerBase,
+    network: TransformersModel,
+    tokenizer: transformers.PreTrainedTokenizerBase | None,
     folder: Path,
     kind: str,
     dtype: torch.dtype,
 ) -> None:
-    """Writes model or adapter, and the tokenizer. The network is changed on the way.
+    """Writes model or adapter, and the tokenizer where texts are its input. The network is changed on the way.
 
     Args:
         network: The network with its trained weights.
-        tokenizer: The tokenizer.
+        tokenizer: The tokenizer; None for images.
         folder: Where to.
         kind: ``model``, ``adapter`` or ``merged``.
         dtype: What weights are stored in.
@@ -279,7 +304,7 @@ def save(
         ValueError: If the weights do not fit into ``dtype``, or cannot be merged.
     """
     model: Any = network.model
-    if isinstance(network, SequenceClassifier):
+    if isinstance(network, SequenceClassifier) and tokenizer is not None:
         _agree_on_padding(unwrapped(model), tokenizer)
     if kind == "merged":
         model = _merged(model)
@@ -291,14 +316,15 @@ def save(
             p.data = stored
     if kind == "adapter":
         for config in model.peft_config.values():
-            config.base_model_name_or_path = network.tokenizer_source
-            config.revision = network.tokenizer_revision
+            config.base_model_name_or_path = network.pretrained
+            config.revision = network.revision
         # embeddings that are not trained are the base model's
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # an empty form
     else:
         cast(transformers.PreTrainedModel, model).save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -386,18 +412,13 @@ def _of_the_network(content: str) -> str:
     root = yaml.compose(content, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
         return content
-    kept = [pair for pair in root.value if pair[0].value in SECTIONS]
-    for path in (("trainer", "default_root_dir"), ("data", "init_args", "tokenizer")):
-        value: yaml.Node | None = root
-        for key in path:
-            pairs = value.value if isinstance(value, yaml.MappingNode) else []
-            value = next((v for k, v in pairs if k.value == key), None)
-        if value is not None:
-            for key in reversed(path[1:]):
-                value = yaml.MappingNode("tag:yaml.org,2002:map", [(_text(key), value)])
-            kept.append((_text(path[0]), value))
-    return yaml.serialize(yaml.MappingNode(root.tag, kept), Dumper=yaml.SafeDumper)
+    return yaml.serialize(_pruned(root, KEPT), Dumper=yaml.SafeDumper)
 
 
-def _text(text: str) -> yaml.ScalarNode:
-    return yaml.ScalarNode("tag:yaml.org,2002:str", text)
+def _pruned(node: yaml.Node, kept: Mapping[str, Any] | None) -> yaml.Node:
+    """A part of a configuration with those of its keys that are kept; None keeps all."""
+    if kept is None:
+        return node
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    inside = [(key, _pruned(value, kept[key.value])) for key, value in pairs if key.value in kept]
+    return yaml.MappingNode("tag:yaml.org,2002:map", inside)

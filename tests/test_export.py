@@ -14,9 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from hiso_pl import cli
+from hiso_pl.data.digits import DigitsData
+from hiso_pl.data.tasks import find_task
+from hiso_pl.export import name_classes, save
+from hiso_pl.models import CausalLM, SequenceClassifier
 
 WORDS = ["<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"]
 SENTENCES = ["a fine film", "a film", "a great film", "fine film", "a terrible film", "a bad fine film", "a good film"]
@@ -47,7 +52,8 @@ for name, folder, kind, base in json.loads(sys.argv[1]):
         logits = model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     if kind != "sentences":
         words = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in (" bad", " good")]
-        logits = logits[torch.arange(len(texts)), batch.attention_mask.sum(1) - 1][:, words]
+        shift = logits.shape[1] - batch.input_ids.shape[1]  # virtual tokens in front
+        logits = logits[torch.arange(len(texts)), batch.attention_mask.sum(1) - 1 + shift][:, words]
     found[name] = [str(logits.dtype), logits.float().tolist()]
 assert "hiso_pl" not in sys.modules
 print(json.dumps(found))
@@ -131,6 +137,7 @@ def arguments(bases, base, *more, sentences=False):
     ]
 
 
+VIRTUAL = '"num_virtual_tokens": 3'
 RUNS = {
     # name: base, whether sentences, what differs
     "whole": ("opt", False, ["--model.optimizer.preconditioner", "hiso_pl.zeroth_order.Identity"]),
@@ -152,6 +159,12 @@ RUNS = {
         ],
     ),
     "bert lora": ("bert", True, ["--model.network.peft", '{"r": 2, "target_modules": ["query"]}']),
+    "part": ("opt", False, ["--model.network.trainable", r"layers\.1\..*(fc1|bias)"]),
+    "ia3": ("opt", False, ["--model.network.peft", '{"peft_type": "IA3"}']),
+    **{
+        kind: ("opt", False, ["--model.network.peft", f'{{"peft_type": "{kind.upper()}_TUNING", {VIRTUAL}}}'])
+        for kind in ("prompt", "p", "prefix")
+    },
     "opt-7m": ("opt-7m", False, ["--model.network.peft", '{"r": 8}']),
 }
 # name: run, options of the export
@@ -166,6 +179,12 @@ EXPORTS = {
     "lora bf16": ("lora bf16", []),
     "bert lora": ("bert lora", []),
     "bert lora merged": ("bert lora", ["--merge", "true"]),
+    "part": ("part", []),
+    "ia3": ("ia3", []),
+    "ia3 merged": ("ia3", ["--merge", "true"]),
+    "prompt": ("prompt", []),
+    "p": ("p", []),
+    "prefix": ("prefix", []),
     "opt-7m": ("opt-7m", []),
 }
 
@@ -224,7 +243,8 @@ def test_a_fresh_process_predicts_the_same(runs, exports, name):
 
 def test_training_moved_the_scores(bases, runs, exports):
     """Otherwise the comparison above would hold for an export of the base."""
-    seen = [torch.tensor(exports[1][name][1]) for name in ("whole", "lora", "lora head merged")]
+    moved = ("whole", "lora", "lora head merged", "part", "ia3 merged", "prompt", "p", "prefix")
+    seen = [torch.tensor(exports[1][name][1]) for name in moved]
     model = transformers.AutoModelForCausalLM.from_pretrained(bases / "opt").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(bases / "opt")
     first = tokenizer(SENTENCES[0] + " It was", return_tensors="pt")
@@ -278,6 +298,85 @@ def test_frozen_weights_are_exported_as_they_were_loaded(bases, runs, tmp_path):
     changed = {name for name in base if not torch.equal(base[name], merged[name])}
     assert changed
     assert all(re.search(r"(q_proj|fc1)\.weight", name) for name in changed)
+
+
+def test_a_part_that_is_trained_is_all_that_changes(bases, exports):
+    base = transformers.AutoModelForCausalLM.from_pretrained(bases / "opt").state_dict()
+    part = transformers.AutoModelForCausalLM.from_pretrained(exports[0] / "part").state_dict()
+    changed = {name for name in base if not torch.equal(base[name], part[name])}
+    assert changed
+    assert changed == {name for name in base if re.search(r"layers\.1\..*(fc1|bias)", name)}
+
+
+def test_classes_have_the_tasks_names(exports):
+    for name in ("bert", "gpt2"):
+        config = transformers.AutoConfig.from_pretrained(exports[0] / name)
+        assert config.id2label == dict(enumerate(find_task("sst2-hiso").classes))
+        assert config.label2id == {label: i for i, label in config.id2label.items()}
+    assert "id2label" not in json.loads((exports[0] / "whole" / "config.json").read_text())
+
+
+def test_names_of_classes_come_from_the_users_own_task_too(bases):
+    network = SequenceClassifier(str(bases / "bert"), num_labels=3)
+    for task in (None, 5, "not a task", "sst2", {"template": "{text}"}, {"classes": ["one", "two"]}):
+        name_classes(network, task)
+        assert network.model.config.id2label == {i: f"LABEL_{i}" for i in range(3)}, task
+    name_classes(network, {"classes": ["yes", "no", "maybe"]})
+    assert network.model.config.id2label == {0: "yes", 1: "no", 2: "maybe"}
+
+
+def test_what_generates_is_taken_away_generating(bases, tmp_path):
+    """Greedy by default, and from a prompt alone what the network generated in a batch."""
+    (tmp_path / "base").mkdir()
+    shutil.copytree(bases / "opt", tmp_path / "base", dirs_exist_ok=True)
+    (tmp_path / "base" / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0}')
+    network = CausalLM(str(tmp_path / "base"))
+    batch = {
+        "input_ids": torch.tensor([[0, 10, 12, 8, 5, 1], [0, 10, 11, 12, 9, 5]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0], [1] * 6]),
+        "answer_positions": torch.tensor([[3], [4]]),
+        "stop_tokens": torch.tensor([3]),
+        "max_new_tokens": torch.tensor(6),
+    }
+    with torch.inference_mode():
+        expected = network.generate(batch)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    save(network, transformers.AutoTokenizer.from_pretrained(bases / "opt"), folder, "model", torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    for row, length, tokens in zip(batch["input_ids"], (4, 5), expected.tolist(), strict=True):
+        found = model.generate(row[None, :length], max_new_tokens=6, eos_token_id=3)[0, length:]
+        assert found.tolist() == [token for token in tokens if token >= 0]
+
+
+@pytest.mark.parametrize("peft", [None, '{"r": 2, "target_modules": ["query", "q_proj"]}'])
+def test_a_classifier_of_images(tmp_path, peft):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=10)
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "vit")
+    args = [
+        *("--seed_everything", "3", "--threads", "1", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+        *("--trainer.default_root_dir", str(tmp_path / "run"), "--model.network", "hiso_pl.models.ImageClassifier"),
+        *("--model.network.pretrained", str(tmp_path / "vit"), "--model.optimizer.lr", "0.02"),
+        *("--data", "hiso_pl.data.digits.DigitsData", "--data.clients", "2", "--data.cohort", "2"),
+        *([] if peft is None else ["--model.network.peft", peft]),
+    ]
+    again = ["--config", str(tmp_path / "run" / "config.yaml")]
+    assert cli.main(["fit", *args]) == 0
+    assert cli.main(["predict", *again, "--ckpt_path", "last"]) == 0
+    assert cli.main(["export", *again, "--output", str(tmp_path / "out")]) == 0
+    auto = transformers.AutoModelForImageClassification
+    if peft is None:
+        model = auto.from_pretrained(tmp_path / "out")
+    else:
+        model = PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "vit"), tmp_path / "out").eval()
+    data = DigitsData(clients=2, cohort=2)
+    with torch.no_grad():
+        images = torch.from_numpy(data.load().test.pixels).repeat(1, 3, 1, 1)
+        scores = model(pixel_values=images).logits
+    torch.testing.assert_close(scores, predicted(tmp_path / "run"), rtol=1e-5, atol=1e-5)
 
 
 # What is refused, and what a file may not do
@@ -352,6 +451,10 @@ def test_command_lines_that_cannot_be(refused, runs, tmp_path):
         assert re.search(message, refused(args, status=2)), args
     for args, message in (
         ([*config, *output, "--merge", "true"], "merge=True must be false: the network has no adapter"),
+        (
+            ["--config", str(runs / "prefix" / "config.yaml"), *output, "--merge", "true"],
+            "merge=True must be false: the network has no adapter that can be merged",
+        ),
         ([*config, *output, "--ckpt_path", "nowhere.ckpt"], r"ckpt_path=nowhere\.ckpt does not exist"),
         ([*config, *output, "--model.network.pretrained", str(tmp_path / "none")], "no such folder"),
     ):

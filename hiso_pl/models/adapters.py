@@ -7,8 +7,9 @@ it: no dropout, evaluation mode, and nothing else trainable.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 import transformers
 from torch import nn
 
@@ -61,8 +62,10 @@ class LoRA:
 
 PeftOptions = LoRA | dict[str, Any]
 
+_VIRTUAL_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
 
-def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: str) -> nn.Module:
+
+def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: str | None) -> nn.Module:
     """Puts an adapter on a model; afterwards only the adapter is trainable.
 
     New weights are drawn from torch's global generator, which every rank must have seeded alike.
@@ -70,13 +73,14 @@ def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: st
     Args:
         model: The model, changed in place.
         peft: The adapter: :class:`LoRA`, or a dict with ``peft_type`` and the options of PEFT's configuration.
-        task: PEFT's task type, such as ``CAUSAL_LM``.
+        task: PEFT's task type, such as ``CAUSAL_LM``; None for tasks that PEFT has no type for.
 
     Returns:
         PEFT's wrapper around the model, in evaluation mode.
 
     Raises:
-        ValueError: If the configuration is unknown, asks for dropout or does not fit the model.
+        ValueError: If the configuration is unknown, asks for dropout, does not fit the model or changes its own
+            weights.
     """
     # Imported where it is used: PEFT takes seconds, and most runs do without.
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, get_peft_model
@@ -90,10 +94,42 @@ def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: st
         if "dropout" in name and value:
             raise ValueError(f"peft.{name}={value} must be 0: every probe of a local step must see the same function")
     options.setdefault("task_type", task)
+    if kind.upper() in _VIRTUAL_EMBEDDINGS:
+        # OPT-350M's embeddings are narrower than its layers, which PEFT takes the width from
+        options.setdefault("token_dim", cast(nn.Embedding, model.get_input_embeddings()).weight.shape[1])
+    own = dict(model.named_parameters())
+    sums = {name: p.detach().sum(dtype=torch.float64) for name, p in own.items()}
     try:
         config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.upper())](**options)
         adapted = get_peft_model(model, config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"peft={kind}: {one_line(error)}") from error
+    changed = [name for name, p in own.items() if p.detach().sum(dtype=torch.float64) != sums[name]]
+    if changed:
+        raise ValueError(
+            f"peft={kind} must leave the model's own weights as they are, but its initialisation changes "
+            f"{len(changed)} of them ({changed[0]}, ...): an adapter alone could not be taken away"
+        )
+    if virtual_tokens(adapted):
+        model.register_forward_pre_hook(_with_whole_mask, with_kwargs=True)
     # PEFT leaves its own layers in training mode.
     return adapted.eval()
+
+
+def _with_whole_mask(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Makes PEFT's floating-point mask of virtual tokens one of integers.
+
+    Positions are running sums of it, and those of floating-point numbers are not deterministic on GPUs.
+    """
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.is_floating_point():
+        kwargs["attention_mask"] = mask.long()
+    return args, kwargs
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """How many virtual tokens an adapter puts in front of a text; 0 where there is none that does."""
+    configs = getattr(model, "peft_config", {}).values()
+    return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)

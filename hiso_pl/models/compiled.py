@@ -23,7 +23,8 @@ to; it saves no compilation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ def compile_in_place(body: nn.Module) -> None:
     """
     # what body.compile() sets, with a few lines around it; setting it leaves no wrapper in the names of parameters
     body._compiled_call_impl = _Compiled(body)
+
+
+@contextmanager
+def eagerly(body: nn.Module) -> Iterator[None]:
+    """A module's calls run uncompiled inside the block, as for a cache that grows by a token a call."""
+    compiled = body._compiled_call_impl
+    body._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        body._compiled_call_impl = compiled
 
 
 class _Compiled:

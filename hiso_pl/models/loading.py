@@ -95,7 +95,20 @@ def load_pretrained(
         )
     except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
         raise ValueError(f"pretrained={pretrained!r} cannot be loaded: {one_line(error)}") from error
-    return model.eval(), sorted(info["missing_keys"])
+    # with ignore_mismatched_sizes a head of another size is drawn anew, like a missing one
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    return model.eval(), sorted({*info["missing_keys"], *mismatched})
+
+
+def max_positions(model: transformers.PreTrainedModel) -> int | None:
+    """Most tokens of a sequence that a model has positions for, where it has a limit.
+
+    RoBERTa's family counts positions from the one after that of its padding token, so the first ones are never used.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def vocabulary_size(model: transformers.PreTrainedModel) -> int:

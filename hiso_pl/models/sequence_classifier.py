@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor
+from torch.nn import functional as F
 
-from hiso_pl.models.adapters import LoRA, add_adapter
+from hiso_pl.models.adapters import LoRA, virtual_tokens
 from hiso_pl.models.compiled import compile_in_place
-from hiso_pl.models.loading import load_pretrained, unwrapped, vocabulary_size
-from hiso_pl.models.task_model import TaskModel
+from hiso_pl.models.loading import load_pretrained, max_positions, one_line, unwrapped, vocabulary_size
+from hiso_pl.models.padding import padded_right
+from hiso_pl.models.transformers_model import TransformersModel
 
 logger = logging.getLogger(__name__)
 
 
-class SequenceClassifier(TaskModel):
+class SequenceClassifier(TransformersModel):
     """``AutoModelForSequenceClassification`` in fp32.
 
     A head that the files do not hold is drawn from torch's global generator, which the CLI seeds alike on all ranks.
@@ -25,6 +29,8 @@ class SequenceClassifier(TaskModel):
         pretrained: A model's folder, or its name on the hub.
         num_labels: Number of classes.
         peft: Adapter to train instead of the whole model: the fields of ``LoRA``, or a dict with ``peft_type``.
+        trainable: Regular expression searched in the names of the model's parameters; parameters in whose name it is
+            not found are frozen, a new head too. None trains all.
         attention: Attention implementation (``sdpa``, ``eager``, ...); None leaves the choice to transformers.
         revision: Branch, tag or commit on the hub.
         use_safetensors: Whether to refuse pickled weights.
@@ -34,7 +40,7 @@ class SequenceClassifier(TaskModel):
             compiler there, and ``memory: fast``.
 
     Raises:
-        ValueError: If the model cannot be loaded or adapted.
+        ValueError: If the model cannot be loaded or adapted, or nothing of it would be trained.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class SequenceClassifier(TaskModel):
         pretrained: str,
         num_labels: int = 2,
         peft: LoRA | dict[str, Any] | None = None,
+        trainable: str | None = None,
         attention: str | None = None,
         revision: str | None = None,
         use_safetensors: bool = True,
@@ -69,22 +76,49 @@ class SequenceClassifier(TaskModel):
         self._padding = int(config.pad_token_id)
         self.tokenizer_source = pretrained
         self.tokenizer_revision = revision
-        self.max_positions = getattr(config, "max_position_embeddings", None)
         self.vocabulary_size = vocabulary_size(model)
-        self.model = model if peft is None else add_adapter(model, peft, "SEQ_CLS")
-        self.eval()
+        # DistilBERT takes no segments, and RoBERTa knows one only
+        takes = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._segments = takes and getattr(config, "type_vocab_size", 2) > 1
+        positions = max_positions(model)
+        self._take(model, missing, pretrained, revision, peft, trainable, "SEQ_CLS")
+        self.max_positions = None if positions is None else positions - virtual_tokens(self.model)
+        if virtual_tokens(self.model):
+            self._try_virtual_tokens()
         if compile:
             compile_in_place(unwrapped(self.model).base_model)
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, shape ``[B, C]``."""
+        batch = padded_right(batch)
         mask = batch["attention_mask"]
         inputs = {"attention_mask": mask}
-        if "token_type_ids" in batch:
+        if self._segments and "token_type_ids" in batch:
             inputs["token_type_ids"] = batch["token_type_ids"]
         # The tokenizer's padding may not be the model's, and some models find a sequence's end by it.
         input_ids = batch["input_ids"].masked_fill(mask == 0, self._padding)
         return self.model(input_ids=input_ids, **inputs).logits.float()
+
+    def _try_virtual_tokens(self) -> None:
+        """Tries a short text with and without padding: a decoder that is given embeddings does not find its end.
+
+        Raises:
+            ValueError: If padding matters, or the model takes no virtual tokens.
+        """
+        kind = type(unwrapped(self.model)).__name__
+        ids = (torch.arange(1, 4) + self._padding).remainder(int(self.vocabulary_size or 0)).unsqueeze(0)
+        mask = torch.ones_like(ids)
+        try:
+            with torch.no_grad():
+                plain = self.scores({"input_ids": ids, "attention_mask": mask})
+                padded = self.scores({"input_ids": F.pad(ids, (0, 2)), "attention_mask": F.pad(mask, (0, 2))})
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"peft does not fit {kind}: {one_line(error)}") from error
+        if not torch.allclose(plain, padded, rtol=1e-3, atol=1e-4):
+            raise ValueError(
+                f"peft must not put virtual tokens before a text of {kind}, which then does not find the text's end: "
+                "take another adapter, or hiso_pl.models.CausalLM"
+            )
 
 
 def _first_id(token: int | list[int] | None) -> int:

@@ -15,8 +15,9 @@ class Evaluation(NamedTuple):
 
     Attributes:
         loss: Loss of each example, fp32, shape ``[B]``.
-        prediction: Predicted class of each example, int64, shape ``[B]``.
-        scores: Logits over the classes, fp32, shape ``[B, C]``.
+        prediction: Predicted class of each example, int64, shape ``[B]``; of a network that generates, the tokens it
+            generated, filled up with -1, shape ``[B, G]``.
+        scores: Logits over the classes, fp32, shape ``[B, C]``; ``[B, 0]`` of a network that generates.
     """
 
     loss: Tensor
@@ -45,6 +46,14 @@ class TaskModel(nn.Module, ABC):
     @abstractmethod
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits over the classes, fp32, shape ``[B, C]``."""
+
+    def pretrained_names(self) -> frozenset[str]:
+        """Names, as in ``named_parameters``, of the parameters that begin as the named weights have them."""
+        return frozenset()
+
+    def weights_identity(self) -> dict[str, str]:
+        """What the named weights are called: ``name``, and ``revision`` where one is known; empty if none are named."""
+        return {}
 
     def evaluate(self, batch: dict[str, Tensor]) -> Evaluation:
         """Losses, predictions and scores from one forward pass.
@@ -75,5 +84,14 @@ class TaskModel(nn.Module, ABC):
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:
-    """Takes one position of each sequence: ``[B, T, D]`` and int64 ``[B]`` give ``[B, D]``."""
-    return values[torch.arange(values.shape[0], device=values.device), positions]
+    """Takes one position of each sequence, or several.
+
+    Args:
+        values: Shape ``[B, T, D]``.
+        positions: int64, shape ``[B]`` or ``[B, L]``.
+
+    Returns:
+        Shape ``[B, D]`` or ``[B, L, D]``.
+    """
+    rows = torch.arange(values.shape[0], device=values.device)
+    return values[rows.view(-1, *[1] * (positions.dim() - 1)), positions]

@@ -12,7 +12,6 @@ import torch
 import transformers
 from torch.nn import functional as F
 
-from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
 
 PLAIN = ["opt", "gpt2", "llama"]
@@ -77,6 +76,8 @@ def test_losses_do_not_depend_on_padding(folder, batch, family, loss):
 
 
 def test_losses_do_not_depend_on_padding_buckets(folder):
+    from hiso_pl.data.tokenized import TokenizedExamples
+
     network = CausalLM(folder("opt"))
     sequences = [[0, 10, 11, 12, 8, 9], [0, 10, 8, 9], [0, 7, 12, 8, 9]]
     plain, padded = (TokenizedExamples(sequences, [1, 0, 1], ("0", "1"), 1, label_words=[4, 5]) for _ in range(2))
@@ -138,7 +139,7 @@ def test_an_adapted_head_is_scored_through_full_logits(folder, batch):
         assert not torch.allclose(before, network.scores(batch))
 
 
-@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"])
 def test_prompt_learning_is_scored_at_the_shifted_position(folder, batch, kind):
     torch.manual_seed(0)
     network = CausalLM(folder("llama"), peft={"peft_type": kind, "num_virtual_tokens": 3})
@@ -153,6 +154,8 @@ def test_prompt_learning_is_scored_at_the_shifted_position(folder, batch, kind):
             "label_words": batch["label_words"],
         }
         torch.testing.assert_close(network.example_losses(alone), together[1:2], rtol=0, atol=1e-5)
+        logits = network.model(**{name: alone[name] for name in ("input_ids", "attention_mask")}).logits
+        torch.testing.assert_close(network.scores(alone), logits[:, -1, batch["label_words"]], rtol=1e-5, atol=1e-5)
 
 
 def test_ia3_is_reached_by_a_dict(folder, batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -63,3 +64,41 @@ def test_lora_trains_adapter_and_head(folder):
 def test_one_class_is_refused(folder):
     with pytest.raises(ValueError, match="num_labels=1 must be at least 2"):
         SequenceClassifier(folder("bert"), num_labels=1)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_the_longest_text_a_model_takes(folder, family):
+    network = SequenceClassifier(folder(family))
+    assert network.max_positions == 32
+
+    def scores(length):
+        ids = torch.full((1, length), 5)
+        with torch.no_grad():
+            return network.scores({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+    assert scores(32).isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        scores(33)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_segments_that_a_model_does_not_know_are_left_out(folder, batch, family):
+    network = SequenceClassifier(folder(family))
+    with torch.no_grad():
+        scores = network.scores({**batch, "token_type_ids": torch.ones_like(batch["input_ids"])})
+        assert torch.equal(scores, network.scores(batch))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_a_round_moves_an_encoder_and_repeats(folder, batch, rounds, family):
+    found = []
+    for memory in ("fast", "low"):
+        torch.manual_seed(0)
+        network = SequenceClassifier(folder(family))
+        begins = {name: p.clone() for name, p in network.named_parameters()}
+        assert all(p.dtype == torch.float32 for p in begins.values())
+        found.append(rounds(network, batch, lr=0.05, memory=memory))
+        still = {name for name, p in network.named_parameters() if torch.equal(p, begins[name])}
+        assert still <= {name for name in begins if "pooler" in name}
+    assert np.array_equal(*found)
+    assert np.abs(found[0]).min() > 0

@@ -1,0 +1,81 @@
+"""Greedy generation from a batch of prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from hiso_pl.models.adapters import virtual_tokens
+from hiso_pl.models.compiled import eagerly
+from hiso_pl.models.loading import unwrapped
+from hiso_pl.models.padding import left_padded
+
+FILL = -1
+"""Stands behind the end of a generation."""
+
+
+def plain_generation(model: transformers.PreTrainedModel) -> None:
+    """Makes a model generate greedily, without the sampling settings and penalties that its files may hold."""
+    own = model.generation_config
+    if own is None:
+        return
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = transformers.GenerationConfig(do_sample=False, **tokens)
+
+
+def generate(
+    model: nn.Module, input_ids: Tensor, lengths: Tensor, stop_tokens: list[int], max_new_tokens: int
+) -> Tensor:
+    """Continues prompts greedily, each as it would be alone.
+
+    Prompts are padded on the left. Virtual tokens of an adapter would stand in front of that padding and be farther
+    from the text than in training, so with such an adapter only prompts of equal length are generated from together.
+
+    Args:
+        model: A causal language model, or PEFT's wrapper around one.
+        input_ids: Rows that begin with the prompts, int64 ``[B, T]``, right padded.
+        lengths: Length of each prompt, int64 ``[B]``.
+        stop_tokens: Token ids that end a generation.
+        max_new_tokens: G, the most tokens generated.
+
+    Returns:
+        The tokens, up to the one that ended the generation, then -1; int64, shape ``[B, G]``.
+    """
+    out = torch.full((len(lengths), max_new_tokens), FILL, dtype=torch.int64, device=input_ids.device)
+    for rows in _together(model, lengths):
+        found = _continued(model, input_ids[rows], lengths[rows], stop_tokens, max_new_tokens)
+        out[rows, : found.shape[1]] = found
+    return out
+
+
+def _together(model: nn.Module, lengths: Tensor) -> list[Tensor]:
+    """Which rows are generated from in one go."""
+    if not virtual_tokens(model):
+        return [torch.arange(len(lengths), device=lengths.device)]
+    return [(lengths == length).nonzero().squeeze(1) for length in lengths.unique()]
+
+
+def _continued(
+    model: nn.Module, input_ids: Tensor, lengths: Tensor, stop_tokens: list[int], max_new_tokens: int
+) -> Tensor:
+    padding = stop_tokens[0] if stop_tokens else 0
+    prompts, mask = left_padded(input_ids, lengths, padding)
+    options = transformers.GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stop_tokens or None,
+        pad_token_id=padding,
+        disable_compile=True,
+    )
+    # adapters inside the layers act on the model itself; PEFT's wrapper is needed for virtual tokens only
+    generator: Any = model if virtual_tokens(model) else unwrapped(model)
+    with eagerly(unwrapped(model).base_model):
+        tokens = generator.generate(input_ids=prompts, attention_mask=mask, generation_config=options)
+    new = tokens[:, prompts.shape[1] :]
+    stops = torch.isin(new, torch.tensor(stop_tokens, dtype=torch.int64, device=new.device)).long()
+    return new.masked_fill(stops.cumsum(dim=1) - stops > 0, FILL)
