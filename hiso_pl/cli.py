@@ -142,6 +142,7 @@ class FederatedCLI(LightningCLI):
                 )
         if self.subcommand == "fit" and isinstance(trainer.max_steps, int) and trainer.max_steps < 1:
             raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
+        _check_monitor(config)
         _fit_devices_to_launch(trainer)
         settings = runtime.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
@@ -175,6 +176,8 @@ class FederatedCLI(LightningCLI):
         _resolve_directions_per_forward(config, model)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
+        for key in ("cache", "cache_dir"):  # where tokens are kept changes no result
+            (plain.get("data") or {}).get("init_args", {}).pop(key, None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
@@ -230,6 +233,15 @@ class FederatedCLI(LightningCLI):
 def trainer_root(config: Namespace) -> str:
     """The run's folder."""
     return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
+
+
+def _check_monitor(config: Namespace) -> None:
+    """Lightning keeps what is lowest unless told otherwise, which of an accuracy would be the worst."""
+    monitor = config.get("checkpoint.monitor")
+    if monitor and not str(monitor).endswith("loss") and config.get("checkpoint.mode") == "min":
+        raise ConfigurationError(
+            f"checkpoint.mode=min with checkpoint.monitor={monitor} would keep the worst checkpoint: must be max"
+        )
 
 
 def _fit_devices_to_launch(trainer: Namespace) -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hiso_pl import checkpoint, runtime
+from hiso_pl.data.examples import ExampleSet
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
+from hiso_pl.metrics import SplitTable, prediction_lines
 from hiso_pl.models.task_model import TaskModel
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -82,7 +82,7 @@ class FederatedModule(LightningModule):
         self.last_round: RoundReport | None = None
         self.last_validation: dict[str, float] = {}
         self.last_test: dict[str, float] = {}
-        self._measured: list[Tensor] = []
+        self._table: SplitTable | None = None
         self._view: CastView | None = None
         self._initial_digest = ""
 
@@ -101,12 +101,16 @@ class FederatedModule(LightningModule):
         parameters = self.trainable()
         if not parameters:
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
-        self.exchange.device = torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
+        self.exchange.device = self._collective_device()
         optimizer = self.new_optimizer(parameters)
         optimizer.exchange = self.exchange
         if self._make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+
+    def _collective_device(self) -> torch.device:
+        """Where a tensor must be to be handed to the process group."""
+        return torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
 
     def new_optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> ZerothOrderOptimizer:
         """An optimizer of the network as configured, at round 0."""
@@ -166,11 +170,20 @@ class FederatedModule(LightningModule):
     # Measuring
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last measurements."""
-        self._measured = []
+        """Begins to measure the validation split."""
+        self._begin(self.trainer.datamodule.splits.val)  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self) -> None:
+        """Begins to measure the test split."""
+        self._begin(self.trainer.datamodule.splits.test)  # type: ignore[attr-defined]
+
+    def on_predict_epoch_start(self) -> None:
+        """Forgets the weights of an earlier measurement."""
         self._view = None
 
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    def _begin(self, examples: ExampleSet) -> None:
+        self._table = SplitTable(examples)
+        self._view = None
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -189,16 +202,14 @@ class FederatedModule(LightningModule):
         """Evaluates one batch, formed globally and dealt whole to this rank."""
         with self._computing():
             evaluation = self.network.evaluate(batch)
-        columns = (batch["index"], batch["label"], evaluation.prediction, evaluation.loss)
-        self._measured.append(torch.stack([c.to("cpu", torch.float64) for c in columns]))
+        assert self._table is not None
+        self._table.add(batch["index"], evaluation)
 
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self._view = None  # the memory is wanted for rounds
-        metrics = self._metrics("val", len(self.trainer.datamodule.splits.val))  # type: ignore[attr-defined]
-        self.last_validation = metrics
+        self.last_validation = metrics = self._metrics("val")
         self._tell(metrics)
         if self.trainer.sanity_checking:
             return  # the measurement before round 0: Lightning's log calls do nothing here
@@ -209,7 +220,7 @@ class FederatedModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self.last_test = self._metrics("test", len(self.trainer.datamodule.splits.test))  # type: ignore[attr-defined]
+        self.last_test = self._metrics("test")
         self.log_dict(self.last_test, logger=False)
         self._tell(self.last_test)
 
@@ -220,41 +231,18 @@ class FederatedModule(LightningModule):
         if self.trainer.is_global_zero and self.trainer.state.fn != "fit":
             log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
-    def _metrics(self, split: str, examples: int) -> dict[str, float]:
-        """Metrics that are equal to the bit whatever the number of ranks.
+    def _metrics(self, split: str) -> dict[str, float]:
+        """Metrics of the split just measured, the same on every rank."""
+        table, self._table, self._view = self._table, None, None  # the memory is wanted for rounds
+        assert table is not None
+        table.gather(self._collective_device())
+        return table.metrics(split)
 
-        Every example has a place of its own in one table, filled by one rank and zero on the others, so the sum over
-        ranks is exact; correct answers are counted, and losses summed exactly and rounded once.
-        """
-        table = torch.zeros(4, examples, dtype=torch.float64)
-        for columns in self._measured:
-            index = columns[0].long()
-            table[0, index] = 1.0
-            table[1:, index] = columns[1:]
-        if dist.is_available() and dist.is_initialized():
-            table = table.to(self.exchange.device)
-            dist.all_reduce(table)
-            table = table.cpu()
-        seen, label, prediction, loss = table
-        measured = int(seen.sum())
-        if measured == 0:
-            raise ValueError(f"no example of the {split} split was evaluated: see trainer.limit_{split}_batches")
-        counted = seen > 0
-        correct = int(((label == prediction) & counted).sum())
-        losses = loss[counted].tolist()
-        mean = math.fsum(losses) / measured if all(map(math.isfinite, losses)) else math.nan
-        return {f"{split}/loss": mean, f"{split}/accuracy": correct / measured}
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Predictions and scores of one batch."""
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
+        """What is predicted of each example of one batch, as plain values."""
         with self._computing():
             evaluation = self.network.evaluate(batch)
-        return {
-            "index": batch["index"],
-            "label": batch["label"],
-            "prediction": evaluation.prediction,
-            "scores": evaluation.scores,
-        }
+        return prediction_lines(self.trainer.datamodule.predicted, batch["index"], evaluation)  # type: ignore[attr-defined]
 
     # Checkpoints
 

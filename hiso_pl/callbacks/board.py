@@ -29,8 +29,9 @@ class TensorBoardPanels(OrderedCallback):
 
     ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr`` and ``mu`` by round, ``hessian/*`` now and then, the
     validation metrics against bytes sent (the paper's way of counting), the configuration as text, the partition as a
-    picture and, at the end, hyperparameters with the final metrics. ``time/round_s`` is the time from one round's end
-    to the next's without validations: what data and callbacks cost is in it.
+    picture with the data module's own words on its clients and, at the end, hyperparameters with the final metrics.
+    ``time/round_s`` is the time from one round's end to the next's without validations: what data and callbacks cost is
+    in it.
 
     Args:
         every_n_rounds: Rounds between two points of the curves.
@@ -130,8 +131,10 @@ class TensorBoardPanels(OrderedCallback):
                 board.experiment.add_text("config", f"```yaml\n{text}\n```", global_step=trainer.global_step)
             if parts is not None and splits is not None:
                 classes = splits.train.classes
-                picture = partition_picture(label_counts(parts, splits.train.labels, len(classes)), classes)
-                board.experiment.add_image("partition", picture, global_step=0, dataformats="HWC")
+                counts = label_counts(parts, splits.train.labels, max(1, len(classes)))
+                board.experiment.add_image("partition", partition_picture(counts, classes), 0, dataformats="HWC")
+            if hasattr(data, "describe_clients"):
+                board.experiment.add_text("partition", data.describe_clients(), global_step=0)
 
 
 def scalar_statistics(scalars: np.ndarray) -> dict[str, float]:

@@ -17,7 +17,9 @@ LINES = 20
 
 
 class RoundProgressBar(TQDMProgressBar):
-    """Shows rounds done of all rounds, with loss, last validation metrics and KB sent by a client.
+    """Shows rounds done of all rounds, with loss, last validation metric and KB sent by a client.
+
+    Of the metrics of a validation it is the first that is no loss, as the task names them.
 
     Without a terminal it prints a line now and then instead, some twenty in a run. Only rank 0 shows anything.
 
@@ -74,5 +76,8 @@ class RoundProgressBar(TQDMProgressBar):
         figures: Figures = {}
         if run.last_round is not None and run.last_round.loss is not None:
             figures["loss"] = f"{run.last_round.loss:.4f}"
-        figures |= {name: f"{value:.4f}" for name, value in run.last_validation.items()}
+        for name, value in run.last_validation.items():
+            if not name.endswith("loss"):
+                figures[name] = f"{value:.4f}"
+                break
         return figures | {"KB": f"{run.traffic.paper_kb:.2f}"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -100,6 +103,19 @@ def newest_checkpoint(root: Path | str) -> Path | None:
         except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
             log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
     return max(found)[-1] if found else None
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, with null for the numbers that JSON has no word for."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, text: str) -> None:

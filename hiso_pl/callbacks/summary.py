@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing_extensions import override
 
 from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.run_folder import SUMMARY, write_atomically
+from hiso_pl.callbacks.run_folder import SUMMARY, json_text, write_atomically
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.zeroth_order.digest import digest
@@ -139,16 +138,8 @@ class RunSummary(OrderedCallback):
     def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         self._written = summary
         if trainer.is_global_zero:
-            text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
-            write_atomically(Path(trainer.default_root_dir) / SUMMARY, text)
+            write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
 
 
 def _better(name: str, value: float, best: float) -> bool:
     return value < best if name.endswith(BETTER_LOW) else value > best
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,7 +24,8 @@ __all__ = ["FederatedDataModule", "Round"]
 class FederatedDataModule(LightningDataModule, ABC):
     """Divides a task's training examples among clients, and loads rounds and evaluation batches.
 
-    A task derives from it and says what its examples are, in :meth:`load`.
+    A task derives from it and says what its examples are, in :meth:`load`. What one process must do before the others
+    read, such as a download, goes into ``prepare_data``; where that fails, every rank raises the error.
 
     Args:
         clients: Number of clients, each the owner of one part of the training examples.
@@ -74,6 +78,11 @@ class FederatedDataModule(LightningDataModule, ABC):
         self.spare_ranks = spare_ranks
         self.seed = check_seed(seed)
         self.num_workers = num_workers
+        self._failure: Exception | None = None
+        self._prepares = type(self).prepare_data is not LightningDataModule.prepare_data
+        if self._prepares:
+            # Lightning calls it on one rank of a machine; should it fail there, the others would wait for that rank
+            self.prepare_data = partial(self._prepare, self.prepare_data)  # type: ignore[method-assign]
 
     @abstractmethod
     def load(self) -> Splits:
@@ -83,8 +92,9 @@ class FederatedDataModule(LightningDataModule, ABC):
         """Loads and partitions once, and checks all that the rounds will rely on.
 
         Raises:
-            ValueError: If ranks, clients and examples do not fit each other.
+            ValueError: If ranks, clients and examples do not fit each other, or ``prepare_data`` failed elsewhere.
         """
+        self._raise_failure()
         if stage in (None, "fit"):
             resolve_hosting(self.hosting, self.clients, self._place()[1])
         connector = getattr(self.trainer, "_accelerator_connector", None)
@@ -95,7 +105,8 @@ class FederatedDataModule(LightningDataModule, ABC):
         splits = self.load()
         _check("training", splits.train)
         _check("validation", splits.val)
-        parts = self.partition(splits.train.labels, self.clients, self.seed)
+        values = splits.train.attribute(self.partition.attribute)
+        parts = self.partition(values, self.clients, self.seed)
         sizes = tuple(len(part) for part in parts)
         if not all(sizes):
             raise ValueError(
@@ -140,8 +151,13 @@ class FederatedDataModule(LightningDataModule, ABC):
         return self._evaluation(self.splits.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """This rank's batches of the test split, or of the validation split if there is no other."""
-        return self._evaluation(self.splits.val if self.splits.test is None else self.splits.test)
+        """This rank's batches of the split to predict."""
+        return self._evaluation(self.predicted)
+
+    @property
+    def predicted(self) -> ExampleSet:
+        """The split to predict: the test split, or the validation split if there is no other."""
+        return self.splits.val if self.splits.test is None else self.splits.test
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes by which ranks make sure, before round 0, that they hold the same data."""
@@ -153,6 +169,27 @@ class FederatedDataModule(LightningDataModule, ABC):
         if self.splits.test is not None:
             prints["test data"] = self.splits.test.fingerprint()
         return prints
+
+    def _prepare(self, prepare_data: Callable[[], None]) -> None:
+        """Prepares the data, and keeps an error for the moment when all ranks can hear of it."""
+        try:
+            prepare_data()
+        except Exception as error:
+            if self._place()[1] == 1:
+                raise
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        """Raises what ``prepare_data`` raised here, and the same in words where it was raised on another rank."""
+        failure, self._failure = self._failure, None
+        said: list[str | None] = []
+        if self._prepares and dist.is_available() and dist.is_initialized():
+            said = [None] * dist.get_world_size()
+            dist.all_gather_object(said, None if failure is None else str(failure) or type(failure).__name__)
+        if failure is not None:
+            raise failure
+        if any(said):
+            raise ValueError(next(message for message in said if message))
 
     def _place(self) -> tuple[int, int]:
         """This process's rank and the number of ranks; one rank where no trainer is attached."""
@@ -185,5 +222,6 @@ def _check(name: str, examples: ExampleSet) -> None:
     if len(examples) == 0:
         raise ValueError(f"the {name} split has 0 examples, at least 1 is needed")
     low, high = int(examples.labels.min()), int(examples.labels.max())
-    if low < 0 or high >= len(examples.classes):
-        raise ValueError(f"{name} labels in [{low}, {high}] must be in [0, {len(examples.classes)})")
+    classes = max(1, len(examples.classes))  # without classes every label is 0
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} labels in [{low}, {high}] must be in [0, {classes})")

@@ -6,6 +6,7 @@ from hiso_pl.federation.cohort import own_slots, resolve_hosting, sample_cohort
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.partition import (
     IID,
+    ByColumn,
     Dirichlet,
     LabelShards,
     Partition,
@@ -18,6 +19,7 @@ from hiso_pl.federation.transform import Identity
 __all__ = [
     "IID",
     "AllReduceExchange",
+    "ByColumn",
     "Dirichlet",
     "Identity",
     "LabelShards",

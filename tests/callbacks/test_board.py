@@ -65,6 +65,8 @@ def test_configuration_partition_and_hyperparameters(events):
     found, seen = events
     text = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "model:\n  lr: 0.01" in text
+    clients = found.Tensors("partition/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert clients.splitlines()[-1] == "| 0 | 3 |"
     picture = found.Images("partition")[0]
     assert picture.width > 300
     assert found.Scalars("final/val_loss")[0].value == pytest.approx(seen[-1][1])
@@ -102,6 +104,28 @@ def test_the_partition_is_a_bar_for_each_client():
     assert bars[2][0] == 0
     assert 40 < bars[2][1] < 60
     assert partition_picture(np.ones((500, 60), dtype=np.int64), [str(c) for c in range(60)]).shape[0] < 4000
+
+
+def dark(picture, rows):
+    """Dark pixels, that is letters, right of the bars."""
+    return int((picture[rows, 62 + 220 + 4 :].max(axis=-1) < 90).sum())
+
+
+def test_without_classes_the_sizes_stand_beside_the_bars():
+    counts = np.array([[1000], [10], [0]])
+    picture = partition_picture(counts, ())
+    assert np.array_equal(picture, partition_picture(counts, ("answer",)))
+    letters = [dark(picture, slice(6 + 18 * client, 24 + 18 * client)) for client in range(3)]
+    assert letters[0] > letters[1] > letters[2] > 0
+
+
+def test_many_classes_have_colours_of_their_own_and_the_last_are_counted():
+    counts = np.eye(60, dtype=np.int64)
+    picture = partition_picture(counts, [str(c) for c in range(60)])
+    colours = {tuple(picture[6 + 18 * client + 9, 62 + 5].tolist()) for client in range(60)}
+    assert len(colours) == 60
+    assert dark(picture, slice(6 + 18 * 40, 6 + 18 * 41)) > 0  # "20 more"
+    assert dark(picture, slice(6 + 18 * 41, None)) == 0
 
 
 def test_a_configuration_is_flattened():

@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,21 @@ def test_with_a_terminal_there_is_a_bar_in_rounds(fit, capsys, monkeypatch, tmp_
     assert "loss=" in shown
     assert "KB=" in shown
     assert "val/accuracy=" in shown
+    assert "val/loss" not in shown
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [
+        ({}, []),
+        ({"val/loss": 2.0}, []),
+        ({"val/loss": 2.0, "val/rouge1": 0.5, "val/rouge2": 0.25}, ["val/rouge1"]),
+        ({"val/em": float("nan"), "val/loss": 2.0}, ["val/em"]),
+    ],
+)
+def test_one_metric_of_a_validation_is_shown(metrics, shown):
+    run = SimpleNamespace(last_round=None, last_validation=metrics, traffic=SimpleNamespace(paper_kb=1.0))
+    assert list(RoundProgressBar().get_metrics(None, run)) == [*shown, "KB"]
 
 
 def test_it_can_be_hidden(fit, capsys):

@@ -58,8 +58,9 @@ def test_a_sanity_check_of_a_few_batches_is_no_measurement(stand_in, tmp_path):
 def test_the_best_of_a_loss_is_its_lowest_and_nan_is_no_best():
     summary = RunSummary()
     for value in (math.nan, 0.5, 0.75, 0.25, math.nan):
-        summary.record({"val/loss": value, "val/accuracy": value})
+        summary.record({"val/loss": value, "val/accuracy": value, "test/rougeL": value})
     assert summary.metrics["val/loss"]["best"] == 0.25
+    assert summary.metrics["test/rougeL"]["best"] == 0.75
     assert summary.metrics["val/accuracy"]["best"] == 0.75
     other = RunSummary()
     other.load_state_dict(summary.state_dict())

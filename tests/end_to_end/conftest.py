@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 HERE = Path(__file__).parent
 BASE = str(HERE / "base.yaml")
@@ -178,6 +178,7 @@ def make_tokenizer() -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
         transformers.PreTrainedTokenizerFast(
             tokenizer_object=core, bos_token="<s>", pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
@@ -378,6 +379,11 @@ def matrix(run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str]) ->
                 jobs.append(("lora", lora))
                 jobs.append(("lora batched", [*lora, f"{METHOD}.directions_per_forward", "auto"]))
             if ranks in (1, 3):
+                # label words of several tokens; answers of a model's own words
+                jobs.append(("candidates", ["fit", *text_args, "--data.label_words", '[" bad film", " bad"]']))
+                own = {"template": "{sentence} It", "answer": "sentence", "stop": "", "max_new_tokens": 4}
+                jobs.append(("generation", ["fit", *text_args, "--data.task", json.dumps(own)]))
+                jobs.append(("predict@generation", ["predict", *jobs[-1][1][1:]]))
                 for name in ("validate", "test", "predict"):
                     metrics = of_class("meddling.Metrics", path=f"{{root}}/{name}-metrics")
                     jobs.append((f"{name}@default", [name, "--config", BASE, *EVALUATED, metrics]))

@@ -66,6 +66,7 @@ def finished(base, tmp_path_factory):
     ("args", "message"),
     [
         ([f"{METHOD}.lrr", "0.1"], "lrr"),
+        (["--checkpoint.monitor", "val/accuracy"], r"checkpoint\.mode=min .* must be max"),
         (["--trainer.max_stepz", "3"], "max_stepz"),
         (["--model.optimiser.lr", "0.1"], "optimiser"),
         (["--trainer.max_steps", "many"], r"trainer\.max_steps.*many"),
@@ -107,9 +108,11 @@ def test_text_that_cannot_be_read(refused, text_args, table, tmp_path):
         (["--data.train_file", str(tmp_path / "nowhere.tsv")], r"nowhere\.tsv' does not exist"),
         (["--data.train_file", str(broken)], r"broken\.tsv line 3: 1 columns, 2 expected \(sentence, label\)"),
         (["--data.train_file", str(strange)], r"strange\.tsv line 3: label='7' must be"),
-        (["--data.label_words", '[" bad", " good film"]'], "label word ' good film' is 2 tokens"),
+        (["--data.label_words", '[" bad", " splendid"]'], "label word ' splendid' is unknown to the tokenizer"),
+        (["--data.label_words", '[" good film", " good film"]'], "are the same tokens"),
+        (["--data.template", "{text} It was"], "no column 'text', there are sentence, label"),
         (["--data.train_examples", "61"], "train_examples=61 must be at most 60"),
-        (["--data.max_length", "2"], "max_length=2 must be at least 3"),
+        (["--data.max_length", "2"], "max_length"),
         (["--data.clients", "61", "--data.cohort", "1"], "61"),
     ):
         line = refused(["fit", *text_args, *args], status=(1,))

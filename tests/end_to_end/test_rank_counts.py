@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("spare", (3, 4)),
         ("spare with steps", (3,)),
         ("16 bit", (2,)),
+        ("candidates", (3,)),
+        ("generation", (3,)),
     ],
 )
 def test_every_number_of_ranks_gives_the_same_bits(matrix, name, counts):
@@ -74,6 +76,23 @@ def test_predictions_are_each_example_once_and_in_order(matrix):
     accuracy = sum(line["prediction"] == line["label"] for line in lines) / len(lines)
     measured = json.loads((matrix(1)["test@default"].root.parent / "test-metrics.0").read_text())
     assert accuracy == pytest.approx(measured["test/accuracy"], rel=1e-6)
+
+
+def test_generated_answers_are_each_example_once_and_in_order(matrix):
+    texts = []
+    for ranks in (1, 3):
+        run = matrix(ranks)["predict@generation"]
+        assert run.statuses == [0] * ranks, run.errors
+        texts.append((run.root / "predictions.jsonl").read_text())
+    assert texts[0] == texts[1]
+    lines = [json.loads(line) for line in texts[0].splitlines()]
+    assert [line["index"] for line in lines] == list(range(20))
+    for line in lines:
+        assert line["input"] == f"{line['references'][0]} It"
+        assert 0.0 <= line["em"] <= line["f1"] <= 1.0
+    metrics = matrix(1)["generation"].summary["metrics"]
+    assert set(metrics) == {"val/loss", "val/em", "val/f1"}
+    assert metrics["val/loss"]["first"] != metrics["val/loss"]["last"]
 
 
 def test_the_options_of_these_runs_act(matrix):
