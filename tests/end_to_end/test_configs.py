@@ -1,22 +1,49 @@
-"""Every configuration that comes with the package starts, names of the hub being answered by tiny local things."""
+"""Every configuration that comes with the package: files compose, and what they make starts.
+
+Names of the hub are answered by tiny local things. The language quickstart has a test of its own.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-import hiso_pl.data.text
 import hiso_pl.models.causal_lm
-import hiso_pl.models.loading
-import hiso_pl.models.sequence_classifier
-from hiso_pl import cli
+from hiso_pl import checkpoint, cli
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.data.task_types import GenerationTask
+from hiso_pl.data.tasks import TASKS
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-ROWS = 2100
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODELS = ("opt-125m", "opt-350m", "opt-1.3b", "opt-2.7b")
+PAPER_TASKS = {"sst2": "sst2-hiso", "qqp": "qqp-hiso", "squad": "squad-hiso"}
+GRID = [(model, task, method) for model in MODELS for task in PAPER_TASKS for method in ("hiso", "decomfl")]
+# what a file of the grid says beside model, task and method
+OWN = {"seed_everything", "trainer.max_steps", "trainer.val_check_interval", "trainer.default_root_dir"}
+OWN |= {"model.optimizer.init_args.lr", "model.seed", "data.init_args.seed"}  # the last two follow seed_everything
+# rounds to converge of DeComFL, arXiv 2506.02370, table 2
+DECOMFL_ROUNDS = {
+    "opt-350m": {"sst2": 550, "qqp": 775, "squad": 1350},
+    "opt-1.3b": {"sst2": 1500, "qqp": 1125, "squad": 350},
+    "opt-2.7b": {"sst2": 1250, "qqp": 1475, "squad": 450},
+}
+ROWS = 1100  # of a training split; more than any preset draws
+# columns as the hub has them; what is not here is a text
+VALUES: dict[str, Any] = {
+    "label": 1,
+    "answer": True,
+    "question": "is it",
+    "answers": {"text": ["fine", "a film"], "answer_start": [0, 3]},
+    "answers_spans": {"spans": ["fine"], "types": ["span"]},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -28,62 +55,249 @@ def _process():
     torch.set_rng_state(state)
 
 
+@pytest.fixture(scope="module")
+def byte_opt(tmp_path_factory):
+    """A tiny random OPT that reads any text, byte by byte."""
+    folder = tmp_path_factory.mktemp("byte-opt")
+    words = ["<s>", "<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", pad_token="<pad>", eos_token="</s>"
+    ).save_pretrained(folder)
+    config = transformers.OPTConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        init_std=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def hub(monkeypatch, opt):
+def hub(monkeypatch, byte_opt):
     """Answers the hub's names; returns what was asked for."""
     asked = []
-    load_pretrained, load_tokenizer = hiso_pl.models.loading.load_pretrained, hiso_pl.models.loading.load_tokenizer
+    load_pretrained = hiso_pl.models.causal_lm.load_pretrained
+    load_tokenizer = hiso_pl.data.text.load_tokenizer
 
     def model(auto_class, pretrained, **options):
+        if Path(pretrained).is_dir():
+            return load_pretrained(auto_class, pretrained, **options)
         asked.append(pretrained)
         options["use_safetensors"] = True
-        return load_pretrained(auto_class, str(opt), **options)
+        return load_pretrained(auto_class, str(byte_opt), **options)
 
     def tokenizer(source, revision=None):
-        asked.append(source)
-        return load_tokenizer(str(opt))
+        return load_tokenizer(source if Path(source).is_dir() else str(byte_opt))
 
     def dataset(path, name=None, split=None):
         asked.append(f"{path}/{name}/{split}")
+        columns = next(
+            columns_of(task) for task in TASKS.values() if task.hub and (task.hub.path, task.hub.name) == (path, name)
+        )
         words = ["a", "fine", "film", "great", "bad"]
-        return [
-            {"sentence": " ".join(words[(i * 3 + j) % 5] for j in range(2 + i % 3)), "label": (i // 3) % 2, "idx": i}
-            for i in range(ROWS if split == "train" else 70)
-        ]
 
-    for module in (hiso_pl.models.causal_lm, hiso_pl.models.sequence_classifier):
-        monkeypatch.setattr(module, "load_pretrained", model)
+        def row(i):
+            text = " ".join(words[(i * 3 + j) % 5] for j in range(2 + i % 3))
+            varied = {"label": (i // 3) % 2, "answer": i % 2 == 0, "question": "cause" if name == "copa" else text}
+            varied["choice2"] = f"not {text}"
+            return {column: varied.get(column, VALUES.get(column, text)) for column in columns}
+
+        return [row(i) for i in range(ROWS)]
+
+    monkeypatch.setattr(hiso_pl.models.causal_lm, "load_pretrained", model)
     monkeypatch.setattr(hiso_pl.data.text, "load_tokenizer", tokenizer)
     monkeypatch.setattr("datasets.load_dataset", dataset)
     return asked
 
 
-def test_there_are_configurations():
-    assert len(CONFIGS) >= 4
+def columns_of(task):
+    """Columns that the hub has for a task."""
+    columns = set(task.columns) - {"conjunction"}
+    if isinstance(task, GenerationTask):
+        return columns | {task.answer.partition(".")[0]}
+    choices = {"choice1", "choice2", "question"} if task.name == "copa" else set()
+    return columns | choices | {"answer" if task.hub.path == "google/boolq" else task.label_column}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_runs_a_round(path, hub, opt, table, tmp_path, capsys):
-    """One that is to be given after another is given after the one of the command at its head."""
-    named = re.findall(r"--config (configs/\S+)", path.read_text()) or [f"configs/{path.name}"]
-    assert named[-1] == f"configs/{path.name}"
-    args = ["fit", *(word for name in named for word in ("--config", str(path.parents[1] / name)))]
+@pytest.fixture(scope="module")
+def parse():
+    """Parses the options of a fit, by one parser for all; nothing is built."""
+
+    class Parsed(Exception):
+        pass
+
+    class Stopped(cli.FederatedCLI):
+        def parse_arguments(self, parser, args):
+            raise Parsed(parser)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cli, "FederatedCLI", Stopped)
+    try:
+        with pytest.raises(Parsed) as caught:
+            cli.main(["fit"])
+    finally:
+        patch.undo()
+    (parser,) = caught.value.args
+
+    def parse(*names: str, options: tuple[str, ...] = ()) -> dict[str, str]:
+        files = [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+        found = parser.parse_args(["fit", *files, *options])
+        plain = found.fit.as_dict()
+        return checkpoint.flatten({key: value for key, value in plain.items() if key != "config"})
+
+    return parse
+
+
+def names(folder):
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+# Composition
+
+
+def test_there_is_a_file_for_every_task_and_for_every_cell_of_the_papers_grid():
+    assert names("task") == sorted(TASKS)
+    assert names("paper") == sorted("_".join(cell) for cell in GRID)
+    assert {"local", *MODELS} <= set(names("model"))
+
+
+def test_a_file_of_the_papers_grid_is_its_model_task_and_method_with_a_few_values_of_its_own(parse):
+    """All 24, so that they cannot drift from their parts; a parse takes a tenth of a second."""
+    for model, task, method in GRID:
+        parts = parse(f"model/{model}", f"task/{PAPER_TASKS[task]}", f"method/{method}")
+        whole = parse(f"paper/{model}_{task}_{method}")
+        own = OWN | ({"data.init_args.batch_size"} if task == "squad" else set())
+        differing = {key for key in {*parts, *whole} if parts.get(key) != whole.get(key)}
+        assert differing <= own, (model, task, method, differing - own)
+        assert whole["trainer.default_root_dir"] == repr(f"runs/{model}_{task}_{method}")
+        assert whole["trainer.val_check_interval"] == "25"
+        converged = DECOMFL_ROUNDS.get(model, {}).get(task, 0)
+        assert converged < int(whole["trainer.max_steps"]) <= 2 * max(converged, 1000)
+
+
+@pytest.mark.parametrize("method", ["hiso", "decomfl"])
+def test_the_papers_setting(parse, method):
+    """Section 5 of arXiv 2506.02370: 2 of 6 clients, Dirichlet 1, P = 5, tau = 1, mu = 1e-3, nu = 0.05."""
+    found = parse(f"paper/opt-350m_squad_{method}")
+    expected = {
+        "data.init_args.clients": "6",
+        "data.init_args.cohort": "2",
+        "data.init_args.train_examples": "1000",
+        "data.init_args.partition.init_args.alpha": "1.0",
+        "data.init_args.partition.init_args.by": "'length'",
+        "model.optimizer.init_args.num_directions": "5",
+        "model.optimizer.init_args.local_steps": "1",
+        "model.optimizer.init_args.mu": "0.001",
+        "model.optimizer.init_args.difference": "'forward'",
+        "model.optimizer.init_args.compute_dtype": "'float32'",
+    }
+    if method == "hiso":
+        expected["model.optimizer.init_args.preconditioner.init_args.nu"] = "0.05"
+    assert {key: found[key] for key in expected} == expected
+    kind = "Diagonal" if method == "hiso" else "Identity"
+    assert found["model.optimizer.init_args.preconditioner.class_path"] == f"'hiso_pl.zeroth_order.{kind}'"
+
+
+def test_model_task_and_method_compose_in_any_order_and_an_option_wins(parse):
+    parts = ["model/opt-125m", "task/sst2-hiso", "method/hiso"]
+    found = parse(*parts)
+    assert found["model.network.init_args.pretrained"] == "'facebook/opt-125m'"
+    assert parse(*parts[::-1]) == parse(parts[2], parts[0], parts[1]) == found
+    changed = parse(*parts, options=("--model.optimizer.lr", "7e-6"))
+    assert {key for key in found if found[key] != changed[key]} == {"model.optimizer.init_args.lr"}
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_a_method_given_after_hiso_leaves_nothing_of_it(parse, method):
+    alone = parse("model/opt-125m", "task/sst2", f"method/{method}")
+    assert alone["model.optimizer.class_path"] == "'hiso_pl.zeroth_order.ZerothOrderOptimizer'"
+    after = parse("model/opt-125m", "task/sst2", "method/hiso", f"method/{method}")
+    assert after == alone
+
+
+def test_tuning_comes_after_model_and_method(parse):
+    for name in names("tuning"):
+        found = parse("model/opt-125m", "task/sst2", "method/hiso", f"tuning/{name}")
+        assert found["model.optimizer.init_args.lr"] != "5e-06"
+        tuned = {key for key in found if key.startswith("model.network.init_args.peft")}
+        assert tuned != {"model.network.init_args.peft"} or "trainable" in (CONFIGS / f"tuning/{name}.yaml").read_text()
+    with pytest.raises(cli.ConfigurationError, match="class_path"):
+        parse("tuning/lora", "model/opt-125m", "task/sst2", "method/hiso")
+
+
+def test_heads_of_files_name_files_that_there_are():
+    for path in CONFIGS.rglob("*.yaml"):
+        for name in re.findall(r"configs/[\w./-]+\.yaml", path.read_text()):
+            assert (CONFIGS.parent / name).is_file(), (path, name)
+
+
+# What they make starts
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
+    """From the hub's columns to the clients' examples, with the preset's options."""
+    parser = cli.Parser()
+    parser.add_subclass_arguments(FederatedDataModule, "data")
+    values = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
+    values["data"]["init_args"] |= {"tokenizer": str(byte_opt), "cache_dir": str(tmp_path), "max_length": 480}
+    data = parser.instantiate(parser.parse_object(values)).data
+    assert data.task.name == task
+    data.setup("fit")
+    found = TASKS[task].hub
+    assert f"{found.path}/{found.name}/{found.train}" in hub
+    drawn = values["data"]["init_args"].get("train_examples", ROWS)
+    assert sum(data.client_sizes) == drawn
+    assert min(data.client_sizes) >= 16
+    assert len(data.client_sizes) == 6
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["quickstart"],
+        ["local/sst2"],
+        ["local/sst2_encoder"],
+        ["paper/opt-125m_sst2_hiso"],
+        ["paper/opt-350m_qqp_decomfl"],
+        ["paper/opt-2.7b_squad_hiso"],
+        *(["model/local", "task/sst2", "method/hiso", f"tuning/{name}"] for name in names("tuning")),
+        *(
+            ["model/local", "task/sst2", f"method/{name}"]
+            for name in names("method")
+            if name not in ("hiso", "decomfl")
+        ),
+    ],
+    ids=lambda given: "+".join(name.rpartition("/")[2] for name in given),
+)
+def test_a_configuration_runs_a_round(given, hub, byte_opt, opt, table, tmp_path, capsys):
+    args = ["fit", *(word for name in given for word in ("--config", str(CONFIGS / f"{name}.yaml")))]
     args += ["--trainer.max_steps", "1", "--test_at_end", "false", "--threads", "1", "--trainer.accelerator"]
     args += ["cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
-    if any("local" in name for name in named):  # paths are to be given by the user
+    if given[0].startswith(("local/", "model/local")):  # paths are to be given by the user
         args += ["--model.network.pretrained", str(opt)]
-        args += ["--data.train_file", table("many.tsv", ROWS), "--data.validation_file", table("few.tsv", 20)]
+        args += ["--data.train_file", table("many.tsv", 2100), "--data.validation_file", table("few.tsv", 20)]
+    if given != ["quickstart"]:
+        args += ["--data.cache_dir", str(tmp_path / "cache")]
+    if given[0].startswith("paper/"):  # what is checked is that it starts
+        args += ["--data.max_length", "480", "--data.train_examples", "200", "--data.validation_examples", "40"]
     assert cli.main(args) == 0, capsys.readouterr().err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["rounds"] == 1
     assert summary["metrics"]["val/loss"]["first"] != summary["metrics"]["val/loss"]["last"]
-    if "facebook/" in path.read_text():
-        assert any(name.startswith("facebook/") for name in hub)
+    if given[0].startswith("paper/"):
+        assert any(name.startswith("facebook/opt") for name in hub)
         assert any(name.endswith("/train") for name in hub)
-
-
-def test_configurations_that_say_so_are_of_the_papers_setting():
-    text = {path.stem: path.read_text() for path in CONFIGS}
-    for stem in ("sst2_opt-125m_hiso", "sst2_opt-125m_decomfl"):
-        for line in ("num_directions: 5", "mu: 1.0e-3", "clients: 6", "cohort: 2", "alpha: 1.0"):
-            assert line in text[stem], (stem, line)
