@@ -1,0 +1,54 @@
+"""Whether two headers are of one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from hiso_pl.ledger.header import Header
+
+FREE = ("versions", "configuration.threads", "configuration.deterministic")
+"""What may differ between parts of a run: it is recorded, and replay does not depend on it."""
+CHANGEABLE = ("configuration", "method", "clients", "cohort", "weights")
+"""What a resumed run may change if asked to."""
+
+_ABSENT = "absent"
+
+
+def difference(there: Header, here: Header, ignoring: tuple[str, ...] = FREE) -> str | None:
+    """Says where two headers first differ, in one line; None if they do not.
+
+    Args:
+        there: The one in the ledger.
+        here: The one of this run.
+        ignoring: Dotted keys that need not be equal, with all below them.
+    """
+    first, second = _leaves(_as_json(there)), _leaves(_as_json(here))
+    for key in sorted({*first, *second}):
+        old, new = first.get(key, _ABSENT), second.get(key, _ABSENT)
+        if old != new and not any(key == name or key.startswith(name + ".") for name in ignoring):
+            key = key[:120].encode("unicode_escape").decode()  # a file's own text
+            return f"{key} is {old[:80]} there and {new[:80]} here"
+    return None
+
+
+def with_options_of(old: Header, new: Header) -> Header:
+    """The header of a run that goes on with other options: what can be changed is ``new``'s, the rest ``old``'s."""
+    return replace(old, **{key: getattr(new, key) for key in (*CHANGEABLE, "versions")})
+
+
+def _as_json(header: Header) -> dict[str, Any]:
+    tree = asdict(header)
+    tree["tensors"] = {str(i): tensor for i, tensor in enumerate(tree["tensors"])}
+    return tree
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(tree, Mapping) and tree:
+        found: dict[str, str] = {}
+        for key, value in tree.items():
+            found |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: json.dumps(tree)}

@@ -1,0 +1,213 @@
+"""What a ledger says of its run before the first record: plain data, checked strictly when it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, cast
+
+from hiso_pl.ledger.checks import Value, check_method, check_sha256, check_tensors, integer
+from hiso_pl.ledger.format import MAX_HEADER
+from hiso_pl.zeroth_order.options import check_count
+from hiso_pl.zeroth_order.philox import check_seed
+
+MAX_COHORT = 1 << 24
+MAX_CLIENTS = 1 << 32
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """One exchangeable part of the method, by name.
+
+    Attributes:
+        kind: Name of a known class, or the full name of one from outside the package, which cannot be replayed.
+        options: Its options; those of a part from outside are not known.
+    """
+
+    kind: str
+    options: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The method as data. Learning rate, mu and P are in the records.
+
+    Attributes:
+        local_steps: tau.
+        difference: ``forward`` or ``central``.
+        distribution: Of a direction's elements.
+        preconditioner: Which, with its options.
+        update_rule: Which, with its options.
+        aggregation: Its name; the records hold what it gave.
+    """
+
+    local_steps: int
+    difference: Literal["forward", "central"]
+    distribution: Literal["normal", "rademacher"]
+    preconditioner: Part
+    update_rule: Part
+    aggregation: str
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """A trainable tensor at the start of the run; it is fp32.
+
+    Attributes:
+        name: Its name in the network.
+        shape: Its shape.
+        sha256: SHA-256 of its values as little-endian fp32.
+        stored: Whether it lies beside the ledger; if not, it is among the named weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+    stored: bool
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the network's weights were loaded from: shown to a reader, and never followed.
+
+    Attributes:
+        name: Folder, or name on the hub; None for a network that is built from nothing.
+        revision: Commit on the hub, where known.
+    """
+
+    name: str | None
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Header:
+    """A ledger's header.
+
+    Attributes:
+        stream: Number of the streams' format.
+        numerics: Number of the order of evaluation.
+        seed: The run's 64-bit seed.
+        method: The method.
+        clients: Number of clients M.
+        cohort: Number of slots m.
+        tensors: The trainable tensors, in the order that fixes their streams.
+        trainable_sha256: SHA-256 over all of them: the digest of x at the start.
+        frozen_sha256: SHA-256 over frozen tensors and buffers, as a checkpoint holds it.
+        weights: What the weights were loaded from.
+        configuration: The run's configuration, as data.
+        versions: Versions of packages.
+
+    Raises:
+        ValueError: If a field has another type or a value that cannot be.
+    """
+
+    stream: int
+    numerics: int
+    seed: int
+    method: Method
+    clients: int
+    cohort: int
+    tensors: tuple[TensorFacts, ...]
+    trainable_sha256: str
+    frozen_sha256: str
+    weights: Weights
+    configuration: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Checks the fields, and brings the configuration to what JSON can say."""
+        object.__setattr__(self, "configuration", _plain(self.configuration))
+        check_count("stream", integer("stream", self.stream), 1 << 31)
+        check_count("numerics", integer("numerics", self.numerics), 1 << 31)
+        check_seed(self.seed)
+        check_count("clients", integer("clients", self.clients), MAX_CLIENTS)
+        check_count("cohort", integer("cohort", self.cohort), min(MAX_COHORT, self.clients + 1))
+        check_method(self.method)
+        check_tensors(self.tensors)
+        check_sha256("trainable_sha256", self.trainable_sha256)
+        check_sha256("frozen_sha256", self.frozen_sha256)
+        for name in ("name", "revision"):
+            if not isinstance(getattr(self.weights, name), str | None):
+                raise ValueError(f"weights.{name}={getattr(self.weights, name)!r} must be text or null")
+        for key, version in self.versions.items():
+            if not isinstance(key, str) or not isinstance(version, str):
+                raise ValueError(f"versions: {key!r}: {version!r} must be text")
+
+    @property
+    def stored(self) -> tuple[TensorFacts, ...]:
+        """The tensors that lie beside the ledger."""
+        return tuple(tensor for tensor in self.tensors if tensor.stored)
+
+    def encode(self) -> bytes:
+        """Canonical JSON.
+
+        Raises:
+            ValueError: If it is larger than a header may be.
+        """
+        encoded = _canonical(asdict(self))
+        if len(encoded) > MAX_HEADER:
+            raise ValueError(f"a header of {len(encoded)} bytes must not exceed {MAX_HEADER}")
+        return encoded
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Header:
+        """Reads a header from outside.
+
+        Raises:
+            ValueError: If it is not canonical JSON, or is no header; in one line.
+        """
+        try:
+            tree = json.loads(encoded)
+            if not isinstance(tree, dict) or _canonical(tree) != encoded:
+                raise ValueError("it is not a mapping in canonical JSON")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no JSON of a header: {str(error).partition(chr(10))[0][:200]}") from error
+        method = _take(Method, tree.get("method"), "method")
+        for name in ("preconditioner", "update_rule"):
+            method[name] = Part(**_take(Part, method[name], f"method.{name}"))
+        values = _take(Header, tree, "header")
+        tensors = [_take(TensorFacts, t, "tensors") for t in _listed("tensors", values["tensors"])]
+        for tensor in tensors:
+            tensor["shape"] = tuple(_listed("shape", tensor["shape"]))
+        values["method"] = Method(**method)
+        values["tensors"] = tuple(TensorFacts(**tensor) for tensor in tensors)
+        values["weights"] = Weights(**_take(Weights, values["weights"], "weights"))
+        for name in ("configuration", "versions"):
+            if not isinstance(values[name], dict):
+                raise ValueError(f"{name} is {type(values[name]).__name__}, must be a mapping")
+        return cls(**values)
+
+
+def _canonical(tree: Any) -> bytes:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """What JSON can say: of other values, infinities and dates for instance, their text."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"configuration is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _take(kind: type, tree: Any, where: str) -> dict[str, Any]:
+    """The fields of a dataclass from a mapping that has those keys and no others."""
+    names = {field.name for field in fields(kind)}
+    if not isinstance(tree, dict) or set(tree) != names:
+        found = sorted(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+        raise ValueError(f"{where} holds {str(found)[:200]}, must hold {sorted(names)}")
+    return cast("dict[str, Any]", dict(tree))
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {type(value).__name__}, must be a list")
+    return value

@@ -1,0 +1,104 @@
+"""The tensors beside a ledger: those whose values at the start are in no named weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hiso_pl.ledger.format import LedgerError, stored_path
+from hiso_pl.ledger.header import Header
+
+_CHUNK = 1 << 22
+
+
+def tensor_sha256(*tensors: Tensor) -> str:
+    """SHA-256 over the values of tensors, one after the other, as little-endian fp32, row-major."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, flat.numel(), _CHUNK):
+            part = flat[start : start + _CHUNK].to("cpu", torch.float32).contiguous()
+            sha.update(part.numpy().astype("<f4", copy=False).tobytes())
+    return sha.hexdigest()
+
+
+def write_stored(ledger: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Writes what the header says is stored, whole or not at all.
+
+    Args:
+        ledger: The ledger's path.
+        header: Its header.
+        tensors: Values by name.
+
+    Raises:
+        ValueError: If a tensor is missing, or its values are not those that the header says.
+        OSError: If it cannot be written.
+    """
+    if not header.stored:
+        return
+    chosen: dict[str, Tensor] = {}
+    for facts in header.stored:
+        tensor = tensors.get(facts.name)
+        if tensor is None or tuple(tensor.shape) != facts.shape or tensor_sha256(tensor) != facts.sha256:
+            raise LedgerError(f"tensors: {facts.name!r} is missing, or not what the header says of it")
+        # a copy, as two views of one storage cannot be saved
+        chosen[facts.name] = tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+    save_tensors(stored_path(ledger), chosen)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.touch()
+    mode = part.stat().st_mode
+    save_file(tensors, part, metadata)
+    part.chmod(mode)  # safetensors lets nobody else read it
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:
+    """Reads the tensors beside a ledger, as data, and compares them with the header.
+
+    Args:
+        ledger: The ledger's path; nothing inside a file says where to look.
+        header: Its header.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        LedgerError: If the file is missing, is not safetensors, or holds something else than the header says.
+    """
+    if not header.stored:
+        return {}
+    path = stored_path(ledger)
+    if not path.is_file():
+        raise LedgerError(f"{path} is missing: it holds {len(header.stored)} tensors of the start of {ledger.name}")
+    found: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            differing = set(file.keys()) ^ {facts.name for facts in header.stored}
+            if differing:
+                raise LedgerError(f"{path}: tensor {min(differing)!r} is in one of this file and {ledger.name} alone")
+            for facts in header.stored:
+                part = file.get_slice(facts.name)
+                if part.get_dtype() != "F32" or tuple(part.get_shape()) != facts.shape:
+                    raise LedgerError(
+                        f"{path}: tensor {facts.name!r} is {part.get_dtype()} of shape {part.get_shape()}, "
+                        f"must be F32 of shape {list(facts.shape)}"
+                    )
+                found[facts.name] = file.get_tensor(facts.name)
+                if tensor_sha256(found[facts.name]) != facts.sha256:
+                    raise LedgerError(f"{path}: tensor {facts.name!r} has other values than {ledger.name} says")
+    except SafetensorError as error:
+        raise LedgerError(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
+    return found

@@ -1,0 +1,169 @@
+"""One pass over a ledger's frames: nothing is used, or allocated, before it was found right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, NoReturn
+
+from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference
+from hiso_pl.ledger.format import (
+    CHAIN,
+    CLOSING_SIZE,
+    FORMAT,
+    MAGIC,
+    MAX_HEADER,
+    MAX_ROUNDS,
+    PREAMBLE,
+    PREFIX,
+    Closing,
+    Kind,
+    LedgerError,
+    chained,
+    directions_of,
+    first_chain,
+    read_prefix,
+    round_of,
+    unpack_closing,
+    unpack_record,
+)
+from hiso_pl.ledger.header import Header
+from hiso_pl.zeroth_order.record import RoundRecord
+
+
+class Frame(NamedTuple):
+    """A frame that was read and found right.
+
+    Attributes:
+        offset: Where it begins.
+        end: Where the next one begins.
+        chain: Its chain checksum.
+        value: What it holds.
+    """
+
+    offset: int
+    end: int
+    chain: bytes
+    value: Header | RoundRecord | Closing
+
+
+class Walk:
+    """One pass over a file.
+
+    Args:
+        file: The file, at its start.
+        path: Its path, for messages.
+        size: Its size when the pass began; what is written later is not looked at.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self.file = file
+        self.path = path
+        self.size = size
+        self.offset = 0
+        self.round = 0
+        self.header: Header | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """All whole frames.
+
+        Raises:
+            LedgerError: At the first that is damaged; it names number, round and offset.
+        """
+        preamble = self.file.read(len(PREAMBLE))
+        if not preamble or preamble[: len(MAGIC)] != MAGIC[: len(preamble)]:
+            self._refuse("it does not begin with the magic of a ledger")
+        if len(preamble) == len(PREAMBLE) and preamble != PREAMBLE:
+            number = int.from_bytes(preamble[len(MAGIC) :], "little")
+            self._refuse(f"it says it is of format {number}, this version reads format {FORMAT}")
+        self.offset, chain, closed = len(preamble), first_chain(), False
+        while self.offset < self.size:
+            if closed:
+                self._refuse("there are bytes after the closing frame")
+            frame = self._next(chain)
+            if frame is None:
+                break
+            yield frame
+            chain, self.offset = frame.chain, frame.end
+            closed = isinstance(frame.value, Closing)
+        if self.header is None:
+            self._refuse("the file ends inside it")
+
+    def _next(self, previous: bytes) -> Frame | None:
+        """The frame that begins here; None if the file ends inside it."""
+        left = self.size - self.offset
+        prefix = self.file.read(PREFIX) if left >= PREFIX else b""
+        if len(prefix) < PREFIX:
+            return None
+        found = read_prefix(prefix)
+        if found is None:
+            zeros = " (it is all zeros: the file system may have lost its last writes)" if not any(prefix) else ""
+            self._refuse(f"its length does not agree with the length's own checksum{zeros}")
+        kind, size = found
+        self._check_size(kind, size)
+        if left < PREFIX + size + CHAIN:  # looked at before anything of that size is allocated
+            return None
+        body, chain = self.file.read(size), self.file.read(CHAIN)
+        if len(chain) < CHAIN:  # cut shorter by someone while it was read
+            return None
+        if chain != chained(previous, prefix + body):
+            self._refuse(self._what_broke(kind, body))
+        try:
+            value = self._value(kind, body)
+        except LedgerError:
+            raise
+        except (ValueError, OverflowError) as error:
+            self._refuse(str(error)[:300])
+        return Frame(self.offset, self.offset + PREFIX + size + CHAIN, chain, value)
+
+    def _check_size(self, kind: int, size: int) -> None:
+        if self.header is None and kind != Kind.HEADER:
+            self._refuse(f"a frame of kind {kind} stands where the header must")
+        if kind not in tuple(Kind):
+            self._refuse(f"no frame is of kind {kind}")
+        if kind == Kind.HEADER and not 1 <= size <= MAX_HEADER:
+            self._refuse(f"a header of {size} bytes must have between 1 and {MAX_HEADER}")
+        if kind == Kind.CLOSING and size != CLOSING_SIZE:
+            self._refuse(f"a closing frame of {size} bytes must have {CLOSING_SIZE}")
+        if kind == Kind.RECORD and self.header is not None:
+            tau, cohort = self.header.method.local_steps, self.header.cohort
+            if directions_of(size, tau, cohort) is None:
+                self._refuse(f"no record with tau={tau} and a cohort of {cohort} has {size} bytes")
+
+    def _value(self, kind: int, body: bytes) -> Header | RoundRecord | Closing:
+        if kind == Kind.HEADER:
+            header = Header.decode(body)
+            if self.header is not None and (what := difference(self.header, header, (*FREE, *CHANGEABLE))):
+                self._refuse(f"a later header is of another run: {what}")
+            self.header = header
+            return header
+        if kind == Kind.CLOSING:
+            closing = unpack_closing(body)
+            if closing.rounds != self.round:
+                self._refuse(f"the closing frame is of {closing.rounds} rounds, but {self.round} are there")
+            return closing
+        assert self.header is not None
+        if round_of(body) != self.round or self.round >= MAX_ROUNDS:
+            self._refuse(f"it is of round {round_of(body)}, round {self.round} comes next")
+        record = unpack_record(body, self.header.method.local_steps, self.header.cohort)
+        self.round += 1
+        return record
+
+    def _what_broke(self, kind: int, body: bytes) -> str:
+        if kind == Kind.RECORD and round_of(body) != self.round:
+            return (
+                f"it says it is of round {round_of(body)} where round {self.round} comes next, and its checksum does "
+                "not follow from what is before it: a record was altered, dropped, repeated or moved"
+            )
+        return "its checksum does not follow from what is before it: it was altered, or something before it is gone"
+
+    def _refuse(self, what: str) -> NoReturn:
+        what = what.encode("unicode_escape").decode()  # it may quote the file, and reach a terminal
+        if self.header is None:
+            raise LedgerError(f"{self.path}: header (byte {self.offset}): {what}", offset=self.offset)
+        raise LedgerError(
+            f"{self.path}: record {self.round} (round {self.round}, byte {self.offset}): {what}",
+            number=self.round,
+            round=self.round,
+            offset=self.offset,
+        )

@@ -1,0 +1,239 @@
+"""Writing a ledger: a frame a round, handed to the file system before the next round begins."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference, with_options_of
+from hiso_pl.ledger.format import (
+    CHAIN,
+    PREAMBLE,
+    Closing,
+    Kind,
+    LedgerError,
+    first_chain,
+    frame,
+    pack_closing,
+    pack_record,
+)
+from hiso_pl.ledger.header import Header
+from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.ledger.stored import write_stored
+from hiso_pl.ledger.walk import Frame
+from hiso_pl.zeroth_order.record import RoundRecord
+
+log = logging.getLogger(__name__)
+
+
+class LedgerWriter:
+    """A ledger being written, by one process.
+
+    Every record is written and handed to the operating system at once, so it outlives the process; with ``fsync`` also
+    the machine. Where a run goes on from an earlier round than the ledger's last, :meth:`append` compares what it is
+    given with what is there, and writes once that is used up.
+
+    Args:
+        path: The ledger. There must be none yet.
+        header: What it says of the run.
+        tensors: Values at the start of the tensors that the header says are stored, by name; others are not looked at.
+        fsync: Whether to wait for the disk after every record.
+
+    Raises:
+        ValueError: If there is one already, or a tensor is not what the header says.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(
+        self, path: Path | str, header: Header, tensors: Mapping[str, Tensor] | None = None, fsync: bool = False
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists():
+            raise LedgerError(f"{self.path} exists: resume its run, or give another folder")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_stored(self.path, header, tensors or {})
+        first = frame(Kind.HEADER, header.encode(), first_chain())
+        part = self.path.with_name(self.path.name + ".part")
+        with part.open("wb") as file:
+            file.write(PREAMBLE + first)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)  # a ledger that can be seen has a whole header
+        self._open(header, 0, len(PREAMBLE) + len(first), first[-CHAIN:], None, None, fsync)
+
+    @classmethod
+    def resume(
+        cls, path: Path | str, header: Header, round: int, changed: bool = False, fsync: bool = False
+    ) -> LedgerWriter:
+        """Goes on writing the ledger of a run that stands before ``round``.
+
+        All of the ledger is checked first. A torn tail is cut off. Later records are kept, and compared with those that
+        :meth:`append` is given.
+
+        Args:
+            path: The ledger.
+            header: What the run says of itself now.
+            round: The round that comes next.
+            changed: Whether options were changed on purpose: then everything from ``round`` on, which was made without
+                the change, is cut off, and a further header says what follows.
+            fsync: Whether to wait for the disk after every record.
+
+        Raises:
+            LedgerError: If the ledger is damaged, is of another run, or ends before ``round``.
+            OSError: If it cannot be read or written.
+        """
+        reader = LedgerReader(path)
+        survey = reader.survey()
+        if survey.rounds < round:
+            raise LedgerError(
+                f"{path} ends after round {survey.rounds - 1}, so it cannot go on with round {round}: "
+                "resume from an earlier checkpoint, or from the ledger"
+            )
+        before, after = reader.around(round)
+        writer = cls.__new__(cls)
+        writer.path = Path(path)
+        in_force = [h for at, h in survey.headers if at <= round][-1]
+        what = difference(in_force, header)
+        if what is None:
+            pending = reader.after(after.end) if after.end < survey.end else None
+            writer._open(in_force, round, survey.end, survey.chain, pending, survey.closing, fsync)
+            if survey.torn_at is not None:
+                log.warning("%s was torn: its last bytes, from byte %d on, are cut off.", path, survey.torn_at)
+                os.truncate(writer._fd, survey.torn_at)
+            return writer
+        fixed = difference(in_force, header, (*FREE, *CHANGEABLE))
+        if fixed is not None or not changed:
+            raise LedgerError(f"{path} is of another run: {fixed or what}")
+        if survey.rounds > round:
+            log.warning("%s: rounds %d to %d are cut off, as options were changed.", path, round, survey.rounds - 1)
+        old = [reader.header, *(h for at, h in survey.headers if at < round)][-1]
+        writer._open(old, round, before.end, before.chain, None, None, fsync)
+        os.truncate(writer._fd, before.end)
+        if difference(old, header) is not None:
+            writer.header = with_options_of(old, header)
+            writer._write(frame(Kind.HEADER, writer.header.encode(), writer._chain))
+        return writer
+
+    def _open(
+        self,
+        header: Header,
+        round: int,
+        end: int,
+        chain: bytes,
+        pending: Iterator[Frame] | None,
+        closing: Closing | None,
+        fsync: bool,
+    ) -> None:
+        self.header = header
+        self.round = round
+        self.fsync = fsync
+        self._end = end
+        self._chain = chain
+        self._pending = pending
+        self._closing = closing
+        self._fd = os.open(self.path, os.O_RDWR)
+
+    def append(self, record: RoundRecord) -> None:
+        """Writes the record of the round that comes next, or compares it with the one that is there.
+
+        Raises:
+            LedgerError: If it is of another round or shape, or differs from the one that is there.
+            OSError: If it cannot be written; the ledger then ends with the record before.
+        """
+        method = self.header.method
+        if record.round != self.round:
+            raise LedgerError(f"{self.path}: a record of round {record.round} was given, round {self.round} comes next")
+        if (record.scalars.shape[0], record.cohort) != (method.local_steps, self.header.cohort):
+            raise LedgerError(
+                f"{self.path}: round {record.round} has tau={record.scalars.shape[0]} and a cohort of "
+                f"{record.cohort}, its header says tau={method.local_steps} and {self.header.cohort}"
+            )
+        there = next(self._pending, None) if self._pending is not None else None
+        if there is None:
+            self._pending = None
+            self._write(frame(Kind.RECORD, pack_record(record), self._chain))
+        else:
+            self._compare(there, record)
+        self.round += 1
+
+    def sync(self) -> None:
+        """Waits until the disk has everything: before a checkpoint is written that counts on it."""
+        if self._fd >= 0:  # closing has waited already
+            os.fsync(self._fd)
+
+    def close(self, digest: str | None = None) -> None:
+        """Ends the writing. A ledger closed already stays as it is.
+
+        Args:
+            digest: Digest of the state after the last round, if the run ended well.
+
+        Raises:
+            LedgerError: If the ledger was closed at this round with another digest.
+        """
+        if self._fd < 0:
+            return
+        try:
+            if digest is not None:
+                self._write_closing(Closing(self.round, digest))
+            os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> LedgerWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_closing(self, closing: Closing) -> None:
+        if self._pending is not None and next(self._pending, None) is not None:
+            log.info("%s goes on beyond round %d and stays as it is.", self.path, self.round - 1)
+        elif self._closing is None:
+            self._write(frame(Kind.CLOSING, pack_closing(closing), self._chain))
+        elif self._closing != closing:
+            raise LedgerError(
+                f"{self.path} was closed after {self._closing.rounds} rounds with digest {self._closing.digest}, "
+                f"this run has {closing.digest} after {closing.rounds}: one of the two is damaged"
+            )
+
+    def _write(self, data: bytes) -> None:
+        """Writes a frame where the last one ends, over a closing frame if there is one."""
+        try:
+            if self._closing is not None:
+                os.truncate(self._fd, self._end)
+                self._closing = None
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], self._end + written)
+            if self.fsync:
+                os.fsync(self._fd)
+        except OSError:
+            os.truncate(self._fd, self._end)  # a full disk leaves whole records
+            raise
+        self._end += len(data)
+        self._chain = data[-CHAIN:]
+
+    def _compare(self, there: Frame, record: RoundRecord) -> None:
+        where = f"{self.path}: record {self.round} (round {self.round}, byte {there.offset})"
+        if not isinstance(there.value, RoundRecord):
+            raise LedgerError(f"{where}: from here on the ledger was made with other options", self.round, self.round)
+        if pack_record(there.value) == pack_record(record):
+            return
+        for name in ("lr", "mu", "scalars", "dropped"):
+            old, new = (_said(getattr(r, name)) for r in (there.value, record))
+            if old != new:
+                what = f"{name} is {old} there, and this run computed {new}"
+                raise LedgerError(f"{where}: {what}", self.round, self.round, there.offset)
+        raise LedgerError(f"{where}: the two differ", self.round, self.round, there.offset)
+
+
+def _said(value: object) -> str:
+    return " ".join(str(value).split())
