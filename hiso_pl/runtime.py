@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import platform
+import sys
 from datetime import timedelta
 from importlib import metadata
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import hiso_pl
+from hiso_pl import roll_call
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
 from hiso_pl.zeroth_order.philox import STREAM
 
@@ -102,7 +104,8 @@ def versions() -> dict[str, str]:
 def say_once(message: str) -> bool:
     """Decides which rank says a line that all ranks might say.
 
-    The store of torchrun's agent, which is there before the process group and after it, counts who came first.
+    The store of torchrun's agent, which is there before the process group and after it, counts who came first. Ranks
+    that will miss this one in a collective are told the line as well, and have nothing to add to it.
 
     Args:
         message: The line.
@@ -112,9 +115,29 @@ def say_once(message: str) -> bool:
     """
     if not under_torchrun() or world_size() == 1:
         return True
+    first = _is_first(message)
+    roll = roll_call.current()
+    if first and roll is not None:
+        _leave_word(roll, message)
+    return first
+
+
+def _is_first(line: str) -> bool:
+    """Whether nobody has said a line yet; also where there is no store to ask."""
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = _launch_store()
-    return store is None or int(store.add(f"hiso_pl/say/{restart}/{_short(message)}", 1)) == 1
+
+    def count() -> int:
+        store = _launch_store()
+        return 1 if store is None else int(store.add(f"hiso_pl/say/{restart}/{_short(line)}", 1))
+
+    return roll_call.within(2 * SAY_TIMEOUT_S, count, 1) == 1
+
+
+def _leave_word(roll: roll_call.RollCall, message: str) -> None:
+    """Tells those who will miss this rank why it ends, as something that has been said already."""
+    words = roll.words(message)
+    _is_first(words)
+    roll.farewell(words)
 
 
 def note_begun(root: str) -> None:
@@ -150,6 +173,13 @@ def _short(text: str) -> str:
 
 
 def close() -> None:
-    """Leaves the process group; a gloo group still open when Python exits may abort the process."""
+    """Leaves the process group; a gloo group still open when Python exits may abort the process.
+
+    While an exception is on its way, the others are told of it: their own collectives are about to fail.
+    """
+    error, roll = sys.exc_info()[1], roll_call.current()
+    if error is not None and roll is not None:
+        _leave_word(roll, str(error).partition("\n")[0] or type(error).__name__)
+    roll_call.close_roll_call()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

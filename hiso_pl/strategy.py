@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,14 +14,15 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl import runtime
+from hiso_pl import roll_call, runtime
 
-_groups = itertools.count()
+T = TypeVar("T")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -62,19 +63,40 @@ class ScalarStrategy(DDPStrategy):
     Args:
         process_group_backend: Backend of the process group. ``gloo`` works with any number of ranks to a GPU and is the
             choice if none is given; ``nccl`` needs a GPU for each local rank.
-        timeout_s: Seconds that a rank waits for the others in a collective before it gives up.
+        timeout_s: Seconds that a rank waits for the others in a collective before it gives up, and says which did not
+            come. It must cover the longest time by which one rank may be behind another: compiling kernels in the first
+            round, a round's forwards on the slowest rank, its part of a validation, and on rank 0 the writing of a
+            checkpoint. To start, all have ten minutes at least, and data that rank 0 prepares for all are waited for
+            without limit. A rank that hangs ends by itself soon after it was named; one that cannot run Python any more
+            is killed by torchrun, TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds later. With ``nccl``, torch's own watchdog may
+            end the processes first, and then names no rank.
+        interface: Network interface of this machine that the process group's connections go through, for instance
+            ``eth0``; ``ip route get <HOST OF ANOTHER RANK>`` names it. If none is given, the environment's
+            GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME counts; without these gloo takes the interface that the machine's
+            own host name resolves to, which is often the loopback, and ranks of several machines do not meet. Where the
+            machines name their interfaces differently, use the environment.
     """
 
-    def __init__(self, process_group_backend: Literal["gloo", "nccl"] | None = None, timeout_s: float = 1800.0) -> None:
+    def __init__(
+        self,
+        process_group_backend: Literal["gloo", "nccl"] | None = None,
+        timeout_s: float = 1800.0,
+        interface: str | None = None,
+    ) -> None:
         if process_group_backend not in (None, "gloo", "nccl"):
             raise ValueError(f"process_group_backend={process_group_backend!r} must be 'gloo', 'nccl' or null")
         if not timeout_s > 0:
             raise ValueError(f"timeout_s={timeout_s} must be above 0")
+        if interface is not None:
+            there = [name for _, name in socket.if_nameindex()]
+            if interface not in there:
+                raise ValueError(f"interface={interface!r} must be one of this machine's: {', '.join(there)}")
         super().__init__(
             process_group_backend=process_group_backend,
             timeout=timedelta(seconds=timeout_s),
             checkpoint_io=AtomicCheckpointIO(),
         )
+        self._interface = interface
 
     @property
     @override
@@ -112,6 +134,7 @@ class ScalarStrategy(DDPStrategy):
 
         Raises:
             ValueError: If NCCL is asked for and ranks would share a GPU.
+            LostRankError: If a rank does not come, or the ranks cannot connect to one another.
         """
         reset_seed()
         self.set_world_ranks()
@@ -123,27 +146,28 @@ class ScalarStrategy(DDPStrategy):
         assert self.cluster_environment is not None
         os.environ["MASTER_ADDR"] = self.cluster_environment.main_address
         os.environ["MASTER_PORT"] = str(self.cluster_environment.main_port)
-        dist.init_process_group(
-            backend,
-            store=self._own_store(),
-            rank=self.global_rank,
-            world_size=self.world_size,
-            timeout=self._timeout,
-            device_id=self.root_device if backend == "nccl" else None,
-        )
+        if self._interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = self._interface
+            os.environ["NCCL_SOCKET_IFNAME"] = f"={self._interface}"  # without = it is what names begin with
+        assert self._timeout is not None
+        store = roll_call.open_roll_call(self._launch_store(), self.global_rank, self.world_size, self._timeout)
+        roll = roll_call.current()
+        assert roll is not None
+        with roll.connecting():
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=self.global_rank,
+                world_size=self.world_size,
+                timeout=self._timeout,
+                device_id=self.root_device if backend == "nccl" else None,
+            )
 
-    def _own_store(self) -> Store:
-        """The launch's store under a prefix of this group's own.
-
-        torchrun keeps one store for all attempts, and gloo would find there the addresses of an earlier group: of this
-        process, or of ranks that are no more.
-        """
+    def _launch_store(self) -> Store:
+        """The store in which the launch's ranks meet."""
         store, _, _ = next(iter(rendezvous("env://", self.global_rank, self.world_size, timeout=self._timeout)))
         store.set_timeout(self._timeout)
-        attempt = ""
-        if runtime.local_world_size() == self.world_size:  # machines may count their attempts differently
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
-        return PrefixStore(f"hiso_pl/{attempt}/{next(_groups)}", store)
+        return store
 
     def _check_own_gpu(self) -> None:
         gpus = len({device for device in self.parallel_devices or () if device.type == "cuda"})
@@ -157,11 +181,39 @@ class ScalarStrategy(DDPStrategy):
     @override
     def setup(self, trainer: Trainer) -> None:
         """Places model and optimizer on the device, skipping what DDP does in between."""
+        roll = roll_call.current()
+        if roll is not None:
+            roll.rounds_done = lambda: trainer.global_step
         Strategy.setup(self, trainer)
 
     @override
     def _setup_model(self, model: Module) -> Module:  # type: ignore[override]
         return model
+
+    @override
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        """Waits for all ranks, and names those that do not come."""
+        with roll_call.meeting("to a barrier after round {done}"):
+            super().barrier(*args, **kwargs)
+
+    @override
+    def broadcast(self, obj: T, src: int = 0) -> T:
+        """Gives every rank a rank's object, and names those that do not come."""
+        with roll_call.meeting("to a broadcast after round {done}"):
+            return super().broadcast(obj, src)
+
+    @override
+    def reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
+        """Reduces a tensor over the ranks, and names those that do not come."""
+        with roll_call.meeting("to a reduction after round {done}"):
+            return super().reduce(tensor, group, reduce_op)
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        """Finds out which ranks did not come, where a collective failed for want of them."""
+        roll = roll_call.current()
+        if roll is not None:
+            roll.explain(exception)
 
 
 # under a name as well, as a class given by its path on the command line is not understood there

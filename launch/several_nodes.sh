@@ -12,9 +12,13 @@
 #   MAX_RESTARTS   how often the ranks are started again when one dies (default 3). The run resumes from its folder, and
 #                  another machine may then hold rank 0, so --trainer.default_root_dir has to be on a file system that
 #                  all machines share.
+#   LOCAL_ADDR     the address by which the other machines reach this one, for instance 10.0.0.2 (default: its full host
+#                  name). Set it on all machines where one's host name cannot be resolved by the others, or is the loopback
+#                  to itself, as on Debian; HOST is then the LOCAL_ADDR of one of them.
 #   GLOO_SOCKET_IFNAME   the network interface of the exchange, for instance eth0 ("ip route get <HOST>" names it). Set it
-#                  when ranks wait for one another at the start: gloo otherwise takes the interface that the machine's own
-#                  host name resolves to, which is often the loopback. NCCL_SOCKET_IFNAME is the same for nccl.
+#                  when the ranks lose one another at the start: gloo otherwise takes the interface that the machine's own
+#                  host name resolves to, which is often the loopback. NCCL_SOCKET_IFNAME is the same for nccl. Where all
+#                  machines name it alike, --trainer.strategy.init_args.interface eth0 says it to both, and checks it.
 #   HISO_PL_PYTHON, HISO_PL_VENV   see launch/environment.sh.
 #
 # The rendezvous and gloo are not authenticated: use them on a network that you trust.
@@ -35,8 +39,15 @@ source "$here/environment.sh"
 if [[ -z "${NPROC:-}" ]]; then
     NPROC="$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')"
 fi
+rendezvous=(--rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id="${RUN_ID:-hiso_pl}")
+if [[ -n "${LOCAL_ADDR:-}" ]]; then
+    # torchrun would look for the rendezvous' machine by host name
+    is_host=0
+    [[ "${MASTER%:*}" == "$LOCAL_ADDR" ]] && is_host=1
+    rendezvous+=(--local-addr="$LOCAL_ADDR" --rdzv-conf="is_host=$is_host")
+fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 # exec: a signal sent to this script has to reach torchrun, which hands it to the ranks.
 exec "${torchrun[@]}" --nnodes="$NNODES" --nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-3}" \
-    --rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id="${RUN_ID:-hiso_pl}" -m hiso_pl fit "$@"
+    "${rendezvous[@]}" -m hiso_pl fit "$@"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hiso_pl import runtime
+from hiso_pl import roll_call, runtime
 
 
 @pytest.fixture
@@ -93,6 +93,32 @@ def test_everyone_speaks_where_nobody_can_be_asked(monkeypatch):
     assert runtime.say_once("a line")
     monkeypatch.delenv("MASTER_PORT")
     assert runtime.say_once("a line")
+
+
+def test_what_a_rank_says_or_ends_with_is_left_for_those_who_will_miss_it(monkeypatch):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+    def verdict(group: str, end) -> str:
+        own = dist.PrefixStore(group, store)
+        monkeypatch.setattr(roll_call, "_current", roll_call.RollCall(own, 1, 2, 5.0))
+        end()
+        return own.get("verdict").decode() if own.check(["verdict"]) else ""
+
+    def end_with_an_exception() -> None:
+        try:
+            raise AssertionError("a bug\nand more of it")
+        except AssertionError:
+            runtime.close()
+
+    assert verdict("said", lambda: runtime.say_once("out of memory")) == "rank 1 has ended: out of memory"
+    assert not runtime.say_once("rank 1 has ended: out of memory")  # it counts as said
+    assert verdict("raised", end_with_an_exception) == "rank 1 has ended: a bug"
+    assert verdict("clean", runtime.close) == ""
+    assert roll_call.current() is None
 
 
 def test_close_may_be_called_without_a_group():

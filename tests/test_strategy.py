@@ -157,6 +157,7 @@ def test_it_is_configured_from_yaml():
     [
         ({"timeout_s": 0}, "timeout_s=0 must be above 0"),
         ({"process_group_backend": "mpi"}, "process_group_backend='mpi' must be 'gloo', 'nccl' or null"),
+        ({"interface": "nowhere0"}, "interface='nowhere0' must be one of this machine's: .*lo"),
     ],
 )
 def test_refused_options(options, message):

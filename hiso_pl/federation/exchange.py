@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hiso_pl.roll_call import meeting
 from hiso_pl.zeroth_order.interfaces import Exchange, Slots
 
 
@@ -66,6 +67,7 @@ class AllReduceExchange(Exchange):
 
         Raises:
             ValueError: If rows and slots do not fit each other.
+            LostRankError: If a rank does not come; it names the rank and the round.
         """
         _check(rows, slots)
         width = rows.shape[1]
@@ -75,8 +77,9 @@ class AllReduceExchange(Exchange):
         payload[-1] = float(self.stop_requested)
         if self._place()[1] > 1:
             payload = payload.to(self.device)
-            dist.all_reduce(payload, op=dist.ReduceOp.SUM, group=self.group)
-            payload = payload.cpu()
+            with meeting("to the exchange of round {next}"):
+                dist.all_reduce(payload, op=dist.ReduceOp.SUM, group=self.group)
+                payload = payload.cpu()  # on a GPU it is only now that it has come
             self.payload_bytes += payload.numel() * payload.element_size()
         self.rounds += 1
         self._ballots = float(payload[-1])
