@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hiso_pl.data.examples import ExampleSet
 from hiso_pl.models.task_model import Evaluation
+from hiso_pl.roll_call import meeting
 
 
 class SplitTable:
@@ -49,7 +50,8 @@ class SplitTable:
         """
         if dist.is_available() and dist.is_initialized():
             rows = self.rows.to(device)
-            dist.all_reduce(rows)
+            with meeting("to the metrics after round {done}"):
+                dist.all_reduce(rows)
             self.rows = rows.cpu()
 
     def metrics(self, split: str) -> dict[str, float]:
