@@ -1,0 +1,123 @@
+"""The folder of a small language model: model, tokenizer, labelled sentences, and what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from hiso_pl.export import replacing
+from hiso_pl.small_language import corpus, pretraining
+from hiso_pl.small_language.tokenizer import train_tokenizer
+
+log = logging.getLogger(__name__)
+
+FACTS = "small_language.json"
+"""What the folder was made from, and the SHA-256 of each of its files."""
+
+VERSION = 1
+"""Any change to the text, the model or its training is a new number; a folder of another one is made anew."""
+
+VOCABULARY = 1024
+"""Most tokens; enough for each word of the text to become one."""
+
+
+def make(output: Path, steps: int, seed: int) -> bool:
+    """Makes a folder, unless it is there already as it would be made.
+
+    It is written beside its place and moved there when it is complete.
+
+    Args:
+        output: The folder.
+        steps: Steps of pretraining.
+        seed: Seed of text and weights.
+
+    Returns:
+        Whether it was made; False if it was there.
+
+    Raises:
+        ValueError: If something else is in its place.
+    """
+    wanted = {"version": VERSION, "steps": steps, "seed": seed}
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output={output} is a file, must be a folder")
+    if output.is_dir() and any(output.iterdir()):
+        if is_complete(output, wanted):
+            return False
+        if not (output / FACTS).is_file():
+            raise ValueError(
+                f"output={output} holds other files and no {FACTS}, so it is not replaced: give another folder"
+            )
+        log.info("%s is of other options or another version, or not complete: it is made anew.", output)
+    _remove_broken_off(output)
+    with replacing(output) as folder:
+        found = _write(folder, steps, seed)
+        files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        versions = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
+        facts = {**wanted, **found, "versions": versions, "files": files}
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return True
+
+
+def is_complete(folder: Path, wanted: dict[str, int]) -> bool:
+    """Whether a folder was made with the same options by the same version, and its files are as they were written.
+
+    Args:
+        folder: The folder.
+        wanted: Version, steps and seed.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        same = all(facts[key] == value for key, value in wanted.items())
+        return same and all(_sha256(folder / name) == digest for name, digest in facts["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file may hold anything
+        return False
+
+
+def _write(folder: Path, steps: int, seed: int) -> dict[str, Any]:
+    """Makes all files but the facts; returns what is to be said of them."""
+    documents = corpus.documents(seed)
+    (folder / "pretraining.txt").write_text("\n".join(documents) + "\n", encoding="utf-8")
+    for split, count in corpus.EXAMPLES.items():
+        rows = "".join(f"{example.text}\t{example.label}\n" for example in corpus.examples(seed, split, count))
+        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + rows, encoding="utf-8")
+    tokenizer = train_tokenizer(documents, VOCABULARY)
+    read = documents[: steps * pretraining.BATCH_SIZE]
+    tokens = [[*ids, tokenizer.eos_token_id][: pretraining.POSITIONS] for ids in tokenizer(read).input_ids]
+    model = pretraining.new_model(len(tokenizer), seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    log.info("Pretraining an OPT of %d parameters on %d documents, %d steps.", parameters, len(read), steps)
+    start = time.perf_counter()
+    losses = pretraining.pretrain(model, tokens, steps, seed)
+    log.info("Pretrained in %.0f s: loss %.3f -> %.3f.", time.perf_counter() - start, losses[0], losses[-1])
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"parameters": parameters, "loss": {"first": losses[0], "last": losses[-1]}}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _remove_broken_off(output: Path) -> None:
+    """Removes what processes that were killed on the way have left beside the folder."""
+    for part in output.parent.glob(f".{output.name}.*.part"):
+        found = re.fullmatch(r"\.(\d+)\.part", part.name.removeprefix(f".{output.name}"))
+        if found is None:
+            continue
+        try:
+            os.kill(int(found[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(part, ignore_errors=True)
+        except (PermissionError, OverflowError):
+            continue
