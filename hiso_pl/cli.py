@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -24,27 +25,42 @@ from hiso_pl.callbacks import (
     CompleteValidation,
     DeferredSignals,
     InStepCheck,
+    RoundLedger,
     RoundProgressBar,
     RunFolder,
     RunSummary,
     TensorBoardPanels,
 )
+from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.callbacks.ledger import rebuilt_path
 from hiso_pl.callbacks.predictions import PredictionWriter
-from hiso_pl.callbacks.run_folder import held_by_run, newest_checkpoint, refuse_held
+from hiso_pl.callbacks.run_folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.ledger import LEDGER, LedgerReader
 from hiso_pl.module import FederatedModule
+from hiso_pl.roll_call import LostRankError
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = (
     "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round. "
-    "`hiso-pl bench --help` and `hiso-pl export --help` tell of two more commands: "
-    "the one measures what a round costs, the other writes a checkpoint's model as a Hugging Face folder."
+    "Four more commands tell of themselves by --help: `hiso-pl bench` measures what a round costs, `hiso-pl export` "
+    "writes a checkpoint's model as a Hugging Face folder, `hiso-pl ledger` shows what a run's ledger holds, and "
+    "`hiso-pl replay` rebuilds a run from its ledger and checks it."
 )
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 TRACEBACK = "HISO_PL_TRACEBACK"
-USER_ERRORS = (ValueError, OSError, MisconfigurationException, RuntimeError, ImportError, KeyError, TypeError)
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    MisconfigurationException,
+    RuntimeError,
+    ImportError,
+    KeyError,
+    TypeError,
+    MemoryError,
+)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "strategy": {"class_path": "hiso_pl.strategy.ScalarStrategy"},
@@ -79,7 +95,15 @@ class Parser(LightningArgumentParser):
 
 
 class FederatedCLI(LightningCLI):
-    """LightningCLI with the links, defaults and callbacks of a federated run."""
+    """LightningCLI with the links, defaults and callbacks of a federated run.
+
+    Attributes:
+        from_ledger: Whether the run goes on from its ledger; its checkpoint is not there yet then.
+        rounds_in_ledger: How many rounds that has, on rank 0.
+    """
+
+    from_ledger = False
+    rounds_in_ledger = 0
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
@@ -109,6 +133,7 @@ class FederatedCLI(LightningCLI):
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(InStepCheck, "in_step")
+        parser.add_lightning_class_args(RoundLedger, "ledger")
         parser.add_lightning_class_args(TensorBoardPanels, "board")
         parser.set_defaults(
             {
@@ -154,19 +179,45 @@ class FederatedCLI(LightningCLI):
                 refuse_held(root, held_by_run(Path(root)))
 
     def _checkpoint_path(self, config: Namespace) -> str | None:
+        """The checkpoint to go on from; ``ledger`` for one that is made of it when the ranks have met."""
         root, path = Path(trainer_root(config)), config.ckpt_path
-        if path == "last":
+        restarted = self.subcommand == "fit" and runtime.has_begun(str(root))
+        if path == "ledger" and self.subcommand == "fit":
+            return self._from_ledger(root)
+        if path == "last" or restarted:
             newest = newest_checkpoint(root)
-            if newest is None:
+            if newest is not None:
+                path = str(newest)
+            elif self.subcommand == "fit" and self._ledger_serves(config, root):
+                why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
+                log.warning("%s: going on from the ledger, as %s.", "Restarted by torchrun" if restarted else root, why)
+                return self._from_ledger(root)
+            elif path == "last":
                 raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-            path = str(newest)
-        elif self.subcommand == "fit" and runtime.has_begun(str(root)):
-            newest = newest_checkpoint(root)
-            path = path if newest is None else str(newest)
-            log.warning("Restarted by torchrun: going on from %s.", path or "the start, as nothing was saved")
+            if restarted:
+                log.warning("Restarted by torchrun: going on from %s.", path or "the start, as nothing was saved")
         if path is not None:
             checkpoint.read(path)
-        return path
+        return path  # type: ignore[no-any-return]
+
+    def _ledger_serves(self, config: Namespace, root: Path) -> bool:
+        """Whether to go on from the ledger where there is no checkpoint.
+
+        A restart before the first one was due computes those few rounds again, with their validations.
+        """
+        path = root / LEDGER
+        if not path.is_file():
+            return False
+        every = config.get("checkpoint.every_n_train_steps")
+        return config.ckpt_path == "last" or not every or bool(checkpoints(root)) or LedgerReader(path).rounds >= every
+
+    def _from_ledger(self, root: Path) -> str:
+        if runtime.rank() == 0:  # the others may not see its folder
+            if not (root / LEDGER).is_file():
+                raise ConfigurationError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
+            self.rounds_in_ledger = LedgerReader(root / LEDGER).rounds
+        self.from_ledger = True
+        return "ledger"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks around the user's own."""
@@ -182,9 +233,10 @@ class FederatedCLI(LightningCLI):
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
             # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
-            beyond = (
-                {} if config.ckpt_path is None else {"purge_step": checkpoint.read(config.ckpt_path)["global_step"] + 1}
-            )
+            beyond: dict[str, Any] = {}
+            if config.ckpt_path is not None:
+                done = self.rounds_in_ledger if self.from_ledger else checkpoint.read(config.ckpt_path)["global_step"]
+                beyond["purge_step"] = done + 1
             kwargs["logger"] = TensorBoardLogger(
                 trainer_root(config), name="", version="", default_hp_metric=False, **beyond
             )
@@ -202,12 +254,15 @@ class FederatedCLI(LightningCLI):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())
         trainer.callbacks.extend(own)  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RoundLedger):
+                callback.rebuilding = self.from_ledger
         return trainer
 
     def before_fit(self) -> None:
         """Compares a checkpoint with this run before anything is written or any rank is waited for."""
         path = self._config().ckpt_path
-        if path is not None:
+        if path is not None and not self.from_ledger:
             assert isinstance(self.model, FederatedModule)
             checkpoint.compare(checkpoint.read(path), self.model, resuming=True)
 
@@ -218,7 +273,8 @@ class FederatedCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        kwargs["ckpt_path"] = self._config().get("ckpt_path")
+        config = self._config()
+        kwargs["ckpt_path"] = str(rebuilt_path(trainer_root(config))) if self.from_ledger else config.get("ckpt_path")
         kwargs["weights_only"] = True  # a checkpoint is data
         if subcommand in ("validate", "test"):
             kwargs["verbose"] = False  # Lightning's table rounds to fp32; the module says the metrics themselves
@@ -299,8 +355,41 @@ def _log_quietly() -> None:
         r".*sync_dist=True.*",
         r".*The dirpath has changed from.*",
         r".*batching rule for aten.*",
+        r".*is_gradient_checkpointing. is deprecated.*",  # said to PEFT, not to users
     ):
         warnings.filterwarnings("ignore", message=pattern)
+
+
+def _run(args: list[str] | None) -> None:
+    """Runs Lightning's part of the program; ranks out of step are taken back to where they were not, if asked for."""
+    repaired: int | None = None
+    while True:
+        try:
+            FederatedCLI(
+                FederatedModule,
+                FederatedDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                trainer_defaults=dict(TRAINER_DEFAULTS),
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs={"prog": "hiso-pl", "description": DESCRIPTION, "version": hiso_pl.__version__},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
+            return
+        except OutOfStepError as error:
+            # all ranks are here, and all decide alike
+            verified = error.verified
+            if not error.repair or not error.has_ledger or verified is None:
+                raise
+            if repaired is not None and verified <= repaired:
+                raise  # it comes again: this is no stray bit
+            repaired = verified
+            log.warning("%s. Repairing: all ranks go back to round %d, by the ledger.", error, verified)
+        args = [*(sys.argv[1:] if args is None else args), "--ckpt_path", "ledger"]
+        gc.collect()  # the model of the run that ended
 
 
 def main(args: list[str] | None = None) -> int:
@@ -325,24 +414,21 @@ def main(args: list[str] | None = None) -> int:
 
             export.run(given[1:])
             return 0
-        FederatedCLI(
-            FederatedModule,
-            FederatedDataModule,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={"prog": "hiso-pl", "description": DESCRIPTION, "version": hiso_pl.__version__},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        if given[:1] in (["replay"], ["ledger"]):
+            from hiso_pl.ledger import command  # it uses this module
+
+            (command.run_replay if given[0] == "replay" else command.run_ledger)(given[1:])
+            return 0
+        _run(args)
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
         message = _one_line(error) or type(error).__name__
-        if isinstance(error, RuntimeError) and re.search(PEER_LOST, message):
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, LostRankError)  # it has found out more, and quotes the network's own words
+            and re.search(PEER_LOST, message)
+        ):
             log.debug("%s", message)
             message = "lost contact with another rank, which has ended or hangs: see its own lines"
         if runtime.say_once(message):

@@ -19,6 +19,7 @@ from hiso_pl.data.examples import ExampleSet
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
+from hiso_pl.ledger.resumable import REBUILT
 from hiso_pl.metrics import SplitTable, prediction_lines
 from hiso_pl.models.task_model import TaskModel
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
@@ -61,9 +62,9 @@ class FederatedModule(LightningModule):
         self.network = network
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
-        self._seed = seed
-        # a trial on a stand-in: options that cannot be are refused before anything else is set up
-        trial = optimizer([("trial", nn.Parameter(torch.zeros(1)))])
+        self.seed = seed
+        # options that cannot be are refused before anything else is set up
+        trial = self.stand_in()
         own = trial.param_groups[0]["seed"]
         if own not in (0, seed) or not isinstance(trial.exchange, LocalExchange) or trial.network is not None:
             raise ValueError(
@@ -77,6 +78,7 @@ class FederatedModule(LightningModule):
         self.local_steps = int(trial.param_groups[0]["local_steps"])
         self.config: Mapping[str, Any] = {}
         self.change_on_resume: list[str] = []
+        self.changed_on_resume: list[str] = []
         self.exchange = AllReduceExchange()
         self.traffic = Traffic()
         self.last_round: RoundReport | None = None
@@ -91,6 +93,10 @@ class FederatedModule(LightningModule):
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters in the order that fixes their streams; tied weights once."""
         return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+
+    def stand_in(self) -> ZerothOrderOptimizer:
+        """An optimizer with the options of the run's, of one number: it tells of the method, and costs nothing."""
+        return self._make_optimizer([("stand-in", nn.Parameter(torch.zeros(1)))])
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer on the device, and the scheduler if there is one.
@@ -116,7 +122,7 @@ class FederatedModule(LightningModule):
         """An optimizer of the network as configured, at round 0."""
         optimizer = self._make_optimizer(parameters)
         optimizer.network = self.network
-        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self._seed
+        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self.seed
         return optimizer
 
     @property
@@ -269,17 +275,33 @@ class FederatedModule(LightningModule):
             ValueError: If it is of another model, method or data.
         """
         resuming = self.trainer.state.fn == "fit"
-        changed = checkpoint.compare(checkpoint_dict, self, resuming)
+        changed = self.changed_on_resume = checkpoint.compare(checkpoint_dict, self, resuming)
         if resuming:
             checkpoint.take_counters(checkpoint_dict, self)
         schedules = ("model.optimizer.init_args.lr", "model.lr_scheduler")
-        if any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
+        rebuilt = resuming and bool(checkpoint_dict[checkpoint.KEY].get(REBUILT))
+        if rebuilt:
+            self.check_reschedulable("the checkpoint was made from a ledger")
+        if rebuilt or any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
             self._reschedule(checkpoint_dict)
+
+    def check_reschedulable(self, why: str) -> None:
+        """Refuses a schedule whose place is not a function of the round.
+
+        Raises:
+            ValueError: If it follows a metric, which a ledger does not hold.
+        """
+        scheduler = None if self._make_scheduler is None else self._make_scheduler(self.stand_in())
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                f"model.lr_scheduler=ReduceLROnPlateau follows a metric, which a ledger does not hold, and {why}: "
+                "resume from a checkpoint that the run wrote"
+            )
 
     def _reschedule(self, checkpoint_dict: dict[str, Any]) -> None:
         """Puts the learning rate where the changed schedule would have it by now, had it been followed from round 0."""
         group = checkpoint_dict["optimizer_states"][0]["param_groups"][0]
-        optimizer = self._make_optimizer([("stand-in", nn.Parameter(torch.zeros(1)))])
+        optimizer = self.stand_in()
         scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
         if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
             for _ in range(int(group["round"])):

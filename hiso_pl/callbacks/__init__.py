@@ -2,6 +2,7 @@
 
 from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.in_step import InStepCheck
+from hiso_pl.callbacks.ledger import RoundLedger
 from hiso_pl.callbacks.progress import RoundProgressBar
 from hiso_pl.callbacks.run_folder import RunFolder, newest_checkpoint
 from hiso_pl.callbacks.signals import DeferredSignals
@@ -12,6 +13,7 @@ __all__ = [
     "CompleteValidation",
     "DeferredSignals",
     "InStepCheck",
+    "RoundLedger",
     "RoundProgressBar",
     "RunFolder",
     "RunSummary",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections import Counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,23 @@ from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.zeroth_order.digest import checksums
 
 T = TypeVar("T")
+OnMismatch = Literal["stop", "repair"]
+
+
+class OutOfStepError(RuntimeError):
+    """Ranks are out of step; raised on all of them.
+
+    Attributes:
+        verified: The last round after which they were found in step, in this run; None if there is none.
+        repair: Whether the run is to go back there and go on, if it can.
+        has_ledger: Whether a ledger leads there.
+    """
+
+    def __init__(self, message: str, verified: int | None, repair: bool) -> None:
+        super().__init__(message)
+        self.verified = verified
+        self.repair = repair
+        self.has_ledger = False
 
 
 class InStepCheck(OrderedCallback):
@@ -33,24 +50,31 @@ class InStepCheck(OrderedCallback):
 
     Args:
         every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
+        on_mismatch: What happens when the ranks differ: ``stop``, or ``repair``, which takes all of them back to the
+            last round after which they were equal, by the initial weights or a checkpoint and the ledger, and goes on
+            from there. A second mismatch before the ranks have been equal after a later round stops the run.
     """
 
     position = 10
 
-    def __init__(self, every_n_rounds: int = 100) -> None:
+    def __init__(self, every_n_rounds: int = 100, on_mismatch: OnMismatch = "stop") -> None:
         if every_n_rounds < 0:
             raise ValueError(f"every_n_rounds={every_n_rounds} must be at least 0")
+        if on_mismatch not in get_args(OnMismatch):
+            raise ValueError(f"on_mismatch={on_mismatch!r} must be one of {', '.join(get_args(OnMismatch))}")
+        self.on_mismatch = on_mismatch
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
         self._compared = False
         self._checked_round: int | None = None
+        self._verified: int | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets an earlier run."""
         super().setup(trainer, pl_module, stage)
         self._compared = False
-        self._checked_round = None
+        self._checked_round = self._verified = None
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,7 +119,7 @@ class InStepCheck(OrderedCallback):
         """Compares the states of all ranks now, once a round.
 
         Raises:
-            RuntimeError: If they differ; it names the ranks, the round and the first tensor.
+            OutOfStepError: If they differ; it names the ranks, the round and the first tensor.
         """
         if trainer.world_size == 1 or self._checked_round == trainer.global_step:
             return
@@ -103,11 +127,13 @@ class InStepCheck(OrderedCallback):
         table = self._gather(sums.to(getattr(trainer.strategy, "collective_device", "cpu")))
         odd, first = disagreement(table.cpu())
         if odd:
-            raise RuntimeError(
+            raise OutOfStepError(
                 f"ranks {odd} of {trainer.world_size} are out of step after round {trainer.global_step}: "
-                f"the first tensor that differs is {names[first]!r}; nothing has been saved of this round"
+                f"the first tensor that differs is {names[first]!r}; nothing has been saved of this round",
+                self._verified,
+                self.on_mismatch == "repair",
             )
-        self._checked_round = trainer.global_step
+        self._checked_round = self._verified = trainer.global_step
 
     def _compare_starts(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size == 1 or self._compared:
@@ -140,6 +166,9 @@ def _options(trainer: Trainer) -> dict[str, str]:
     options = yaml.safe_load(text) or {}
     for key in ("accelerator", "devices", "num_nodes"):  # these are of a machine
         options.get("trainer", {}).pop(key, None)
+    strategy = options.get("trainer", {}).get("strategy")
+    if isinstance(strategy, dict):
+        (strategy.get("init_args") or {}).pop("interface", None)  # so is this
     return {
         f"options of {key}": hashlib.sha256(yaml.safe_dump(value, sort_keys=True).encode()).hexdigest()
         for key, value in options.items()

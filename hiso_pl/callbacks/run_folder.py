@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback
+from hiso_pl.ledger import LEDGER
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def refuse_held(root: str, found: str | None) -> None:
 
 def held_by_run(root: Path) -> str | None:
     """What shows that ``root`` holds a run, if it does."""
-    for name in (CONFIG, SUMMARY):
+    for name in (CONFIG, SUMMARY, LEDGER):
         if (root / name).exists():
             return name
     return CHECKPOINTS_FOLDER if checkpoints(root) else None
@@ -90,16 +91,22 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
-def newest_checkpoint(root: Path | str) -> Path | None:
+def newest_checkpoint(root: Path | str, up_to: int | None = None) -> Path | None:
     """The checkpoint of the latest round in the run's folder, of several the one written last.
 
     The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
+
+    Args:
+        root: The run's folder.
+        up_to: The latest round that is of use; any if none is given.
     """
     found: list[tuple[int, int, Path]] = []
     for path in checkpoints(Path(root)):
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            found.append((int(content["global_step"]), path.stat().st_mtime_ns, path))
+            round = int(content["global_step"])
+            if up_to is None or round <= up_to:
+                found.append((round, path.stat().st_mtime_ns, path))
         except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
             log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
     return max(found)[-1] if found else None

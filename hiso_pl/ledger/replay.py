@@ -115,7 +115,7 @@ def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | No
     wanted = max(started, 0 if to is None else to)
     if reader.rounds < wanted:  # the ledger's damage, too, is found before the state is touched
         raise LedgerError(f"{reader.path} holds {reader.rounds} rounds, so it does not lead to round {wanted}")
-    _check_tensors(optimizer, header)
+    check_start(optimizer, header)
     checked = False
     for entry in reader.entries():
         if optimizer.round == to:
@@ -130,7 +130,12 @@ def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | No
     return optimizer.round - started
 
 
-def _check_tensors(optimizer: ZerothOrderOptimizer, header: Header) -> None:
+def check_start(optimizer: ZerothOrderOptimizer, header: Header) -> None:
+    """Refuses an optimizer of other tensors; at round 0, of others than the ledger's run started from.
+
+    Raises:
+        LedgerError: If it is one.
+    """
     pairs = list(zip(optimizer.names, optimizer.parameters, strict=True))
     if [(facts.name, facts.shape) for facts in header.tensors] != [(n, tuple(p.shape)) for n, p in pairs]:
         raise LedgerError("the ledger is of another model: names or shapes of its tensors differ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hiso_pl import checkpoint
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.ledger.replay import catch_up, check_start, replay
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
 
 REBUILT = "rebuilt"
@@ -63,6 +65,54 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
             REBUILT: True,
         },
     }
+
+
+def go_on(
+    reader: LedgerReader, optimizer: ZerothOrderOptimizer, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint of the round that a ledger leads to would hold, of a run that is to go on there.
+
+    Args:
+        reader: The ledger.
+        optimizer: An optimizer of the run at round 0, whose parameters are the initial weights. They are moved.
+        base: A checkpoint of the run to begin with, which saves applying its rounds and knows its metrics.
+
+    Raises:
+        LedgerError: If the ledger is damaged, ends before ``base``, or is of another model or method.
+    """
+    check_start(optimizer, reader.header)
+    changed = reader.survey().headers[-1][0]  # the last round at which options were changed
+    applied = reader.rounds
+    if base is not None and int(base["global_step"]) >= changed:
+        with torch.no_grad():
+            for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True):
+                parameter.copy_(base["state_dict"][f"network.{name}"])
+        optimizer.load_state_dict(base["optimizer_states"][0])
+        applied = catch_up(optimizer, reader)
+    elif changed > 0:
+        tensors = dict(zip(optimizer.names, optimizer.parameters, strict=True))
+        optimizer = replay(reader.header, reader.entries(), tensors)
+    else:
+        catch_up(optimizer, reader)
+    if base is not None and not applied:
+        return dict(base)
+    content = checkpoint_of(reader, optimizer)
+    if base is not None:
+        content["callbacks"] = base["callbacks"]
+        content[checkpoint.KEY] |= {key: base[checkpoint.KEY][key] for key in ("measured_bytes", "last_validation")}
+    return content
+
+
+def without_state(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint without the state that its ledger leads to."""
+    groups = content["optimizer_states"][0]["param_groups"]
+    return {**content, "state_dict": {}, "optimizer_states": [{"param_groups": groups}]}
+
+
+def with_state(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the state of another one of the same round."""
+    states = [{**other["optimizer_states"][0], **content["optimizer_states"][0]}]
+    return {**content, "state_dict": other["state_dict"], "optimizer_states": states}
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

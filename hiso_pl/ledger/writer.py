@@ -235,5 +235,16 @@ class LedgerWriter:
         raise LedgerError(f"{where}: the two differ", self.round, self.round, there.offset)
 
 
+def cut_back(path: Path | str, round: int) -> None:
+    """Cuts off the records from ``round`` on, which were made by ranks out of step.
+
+    Raises:
+        LedgerError: If what is before them is damaged.
+        OSError: If the file cannot be written.
+    """
+    _, after = LedgerReader(path).around(round)
+    os.truncate(path, after.end)
+
+
 def _said(value: object) -> str:
     return " ".join(str(value).split())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +19,7 @@ from hiso_pl import runtime
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Splits
 from hiso_pl.models import DigitsCNN
+from hiso_pl.zeroth_order.update import Update
 
 
 class Beat(Callback):
@@ -49,20 +52,95 @@ class Flip(Callback):
         key: Which state of the parameter; none for the parameter itself.
         element: Which element.
         bit: Which bit; 0 is the lowest.
+        once: Whether a process does it once in all to a run of this folder, however often it passes the round.
     """
 
+    done: ClassVar[set[str]] = set()
+
     def __init__(
-        self, rank: int, round: int, tensor: str, key: str | None = None, element: int = 5, bit: int = 0
+        self,
+        rank: int,
+        round: int,
+        tensor: str,
+        key: str | None = None,
+        element: int = 5,
+        bit: int = 0,
+        once: bool = False,
     ) -> None:
         self.rank, self.round, self.tensor, self.key, self.element, self.bit = rank, round, tensor, key, element, bit
+        self.once = once
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.global_rank, trainer.global_step) != (self.rank, self.round):
             return
+        if self.once and trainer.default_root_dir in self.done:
+            return
+        self.done.add(trainer.default_root_dir)
         optimizer = trainer.optimizers[0]
         parameter = optimizer.parameters[optimizer.names.index(self.tensor)]
         tensor = parameter.data if self.key is None else optimizer.state[parameter][self.key]
         tensor.view(-1).view(torch.int32)[self.element] ^= 1 << self.bit
+
+
+class Stop(Callback):
+    """Sends a signal to one rank's own process in the middle of a round.
+
+    Args:
+        rank: The rank.
+        round: The round, counted from 1.
+        number: The signal.
+    """
+
+    def __init__(self, rank: int, round: int, number: int) -> None:
+        self.rank, self.round, self.number = rank, round, number
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.round - 1):
+            os.kill(os.getpid(), self.number)
+
+
+class Killed(Callback):
+    """Kills one rank's own process while a checkpoint is written, or in the middle of an update.
+
+    Args:
+        rank: The rank.
+        round: The first round, counted from 1, in which it may happen.
+        during: ``checkpoint`` or ``update``. Of a checkpoint, rank 0 has written half by then.
+    """
+
+    def __init__(self, rank: int, round: int, during: str = "checkpoint") -> None:
+        self.rank, self.round, self.during = rank, round, during
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank != self.rank or trainer.global_step + 1 < self.round:
+            return
+        if self.during == "update":
+            Update._fused = _half_an_update  # type: ignore[method-assign]
+
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
+        if self.during != "checkpoint" or trainer.global_rank != self.rank or trainer.global_step < self.round:
+            return
+        if self.rank != 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save = torch.save
+
+        def half(content: Any, file: Any) -> None:
+            whole = io.BytesIO()
+            save(content, whole)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = half
+
+
+def _half_an_update(update: Update, parameters: Any, hessians: Any, sites: Any) -> None:
+    half = len(parameters) // 2
+    _fused(update, parameters[:half], hessians[:half], sites[:half])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_fused = Update._fused
 
 
 class _Collectives(TorchDispatchMode):

@@ -1,0 +1,299 @@
+"""A run's ledger, written as the run goes; and a run that goes on from its ledger."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from hiso_pl import checkpoint, runtime
+from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
+from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.callbacks.run_folder import newest_checkpoint
+from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.ledger import LEDGER, Header, LedgerError, LedgerReader, LedgerWriter, describe, method_of, stored_path
+from hiso_pl.ledger.resumable import REBUILT, go_on, with_state, without_state, write_checkpoint
+from hiso_pl.ledger.writer import cut_back
+from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import digest
+
+if TYPE_CHECKING:
+    from hiso_pl.module import FederatedModule
+
+log = logging.getLogger(__name__)
+
+FROM_LEDGER = LEDGER + ".ckpt"
+"""Name of the checkpoint that a run makes of its ledger to go on from; it is there while the run starts, no longer."""
+WITHOUT = "--ledger.enabled false goes on without one"
+
+
+def rebuilt_path(root: Path | str) -> Path:
+    """Where the checkpoint lies that a run in ``root`` makes of its ledger."""
+    return Path(root) / FROM_LEDGER
+
+
+class RoundLedger(OrderedCallback):
+    """Writes ``rounds.ledger`` on rank 0: a record a round, from which the run can be rebuilt and checked.
+
+    A record is handed to the operating system before the next round begins, so it outlives the process. A run that goes
+    on from a checkpoint older than its ledger computes rounds again, and what it gets must equal what is there. With
+    ``--ckpt_path ledger`` they are not computed but applied: the newest checkpoint that can be read, or the initial
+    weights, and the records that follow.
+
+    Attributes:
+        kept: Whether this run keeps a ledger; the same on all ranks.
+        rebuilding: Whether the run is to go on from the ledger; set by the program for ``--ckpt_path ledger``.
+
+    Args:
+        enabled: Whether to keep one.
+        sync_every_n_rounds: Rounds between two waits for the disk, so that records outlive the machine too; 0 waits at
+            checkpoints and at the end only.
+    """
+
+    position = 15  # ranks out of step write nothing, and a refusal comes before the folder's configuration is replaced
+
+    def __init__(self, enabled: bool = True, sync_every_n_rounds: int = 10) -> None:
+        if sync_every_n_rounds < 0:
+            raise ValueError(f"sync_every_n_rounds={sync_every_n_rounds} must be at least 0")
+        self.enabled = enabled
+        self.sync_every_n_rounds = sync_every_n_rounds
+        self.kept = False
+        self.rebuilding = False
+        self._header: Header | None = None
+        self._initial: dict[str, Tensor] = {}
+        self._writer: LedgerWriter | None = None
+
+    # The start
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Describes the run, whose weights are still the initial ones; makes a checkpoint of the ledger if asked to.
+
+        Raises:
+            ValueError: If the run cannot go on from the ledger.
+        """
+        super().setup(trainer, pl_module, stage)
+        self.kept, self._writer = False, None
+        if stage != "fit":
+            return
+        module = cast("FederatedModule", pl_module)
+        if self.enabled and trainer.is_global_zero:
+            self._header = _describe(trainer, module)
+            stored = {facts.name for facts in self._header.stored}
+            # a copy, as the weights are not the initial ones any more when the ledger is begun
+            self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
+        if self.rebuilding:  # Lightning restores what is made here as soon as the callbacks are set up
+            self._rebuild(trainer, module)
+
+    def _rebuild(self, trainer: Trainer, module: FederatedModule) -> None:
+        """Makes the checkpoint that the ledger leads to, on every machine, for the run to resume from.
+
+        Raises:
+            ValueError: If the ledger is damaged, or is of another run.
+        """
+        path = rebuilt_path(trainer.default_root_dir)
+        said: str | None = None
+        plan: tuple[bytes, dict[str, Any], tuple[int, int]] | None = None
+        if trainer.is_global_zero:
+            try:
+                plan = _rebuilt(Path(trainer.default_root_dir), module)
+            except (ValueError, OSError) as error:
+                said = str(error)
+        said, plan = trainer.strategy.broadcast((said, plan))
+        if said is not None or plan is None:
+            raise LedgerError(said or "")
+        ledger, content, written = plan
+        if trainer.local_rank == 0 and not (path.is_file() and _identity(path) == written):
+            # a machine that does not see rank 0's folder: the records alone lead it there
+            with TemporaryDirectory() as folder:
+                copy = Path(folder) / LEDGER
+                copy.write_bytes(ledger)
+                mine = go_on(LedgerReader(copy), _at_start(module))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, with_state(content, mine))
+        trainer.strategy.barrier()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins the ledger, or opens that of the run that goes on.
+
+        Raises:
+            LedgerError: If there is one that this run cannot go on writing.
+        """
+        self._remove_rebuilt(trainer)
+        if not self.enabled:
+            return
+        said = None
+        if trainer.is_global_zero:
+            try:
+                self._writer = self._open(trainer, cast("FederatedModule", pl_module))
+            except LedgerError as error:
+                said = f"{error}; {WITHOUT}"
+            except OSError as error:
+                said = f"the ledger cannot be written: {error}; {WITHOUT}"
+        said, self.kept = trainer.strategy.broadcast((said, self._writer is not None))
+        self._initial = {}
+        if said is not None:
+            raise LedgerError(said)
+
+    def _open(self, trainer: Trainer, module: FederatedModule) -> LedgerWriter | None:
+        path, round, header = Path(trainer.default_root_dir) / LEDGER, trainer.global_step, self._header
+        assert header is not None
+        if not path.exists() and round > 0:
+            source = _ledger_of(Path(str(trainer.ckpt_path)))
+            if source is None:
+                log.warning(
+                    "This run keeps no ledger and cannot be replayed: its first %d rounds are in none, as %s has none.",
+                    round,
+                    trainer.ckpt_path,
+                )
+                return None
+            _copy(source, path, round)
+            try:
+                return LedgerWriter.resume(path, header, round, changed=bool(module.changed_on_resume))
+            except (LedgerError, OSError):
+                for copied in (path, stored_path(path)):  # a refused start leaves nothing behind
+                    copied.unlink(missing_ok=True)
+                raise
+        if path.exists():
+            return LedgerWriter.resume(path, header, round, changed=bool(module.changed_on_resume))
+        return LedgerWriter(path, header, self._initial)
+
+    # The rounds
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the record of the round, or compares it with the one that is there.
+
+        Raises:
+            LedgerError: If a round that was computed again gave something else.
+            OSError: If it cannot be written.
+        """
+        if self._writer is None:
+            return
+        record = optimizer_of(trainer).record
+        assert record is not None
+        try:
+            self._writer.append(record)
+        except LedgerError as error:
+            raise LedgerError(f"{error}; --ckpt_path ledger goes on from what is there") from error
+        if self.sync_every_n_rounds and trainer.global_step % self.sync_every_n_rounds == 0:
+            self._writer.sync()
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Sees to it that the disk has all records of a checkpoint's rounds before it has the checkpoint."""
+        if self._writer is not None:
+            self._writer.sync()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the ledger, with the digest of the final state unless the run was interrupted."""
+        if self._writer is not None:
+            self._writer.close(None if interrupted(trainer) else digest(optimizer_of(trainer)))
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the records of rounds that the ranks had gone through in step, and no others."""
+        self._remove_rebuilt(trainer)
+        writer, self._writer, self._initial = self._writer, None, {}
+        if writer is not None:
+            writer.close()
+        if isinstance(exception, OutOfStepError):
+            exception.has_ledger = self.kept
+            if writer is not None and exception.verified is not None:
+                cut_back(writer.path, exception.verified)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets go of the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _remove_rebuilt(self, trainer: Trainer) -> None:
+        if self.rebuilding and trainer.local_rank == 0:
+            rebuilt_path(trainer.default_root_dir).unlink(missing_ok=True)
+
+
+def _describe(trainer: Trainer, module: FederatedModule) -> Header:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    identity = module.network.weights_identity()
+    return describe(
+        [(name, p.detach()) for name, p in module.trainable()],
+        method_of(module.stand_in()),
+        seed=module.seed,
+        clients=data.clients,
+        cohort=data.cohort,
+        frozen_sha256=checkpoint.frozen_fingerprint(module.network),
+        configuration=module.config,
+        versions=runtime.versions(),
+        weights=identity.get("name"),
+        revision=identity.get("revision"),
+    )
+
+
+def _at_start(module: FederatedModule) -> ZerothOrderOptimizer:
+    """An optimizer of the run at round 0; the network is not on its device yet, so the kernels are the CPU's."""
+    optimizer = module.new_optimizer(module.trainable())
+    optimizer.backend = "auto"
+    return optimizer
+
+
+def _rebuilt(root: Path, module: FederatedModule) -> tuple[bytes, dict[str, Any], tuple[int, int]]:
+    """Writes the checkpoint; returns the ledger's bytes, the checkpoint without its state, and the file's identity."""
+    ledger, path = root / LEDGER, rebuilt_path(root)
+    reader = LedgerReader(ledger)
+    newest = newest_checkpoint(root, up_to=reader.rounds)
+    base = None if newest is None else checkpoint.read(newest)
+    if base is not None:
+        checkpoint.compare(base, module, resuming=False)  # its options are compared once it is restored
+    content = go_on(reader, _at_start(module), base)
+    start = "the initial weights" if newest is None else str(newest)
+    if content[checkpoint.KEY].get(REBUILT):
+        module.check_reschedulable(f"{ledger} goes beyond {start}")
+    log.warning(
+        "Going on after round %d, from %s and %s: rounds are applied, not computed.", reader.rounds, start, LEDGER
+    )
+    write_checkpoint(path, content)
+    return ledger.read_bytes(), without_state(content), _identity(path)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells whether two machines see the same file."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _ledger_of(path: Path) -> Path | None:
+    """The ledger of the run that a checkpoint is of, where it lies as a run leaves it."""
+    places = (path.parent / LEDGER, path.parent.parent / LEDGER)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _copy(source: Path, path: Path, round: int) -> None:
+    """Begins a ledger with another's records up to ``round``, and the tensors beside it.
+
+    Raises:
+        LedgerError: If that one is damaged or ends earlier.
+    """
+    reader = LedgerReader(source)
+    if reader.rounds < round:
+        raise LedgerError(f"{source} ends after round {reader.rounds - 1}, the checkpoint is of round {round}")
+    before, _ = reader.around(round)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if stored_path(source).is_file():
+        shutil.copyfile(stored_path(source), stored_path(path))
+    part = path.with_name(path.name + ".part")
+    with source.open("rb") as file:
+        part.write_bytes(file.read(before.end))
+    part.replace(path)
+    log.info("The ledger goes on from the %d rounds of %s.", round, source)
