@@ -13,7 +13,7 @@ import pytest
 
 from hiso_pl.callbacks.run_folder import held_by_run
 
-pytestmark = pytest.mark.slow  # two launches of the program
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # two launches of the program
 
 HERE = Path(__file__).parent
 RANKS = (1, 3)
@@ -71,7 +71,7 @@ def outcomes(tmp_path_factory):
         )
     try:
         for ranks, (folder, process) in processes.items():
-            said, _ = process.communicate(timeout=200)
+            said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said[-4000:]
             found[ranks] = folder, [json.loads((folder / f"out.{rank}").read_text()) for rank in range(ranks)]
     finally:
