@@ -16,7 +16,7 @@ from hiso_pl.models import CausalLM
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 SHARED = Path(__file__).parents[2] / "shared"
-STEPS = 200
+STEPS = 300
 
 
 @pytest.mark.slow
@@ -28,13 +28,14 @@ def test_a_small_pretrained_model_learns_sst2_from_the_prompts(monkeypatch):
         task="sst2",
         train_file=str(SHARED / "data" / "sst2" / "train.tsv"),
         validation_file=str(SHARED / "data" / "sst2" / "dev.tsv"),
-        train_examples=2000,
+        train_examples=20_000,
         tokenizer=pretrained,
         max_length=128,
     )
     train, dev, _ = data.load()
     network = CausalLM(pretrained)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-4)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
     draws = Draws(1, Purpose.SPLIT, owner=9)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -43,6 +44,7 @@ def test_a_small_pretrained_model_learns_sst2_from_the_prompts(monkeypatch):
             optimizer.zero_grad()
             network.loss(train.collate(draws.sample(len(train), 32))).backward()
             optimizer.step()
+            decay.step()
         correct = 0
         with torch.inference_mode():
             for part in np.array_split(np.arange(len(dev)), 14):

@@ -122,7 +122,7 @@ def test_ranks_that_start_from_different_things_are_told_so_before_anything_is_w
 def test_a_rank_out_of_step_is_named_with_round_and_tensor(pair, root):
     error = pair["drift-0"]["error"]
     assert error == pair["drift-1"]["error"]
-    assert error.startswith("RuntimeError: ranks [1] of 2 are out of step after round 4")
+    assert error.startswith("OutOfStepError: ranks [1] of 2 are out of step after round 4")
     assert "'weight'" in error
     assert "\n" not in error
     assert not (root / "drift" / "checkpoints").exists()

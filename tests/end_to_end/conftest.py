@@ -27,7 +27,11 @@ INTERRUPTED = [
     *("--trainer.max_steps", str(100 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
     *("--checkpoint.every_n_train_steps", "40", "--model.optimizer.init_args.num_directions", "1"),
 ]
-WORDS = ["<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"]
+WORDS = [
+    *("<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"),
+    # with which a sentence may begin
+    *("fine", "film", "great", "terrible", "was"),
+]
 
 
 def of_class(name: str, /, **init_args: Any) -> str:

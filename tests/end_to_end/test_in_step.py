@@ -8,6 +8,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+LEDGER = ["rounds.ledger", "rounds.ledger.safetensors"]
+
 
 def files(root):
     """What a run has left, but for what Lightning's logger leaves of any start."""
@@ -23,7 +25,7 @@ def test_one_bit_of_one_rank_ends_the_launch(launch, base, tmp_path):
     assert status != 0
     [line] = [line for line in out.splitlines() if "hiso-pl: error" in line]
     assert "ranks [1] of 3 are out of step after round 10: the first tensor that differs is 'second.weight';" in line
-    assert files(root) == ["config.yaml", "step=5.ckpt"]
+    assert files(root) == ["config.yaml", *LEDGER, "step=5.ckpt"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_a_bit_of_the_state_is_found_before_anything_is_written(matrix, name, me
     run = matrix(3)[name]
     assert run.statuses == [1, 1, 1]
     assert message in run.said
-    assert files(run.root) == ["config.yaml", *left]
+    assert files(run.root) == ["config.yaml", *LEDGER, *left]
 
 
 @pytest.mark.parametrize(
