@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,7 @@ from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.ledger import rebuilt_path
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.run_folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
-from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.callbacks.signals import interrupted, last_words
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.ledger import LEDGER, LedgerReader
 from hiso_pl.module import FederatedModule
@@ -360,6 +361,15 @@ def _log_quietly() -> None:
         warnings.filterwarnings("ignore", message=pattern)
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Lets TensorBoard's writer fail without a traceback: it raises the same error again where it is next called."""
+    error = failure.exc_value
+    if not isinstance(error, OSError):
+        threading.__excepthook__(failure)
+    elif error.filename is None and error.errno is not None:
+        error.filename = "events.out.tfevents"
+
+
 def _run(args: list[str] | None) -> None:
     """Runs Lightning's part of the program; ranks out of step are taken back to where they were not, if asked for."""
     repaired: int | None = None
@@ -402,7 +412,13 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be.
     """
     _log_quietly()
+    with last_words():
+        return _status(args)
+
+
+def _status(args: list[str] | None) -> int:
     given = sys.argv[1:] if args is None else args
+    hook, threading.excepthook = threading.excepthook, _thread_failed
     try:
         if given[:1] == ["bench"]:
             from hiso_pl import bench  # it uses this module
@@ -436,5 +452,6 @@ def main(args: list[str] | None = None) -> int:
             sys.stderr.write(f"hiso-pl: error{where}: {message}\n")
         return 2 if isinstance(error, ConfigurationError) else 1
     finally:
+        threading.excepthook = hook
         runtime.close()
     return 0

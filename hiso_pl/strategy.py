@@ -21,6 +21,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl import roll_call, runtime
+from hiso_pl.whole_file import whole_file
 
 T = TypeVar("T")
 
@@ -41,14 +42,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError("storage_options are not supported: checkpoints are local files")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        # written through a file of Python's: torch's own writer tells no more of a full disk than that it failed
+        with whole_file(Path(path)) as part, part.open("wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
 
 
 class ScalarStrategy(DDPStrategy):

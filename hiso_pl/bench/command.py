@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,6 +17,7 @@ from hiso_pl.bench.measure import measure
 from hiso_pl.bench.report import table
 from hiso_pl.bench.settings import Settings
 from hiso_pl.cli import ConfigurationError, Parser
+from hiso_pl.whole_file import whole_file
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others."""
@@ -73,6 +73,5 @@ def run(args: Sequence[str]) -> dict[str, Any]:
 
 def write_json(path: Path, found: dict[str, Any]) -> None:
     """Writes a measurement, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

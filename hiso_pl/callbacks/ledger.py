@@ -20,6 +20,7 @@ from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import LEDGER, Header, LedgerError, LedgerReader, LedgerWriter, describe, method_of, stored_path
 from hiso_pl.ledger.resumable import REBUILT, go_on, with_state, without_state, write_checkpoint
 from hiso_pl.ledger.writer import cut_back
+from hiso_pl.whole_file import whole_file
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
@@ -289,11 +290,9 @@ def _copy(source: Path, path: Path, round: int) -> None:
     if reader.rounds < round:
         raise LedgerError(f"{source} ends after round {reader.rounds - 1}, the checkpoint is of round {round}")
     before, _ = reader.around(round)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if stored_path(source).is_file():
-        shutil.copyfile(stored_path(source), stored_path(path))
-    part = path.with_name(path.name + ".part")
-    with source.open("rb") as file:
+        with whole_file(stored_path(path)) as part:
+            shutil.copyfile(stored_path(source), part)
+    with whole_file(path) as part, source.open("rb") as file:
         part.write_bytes(file.read(before.end))
-    part.replace(path)
     log.info("The ledger goes on from the %d rounds of %s.", round, source)

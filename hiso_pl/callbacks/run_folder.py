@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +16,7 @@ from typing_extensions import override
 from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback
 from hiso_pl.ledger import LEDGER
+from hiso_pl.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +127,5 @@ def _finite(value: Any) -> Any:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a stop at any time leaves the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")

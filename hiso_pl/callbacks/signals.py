@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,49 @@ log = logging.getLogger(__name__)
 
 DEFERRED = (signal.SIGINT, signal.SIGTERM)
 LAST = "last.ckpt"
+
+
+class _Delay:
+    """SIGTERM put off from a run's failure until its program has said why it failed.
+
+    Once a rank has ended torchrun sends SIGTERM to the others, whatever they were about to say of it.
+
+    Attributes:
+        asked: Whether there is a program that will say it, and then deliver what has come.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._came = False
+
+    def note(self, signum: int, frame: object) -> None:
+        """Handles the signal."""
+        self._came = True
+
+    def deliver(self, handler: Any) -> None:
+        """Gives the signal back, and to the process if it has come."""
+        if signal.getsignal(signal.SIGTERM) == self.note:
+            signal.signal(signal.SIGTERM, handler)
+        if self._came:
+            self._came = False
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+_delay = _Delay()
+
+
+@contextmanager
+def last_words() -> Iterator[None]:
+    """Lets SIGTERM wait for the end of the block once a run in it has failed, so that its reason can be said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler can be set here
+        return
+    handler, _delay.asked = signal.getsignal(signal.SIGTERM), True
+    try:
+        yield
+    finally:
+        _delay.asked = False
+        _delay.deliver(handler)
 
 
 class DeferredSignals(OrderedCallback):
@@ -59,6 +105,7 @@ class DeferredSignals(OrderedCallback):
                 federated(pl_module).request_stop()
 
             self._handlers = {number: signal.signal(number, wish) for number in DEFERRED}
+            _delay.deliver(None)  # to this run, which repeats one that has failed
 
     @override
     def on_train_batch_end(
@@ -87,7 +134,10 @@ class DeferredSignals(OrderedCallback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back."""
+        """Gives the signals back, SIGTERM when the failure has been told if somebody tells it."""
+        if _delay.asked and signal.SIGTERM in self._handlers:
+            signal.signal(signal.SIGTERM, _delay.note)
+            del self._handlers[signal.SIGTERM]
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:

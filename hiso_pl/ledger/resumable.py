@@ -14,6 +14,7 @@ from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import catch_up, check_start, replay
+from hiso_pl.whole_file import whole_file
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
 
 REBUILT = "rebuilt"
@@ -117,9 +118,8 @@ def with_state(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    part.replace(path)
+    with whole_file(path) as part, part.open("wb") as file:
+        torch.save(content, file)
 
 
 def _loop(rounds: int) -> dict[str, Any]:

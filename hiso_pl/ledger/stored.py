@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from hiso_pl.ledger.format import LedgerError, stored_path
 from hiso_pl.ledger.header import Header
+from hiso_pl.whole_file import whole_file
 
 _CHUNK = 1 << 22
 
@@ -55,14 +55,11 @@ def write_stored(ledger: Path, header: Header, tensors: Mapping[str, Tensor]) ->
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.touch()
-    mode = part.stat().st_mode
-    save_file(tensors, part, metadata)
-    part.chmod(mode)  # safetensors lets nobody else read it
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    with whole_file(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata)
+        part.chmod(mode)  # safetensors lets nobody else read it
 
 
 def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
+from hiso_pl.whole_file import whole_file
 from hiso_pl.zeroth_order.record import RoundRecord
 
 log = logging.getLogger(__name__)
@@ -55,15 +56,10 @@ class LedgerWriter:
         self.path = Path(path)
         if self.path.exists():
             raise LedgerError(f"{self.path} exists: resume its run, or give another folder")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_stored(self.path, header, tensors or {})
         first = frame(Kind.HEADER, header.encode(), first_chain())
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("wb") as file:
-            file.write(PREAMBLE + first)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)  # a ledger that can be seen has a whole header
+        with whole_file(self.path) as part:  # a ledger that can be seen has a whole header
+            part.write_bytes(PREAMBLE + first)
         self._open(header, 0, len(PREAMBLE) + len(first), first[-CHAIN:], None, None, fsync)
 
     @classmethod
@@ -215,8 +211,9 @@ class LedgerWriter:
                 written += os.pwrite(self._fd, data[written:], self._end + written)
             if self.fsync:
                 os.fsync(self._fd)
-        except OSError:
+        except OSError as error:
             os.truncate(self._fd, self._end)  # a full disk leaves whole records
+            error.filename = str(self.path)
             raise
         self._end += len(data)
         self._chain = data[-CHAIN:]

@@ -34,7 +34,7 @@ class Settings:
     """
 
     output: str
-    steps: int = 750
+    steps: int = 600
     seed: int = 1
 
     def __post_init__(self) -> None:

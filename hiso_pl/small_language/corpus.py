@@ -20,7 +20,7 @@ from hiso_pl.small_language.lexicon import (
 EXAMPLES = {"train": 2000, "validation": 400, "test": 1000}
 """Labelled sentences of each split."""
 
-DOCUMENTS = 48_000
+DOCUMENTS = 38_400
 """Documents to pretrain on."""
 
 _STREAMS = {split: number for number, split in enumerate(SHARES)}

@@ -29,8 +29,8 @@ INTERRUPTED = [
 ]
 WORDS = [
     *("<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"),
-    # with which a sentence may begin
-    *("fine", "film", "great", "terrible", "was"),
+    # at the start of a sentence and within it
+    *("fine", "film", "great", "terrible", "was", "Ġa"),
 ]
 
 
