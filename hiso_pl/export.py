@@ -187,12 +187,14 @@ def run(args: Sequence[str]) -> Path:
     network = exportable(module.network)
     adapted = hasattr(network.model, "peft_config")
     given = settings.tokenizer or config.data.init_args.tokenizer
-    source, revision = (given, None) if given else (network.tokenizer_source, network.tokenizer_revision)
+    source, *options = (
+        (given, None) if given else (network.tokenizer_source, network.tokenizer_revision, network.tokenizer_trusted)
+    )
     if settings.merge and not (adapted and hasattr(network.model, "merge_and_unload")):
         raise ValueError("merge=True must be false: the network has no adapter that can be merged into its weights")
     trained = trained_tensors(content, module)
     module.restore(trained)
-    tokenizer = None if source is None else load_tokenizer(source, revision)
+    tokenizer = None if source is None else load_tokenizer(source, *options)
     if output.exists():
         for place in (path, source, network.pretrained):
             if place is not None and Path(place).expanduser().resolve().is_relative_to(output):

@@ -119,7 +119,19 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
             raise ValueError(f"{path} line {number}: not JSON ({error})") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} line {number}: a JSON {type(values).__name__}, an object expected")
-        yield number, text_values(values)
+        row = text_values(values)
+        if "\\ud" in line.lower():  # JSON can spell halves of a pair of surrogates, which are no text
+            _check_text(f"{path} line {number}", row)
+        yield number, row
+
+
+def _check_text(where: str, row: Row) -> None:
+    for name, value in row.items():
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError as error:
+            code = ord(error.object[error.start])
+            raise ValueError(f"{where}: column {name!a} holds half of a character (\\u{code:04x})") from None
 
 
 def text_values(values: dict[str, object]) -> Row:

@@ -369,7 +369,11 @@ class TextData(FederatedDataModule):
                     raise ValueError(
                         "tokenizer=None must be a folder or a name on the hub, as the model brings no tokenizer"
                     )
-                tokenizer = load_tokenizer(source, getattr(network, "tokenizer_revision", None))
+                tokenizer = load_tokenizer(
+                    source,
+                    getattr(network, "tokenizer_revision", None),
+                    getattr(network, "tokenizer_trusted", False),
+                )
             # known before it is used: a backend remembers how it was last asked to pad
             self._loaded = (tokenizer, tokenizer_identity(tokenizer))
         return self._loaded

@@ -101,6 +101,7 @@ class CausalLM(TransformersModel):
         self.loss_kind = loss
         self.tokenizer_source = pretrained
         self.tokenizer_revision = revision
+        self.tokenizer_trusted = trust_remote_code
         self.vocabulary_size = vocabulary_size(model)
         plain_generation(model)
         positions = max_positions(model)

@@ -24,6 +24,12 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def _refusal(error: BaseException) -> str:
+    if "trust_remote_code" in str(error):
+        return "comes with Python code of its own: read it, and run it by trust_remote_code=true of the network"
+    return f"cannot be loaded: {one_line(error)}"
+
+
 def check_source(name: str, source: str) -> Path | None:
     """Tells a local folder from a name on the hub.
 
@@ -94,7 +100,7 @@ def load_pretrained(
             **options,
         )
     except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
-        raise ValueError(f"pretrained={pretrained!r} cannot be loaded: {one_line(error)}") from error
+        raise ValueError(f"pretrained={pretrained!r} {_refusal(error)}") from error
     # with ignore_mismatched_sizes a head of another size is drawn anew, like a missing one
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return model.eval(), sorted({*info["missing_keys"], *mismatched})
@@ -122,12 +128,15 @@ def unwrapped(model: nn.Module) -> transformers.PreTrainedModel:
     return cast(transformers.PreTrainedModel, inner)
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> transformers.PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, revision: str | None = None, trust_remote_code: bool = False
+) -> transformers.PreTrainedTokenizerBase:
     """Loads a tokenizer.
 
     Args:
         source: Folder, or name on the hub.
         revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether Python code that comes with the tokenizer may run.
 
     Raises:
         ValueError: If there is none. A model's folder without tokenizer files is such a case: transformers
@@ -136,11 +145,14 @@ def load_tokenizer(source: str, revision: str | None = None) -> transformers.Pre
     folder = check_source("tokenizer", source)
     if folder is not None and not _tokenizer_files(folder):
         raise ValueError(f"tokenizer={source!r}: the folder holds no tokenizer (tokenizer.json or a vocabulary file)")
-    options = {} if revision is None else {"revision": revision}
+    # said even where it is not wanted: not told, transformers would ask at the terminal
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source if folder is None else str(folder), **options)
     except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
-        raise ValueError(f"tokenizer={source!r} cannot be loaded: {one_line(error)}") from error
+        raise ValueError(f"tokenizer={source!r} {_refusal(error)}") from error
     if len(tokenizer) == 0:
         raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
     return tokenizer

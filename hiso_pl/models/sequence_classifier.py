@@ -76,6 +76,7 @@ class SequenceClassifier(TransformersModel):
         self._padding = int(config.pad_token_id)
         self.tokenizer_source = pretrained
         self.tokenizer_revision = revision
+        self.tokenizer_trusted = trust_remote_code
         self.vocabulary_size = vocabulary_size(model)
         # DistilBERT takes no segments, and RoBERTa knows one only
         takes = "token_type_ids" in inspect.signature(model.forward).parameters

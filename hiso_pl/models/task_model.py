@@ -34,12 +34,14 @@ class TaskModel(nn.Module, ABC):
     Attributes:
         tokenizer_source: Where a text data module finds the tokenizer when it names none.
         tokenizer_revision: The revision of it, for a model on the hub.
+        tokenizer_trusted: Whether Python code that comes with it may run.
         max_positions: Longest sequence the network takes, where it has a limit.
         vocabulary_size: Number of token ids the network takes, where it takes tokens.
     """
 
     tokenizer_source: str | None = None
     tokenizer_revision: str | None = None
+    tokenizer_trusted: bool = False
     max_positions: int | None = None
     vocabulary_size: int | None = None
 

@@ -79,6 +79,7 @@ def test_broken_parquet_is_named_with_the_row(tmp_path):
         ("a.csv", "text,label\na,1,2\n", r"a\.csv line 2: 3 columns, 2 expected \(text, label\)"),
         ("a.csv", b"text,label\n\xfe,1\n", r"a\.csv line 2: not UTF-8"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl line 2: not JSON"),
+        ("a.jsonl", '{"b": "a \\ud83d"}\n', r"a\.jsonl line 1: column 'b' holds half of a character \(.ud83d\)"),
         ("a.jsonl", "[1]\n", r"a\.jsonl line 1: a JSON list, an object expected"),
         ("a.jsonl", "\n", r"a\.jsonl: no rows"),
         ("a.jsonl", "text,label\na film,1\n", r"a\.jsonl line 1: not JSON"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import transformers
 from torch.nn import functional as F
 
 from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
+from hiso_pl.models.loading import load_tokenizer
 
 PLAIN = ["opt", "gpt2", "llama"]
 CHANGED = ["gemma2", "cohere"]  # soft-capped logits, scaled logits
@@ -208,6 +210,39 @@ def test_a_broken_folder_is_refused_in_one_line(folder, tmp_path: Path, spoil, m
         CausalLM(str(path))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["model", "tokenizer"])
+@pytest.mark.parametrize("own_type", [True, False])
+def test_code_that_comes_with_a_model_is_not_run_unless_asked(folder, tmp_path: Path, monkeypatch, part, own_type):
+    """Of a type that transformers knows its own code is used; of another one it is refused, and nobody is asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    path, planted = tmp_path / "model", tmp_path / "planted"
+    shutil.copytree(folder("opt"), path)
+    name = {"model": "config.json", "tokenizer": "tokenizer_config.json"}[part]
+    config = json.loads((path / name).read_text()) if (path / name).exists() else {}
+    if part == "model":
+        config["auto_map"] = {"AutoConfig": "planting.Config", "AutoModelForCausalLM": "planting.Model"}
+        config |= {"model_type": "planted"} if own_type else {}
+    else:
+        config["auto_map"] = {"AutoTokenizer": ["planting.Tokenizer", "planting.Tokenizer"]}
+        config |= {"tokenizer_class": "Tokenizer"} if own_type else {}
+    (path / name).write_text(json.dumps(config))
+    (path / "planting.py").write_text(f"open({str(planted)!r}, 'w').close()\n")
+    load = CausalLM if part == "model" else load_tokenizer
+    try:
+        load(str(path))
+    except ValueError as error:
+        refused = str(error)
+        assert own_type
+        assert "trust_remote_code" in refused
+        assert "\n" not in refused
+    else:
+        assert part == "tokenizer" or not own_type
+    assert not planted.exists()
+    with suppress(ValueError):  # the code is no model's; it is enough that it has run
+        load(str(path), trust_remote_code=True)
+    assert planted.exists()
 
 
 def test_an_encoder_is_refused(folder):
