@@ -101,10 +101,12 @@ class FederatedCLI(LightningCLI):
     Attributes:
         from_ledger: Whether the run goes on from its ledger; its checkpoint is not there yet then.
         rounds_in_ledger: How many rounds that has, on rank 0.
+        goes_on: Whether a run that the folder holds is this one's own, begun by an earlier attempt.
     """
 
     from_ledger = False
     rounds_in_ledger = 0
+    goes_on = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
@@ -174,29 +176,39 @@ class FederatedCLI(LightningCLI):
         config.threads = settings["threads"]  # resolved, so that the run's files record it
         if "ckpt_path" in config:
             config.ckpt_path = self._checkpoint_path(config)
-            if self.subcommand == "fit" and config.ckpt_path is None and not runtime.has_begun(trainer_root(config)):
+            if self.subcommand == "fit" and config.ckpt_path is None and not self.goes_on:
                 # before a model is loaded; the run folder's callback asks again once the ranks have met
                 root = trainer_root(config)
                 refuse_held(root, held_by_run(Path(root)))
 
     def _checkpoint_path(self, config: Namespace) -> str | None:
-        """The checkpoint to go on from; ``ledger`` for one that is made of it when the ranks have met."""
+        """The checkpoint to go on from; ``ledger`` for one that is made of it when the ranks have met.
+
+        For a fit ``auto`` is what a restart by torchrun gets by itself: the newest checkpoint in the folder, its ledger if
+        none can be read, or the start.
+        """
+        began: str | None = None
         root, path = Path(trainer_root(config)), config.ckpt_path
-        restarted = self.subcommand == "fit" and runtime.has_begun(str(root))
-        if path == "ledger" and self.subcommand == "fit":
-            return self._from_ledger(root)
-        if path == "last" or restarted:
+        if self.subcommand == "fit":
+            if path == "ledger":
+                return self._from_ledger(root)
+            began = "ckpt_path=auto" if path == "auto" and held_by_run(root) else None
+            if runtime.has_begun(str(root)):
+                began = "Restarted by torchrun"
+            self.goes_on = began is not None
+            path = None if path == "auto" else path
+        if path == "last" or self.goes_on:
             newest = newest_checkpoint(root)
             if newest is not None:
                 path = str(newest)
             elif self.subcommand == "fit" and self._ledger_serves(config, root):
                 why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
-                log.warning("%s: going on from the ledger, as %s.", "Restarted by torchrun" if restarted else root, why)
+                log.warning("%s: going on from the ledger, as %s.", began or root, why)
                 return self._from_ledger(root)
             elif path == "last":
                 raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-            if restarted:
-                log.warning("Restarted by torchrun: going on from %s.", path or "the start, as nothing was saved")
+            if self.goes_on:
+                log.warning("%s: going on from %s.", began, path or "the start, as nothing was saved")
         if path is not None:
             checkpoint.read(path)
         return path  # type: ignore[no-any-return]
@@ -247,7 +259,7 @@ class FederatedCLI(LightningCLI):
         own: list[Callback] = [
             DeferredSignals(),
             CompleteValidation(),
-            RunFolder(text),
+            RunFolder(text, self.goes_on),
             RunSummary(),
             PredictionWriter(),
         ]

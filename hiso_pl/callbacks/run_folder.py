@@ -33,12 +33,14 @@ class RunFolder(OrderedCallback):
 
     Args:
         config_text: The resolved configuration, as YAML.
+        goes_on: Whether a run in the folder is this one's own even where nothing was saved to resume from.
     """
 
     position = 20
 
-    def __init__(self, config_text: str = "") -> None:
+    def __init__(self, config_text: str = "", goes_on: bool = False) -> None:
         self.config_text = config_text
+        self.goes_on = goes_on
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +51,7 @@ class RunFolder(OrderedCallback):
         """
         if not trainer.ckpt_path:
             root, found = trainer.default_root_dir, None
-            if trainer.is_global_zero and not runtime.has_begun(root):
+            if trainer.is_global_zero and not self.goes_on and not runtime.has_begun(root):
                 found = held_by_run(Path(root))
             refuse_held(root, trainer.strategy.broadcast(found))
 
@@ -74,7 +76,7 @@ def refuse_held(root: str, found: str | None) -> None:
     if found is not None:
         raise ValueError(
             f"trainer.default_root_dir={root} already holds a run ({found}): "
-            "give another folder, or resume it with --ckpt_path"
+            "give another folder, or resume it with --ckpt_path last"
         )
 
 

@@ -1,0 +1,85 @@
+"""`--ckpt_path auto`: one command begins a run, goes on with it after any stop, and ends at once when it is done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+
+from hiso_pl import cli
+from hiso_pl.ledger import LEDGER, LedgerReader
+
+AUTO = ["--ckpt_path", "auto", "--data.init_args.validation", "40"]
+
+
+@pytest.fixture(autouse=True)
+def _process():
+    """The program sets up the process it runs in; here that is the tests' own."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+@pytest.fixture
+def fit(base, caplog, capsys):
+    def fit(root, *args, status=0):
+        caplog.clear()
+        capsys.readouterr()
+        with caplog.at_level(logging.WARNING, logger="hiso_pl"):
+            given = [*base, *AUTO, "--checkpoint.every_n_train_steps", "4", *args]
+            assert cli.main([*given, "--trainer.default_root_dir", str(root)]) == status
+        return caplog.text + capsys.readouterr().err
+
+    return fit
+
+
+def digest(root):
+    return json.loads((root / "summary.json").read_text())["digest"]
+
+
+def test_it_begins_goes_on_and_ends(fit, tmp_path):
+    whole, root = tmp_path / "whole", tmp_path / "run"
+    assert "ckpt_path=auto" not in fit(whole)
+    fit(root, "--trainer.max_steps", "6")
+    assert f"ckpt_path=auto: going on from {root}/checkpoints/last.ckpt" in fit(root)
+    assert digest(root) == digest(whole)
+    before = (root / LEDGER).read_bytes()
+    assert "going on from" in fit(root)
+    assert digest(root) == digest(whole)
+    assert (root / LEDGER).read_bytes() == before
+
+
+def test_what_saved_nothing_begins_again_or_goes_on_from_its_ledger(fit, tmp_path):
+    whole, root = tmp_path / "whole", tmp_path / "run"
+    fit(whole)
+    for rounds, said in ((0, "from the start, as nothing was saved"), (3, "from the start"), (7, "from the ledger")):
+        # as a kill leaves it
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        shutil.copy(whole / "config.yaml", root)
+        if rounds:
+            for name in (LEDGER, f"{LEDGER}.safetensors"):
+                shutil.copy(whole / name, root)
+            before, _ = LedgerReader(whole / LEDGER).around(rounds)
+            with (root / LEDGER).open("rb+") as file:
+                file.truncate(before.end)
+            assert LedgerReader(root / LEDGER).rounds == rounds
+        assert said in fit(root)
+        assert digest(root) == digest(whole)
+        assert (root / LEDGER).read_bytes() == (whole / LEDGER).read_bytes()
+
+
+def test_another_run_is_refused(fit, tmp_path):
+    fit(tmp_path, "--trainer.max_steps", "4")
+    assert "data.init_args.batch_size was 8 and is 4" in fit(tmp_path, "--data.init_args.batch_size", "4", status=1)
+
+
+def test_it_is_for_a_fit(base, tmp_path, capsys):
+    args = ["validate", *base[1:], "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "auto"]
+    assert cli.main(args) != 0
+    assert "ckpt_path=auto" in capsys.readouterr().err
