@@ -1,4 +1,4 @@
-"""The command line: parse, build, run, close."""
+"""The program: its commands, what it says, and its exit status."""
 
 from __future__ import annotations
 
@@ -9,36 +9,16 @@ import re
 import sys
 import threading
 import warnings
-from pathlib import Path
-from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import hiso_pl
-from hiso_pl import checkpoint, runtime
-from hiso_pl.callbacks import (
-    CompleteValidation,
-    DeferredSignals,
-    InStepCheck,
-    RoundLedger,
-    RoundProgressBar,
-    RunFolder,
-    RunSummary,
-    TensorBoardPanels,
-)
+from hiso_pl import runtime
 from hiso_pl.callbacks.in_step import OutOfStepError
-from hiso_pl.callbacks.ledger import rebuilt_path
-from hiso_pl.callbacks.predictions import PredictionWriter
-from hiso_pl.callbacks.run_folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
-from hiso_pl.callbacks.signals import interrupted, last_words
+from hiso_pl.callbacks.signals import last_words
+from hiso_pl.command_line import ConfigurationError, Parser, one_line
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.ledger import LEDGER, LedgerReader
+from hiso_pl.federated_cli import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.module import FederatedModule
 from hiso_pl.roll_call import LostRankError
 
@@ -62,289 +42,6 @@ USER_ERRORS = (
     TypeError,
     MemoryError,
 )
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "strategy": {"class_path": "hiso_pl.strategy.ScalarStrategy"},
-    "max_epochs": -1,
-    "max_steps": 1000,
-    "val_check_interval": 100,
-    "check_val_every_n_epoch": None,
-    "num_sanity_val_steps": -1,
-    "log_every_n_steps": 1,
-    "use_distributed_sampler": False,
-    "enable_model_summary": False,
-    "default_root_dir": "runs/default",
-}
-
-
-class ConfigurationError(ValueError):
-    """The command line or a configuration file cannot be understood."""
-
-
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, which reports what it does not understand in one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises instead of printing the usage on every rank.
-
-        Raises:
-            ConfigurationError: Always.
-        """
-        if ex is None:
-            raise ConfigurationError(_one_line(message))
-        raise ConfigurationError(_one_line(message)) from ex
-
-
-class FederatedCLI(LightningCLI):
-    """LightningCLI with the links, defaults and callbacks of a federated run.
-
-    Attributes:
-        from_ledger: Whether the run goes on from its ledger; its checkpoint is not there yet then.
-        rounds_in_ledger: How many rounds that has, on rank 0.
-        goes_on: Whether a run that the folder holds is this one's own, begun by an earlier attempt.
-    """
-
-    from_ledger = False
-    rounds_in_ledger = 0
-    goes_on = False
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what belongs to a run as a whole."""
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.",
-        )
-        parser.add_argument(
-            "--deterministic",
-            type=bool,
-            default=True,
-            help="Whether an operation without a deterministic implementation is an error.",
-        )
-        parser.add_argument(
-            "--test_at_end",
-            type=bool,
-            default=False,
-            help="Whether a fit that reaches its last round ends with a test of the final model.",
-        )
-        parser.add_argument(
-            "--change_on_resume",
-            type=list[str],
-            default=[],
-            help="Options that may differ from those of the checkpoint a run is resumed from, by name.",
-        )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(InStepCheck, "in_step")
-        parser.add_lightning_class_args(RoundLedger, "ledger")
-        parser.add_lightning_class_args(TensorBoardPanels, "board")
-        parser.set_defaults(
-            {
-                "checkpoint.every_n_train_steps": 500,
-                "checkpoint.save_top_k": 1,
-                "checkpoint.filename": "{step}",
-                "checkpoint.enable_version_counter": False,
-            }
-        )
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-
-    def _parse_ckpt_path(self) -> None:
-        """Leaves the configuration as given: one found in a checkpoint is compared with it, never used."""
-
-    def before_instantiate_classes(self) -> None:
-        """Checks and completes what concerns the run as a whole."""
-        config = self._config()
-        if isinstance(config.seed_everything, bool):
-            raise ConfigurationError(f"seed_everything={config.seed_everything} must be an integer")
-        trainer = config.trainer
-        if str(trainer.precision) not in ("None", "32", "32-true"):
-            raise ConfigurationError(
-                f"trainer.precision={trainer.precision} must be 32-true: the parameters that are trained are fp32"
-            )
-        for key in ("limit_val_batches", "limit_test_batches"):
-            if trainer[key] not in (None, 0, 1.0):
-                raise ConfigurationError(
-                    f"trainer.{key}={trainer[key]} must be 1.0 or 0: it counts a rank's batches, so metrics would "
-                    "depend on the number of ranks; give the data module fewer examples instead"
-                )
-        if self.subcommand == "fit" and isinstance(trainer.max_steps, int) and trainer.max_steps < 1:
-            raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
-        _check_monitor(config)
-        _fit_devices_to_launch(trainer)
-        settings = runtime.configure(config.threads, config.deterministic)
-        config.threads = settings["threads"]  # resolved, so that the run's files record it
-        if "ckpt_path" in config:
-            config.ckpt_path = self._checkpoint_path(config)
-            if self.subcommand == "fit" and config.ckpt_path is None and not self.goes_on:
-                # before a model is loaded; the run folder's callback asks again once the ranks have met
-                root = trainer_root(config)
-                refuse_held(root, held_by_run(Path(root)))
-
-    def _checkpoint_path(self, config: Namespace) -> str | None:
-        """The checkpoint to go on from; ``ledger`` for one that is made of it when the ranks have met.
-
-        For a fit ``auto`` is what a restart by torchrun gets by itself: the newest checkpoint in the folder, its ledger if
-        none can be read, or the start.
-        """
-        began: str | None = None
-        root, path = Path(trainer_root(config)), config.ckpt_path
-        if self.subcommand == "fit":
-            if path == "ledger":
-                return self._from_ledger(root)
-            began = "ckpt_path=auto" if path == "auto" and held_by_run(root) else None
-            if runtime.has_begun(str(root)):
-                began = "Restarted by torchrun"
-            self.goes_on = began is not None
-            path = None if path == "auto" else path
-        if path == "last" or self.goes_on:
-            newest = newest_checkpoint(root)
-            if newest is not None:
-                path = str(newest)
-            elif self.subcommand == "fit" and self._ledger_serves(config, root):
-                why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
-                log.warning("%s: going on from the ledger, as %s.", began or root, why)
-                return self._from_ledger(root)
-            elif path == "last":
-                raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-            if self.goes_on:
-                log.warning("%s: going on from %s.", began, path or "the start, as nothing was saved")
-        if path is not None:
-            checkpoint.read(path)
-        return path  # type: ignore[no-any-return]
-
-    def _ledger_serves(self, config: Namespace, root: Path) -> bool:
-        """Whether to go on from the ledger where there is no checkpoint.
-
-        A restart before the first one was due computes those few rounds again, with their validations.
-        """
-        path = root / LEDGER
-        if not path.is_file():
-            return False
-        every = config.get("checkpoint.every_n_train_steps")
-        return config.ckpt_path == "last" or not every or bool(checkpoints(root)) or LedgerReader(path).rounds >= every
-
-    def _from_ledger(self, root: Path) -> str:
-        if runtime.rank() == 0:  # the others may not see its folder
-            if not (root / LEDGER).is_file():
-                raise ConfigurationError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
-            self.rounds_in_ledger = LedgerReader(root / LEDGER).rounds
-        self.from_ledger = True
-        return "ledger"
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the trainer with this package's callbacks around the user's own."""
-        config = self._config()
-        model = self.model
-        assert isinstance(model, FederatedModule)
-        _resolve_directions_per_forward(config, model)
-        text = self._parser(self.subcommand).dump(config, skip_unset=False)
-        plain = yaml.safe_load(text)
-        for key in ("cache", "cache_dir"):  # where tokens are kept changes no result
-            (plain.get("data") or {}).get("init_args", {}).pop(key, None)
-        model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
-        model.change_on_resume = list(config.change_on_resume)
-        if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
-            # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
-            beyond: dict[str, Any] = {}
-            if config.ckpt_path is not None:
-                done = self.rounds_in_ledger if self.from_ledger else checkpoint.read(config.ckpt_path)["global_step"]
-                beyond["purge_step"] = done + 1
-            kwargs["logger"] = TensorBoardLogger(
-                trainer_root(config), name="", version="", default_hp_metric=False, **beyond
-            )
-        elif self.subcommand != "fit":
-            kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
-        own: list[Callback] = [
-            DeferredSignals(),
-            CompleteValidation(),
-            RunFolder(text, self.goes_on),
-            RunSummary(),
-            PredictionWriter(),
-        ]
-        if trainer.progress_bar_callback is not None and type(trainer.progress_bar_callback) is not RoundProgressBar:
-            trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
-            own.append(RoundProgressBar())
-        trainer.callbacks.extend(own)  # type: ignore[attr-defined]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RoundLedger):
-                callback.rebuilding = self.from_ledger
-        return trainer
-
-    def before_fit(self) -> None:
-        """Compares a checkpoint with this run before anything is written or any rank is waited for."""
-        path = self._config().ckpt_path
-        if path is not None and not self.from_ledger:
-            assert isinstance(self.model, FederatedModule)
-            checkpoint.compare(checkpoint.read(path), self.model, resuming=True)
-
-    def after_fit(self) -> None:
-        """Tests the final model, if asked to."""
-        if self._config().test_at_end and not interrupted(self.trainer):
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        config = self._config()
-        kwargs["ckpt_path"] = str(rebuilt_path(trainer_root(config))) if self.from_ledger else config.get("ckpt_path")
-        kwargs["weights_only"] = True  # a checkpoint is data
-        if subcommand in ("validate", "test"):
-            kwargs["verbose"] = False  # Lightning's table rounds to fp32; the module says the metrics themselves
-        return kwargs
-
-    def _config(self) -> Namespace:
-        config = self.config.get(str(self.subcommand), self.config)
-        assert isinstance(config, Namespace)
-        return config
-
-
-def trainer_root(config: Namespace) -> str:
-    """The run's folder."""
-    return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
-
-
-def _check_monitor(config: Namespace) -> None:
-    """Lightning keeps what is lowest unless told otherwise, which of an accuracy would be the worst."""
-    monitor = config.get("checkpoint.monitor")
-    if monitor and not str(monitor).endswith("loss") and config.get("checkpoint.mode") == "min":
-        raise ConfigurationError(
-            f"checkpoint.mode=min with checkpoint.monitor={monitor} would keep the worst checkpoint: must be max"
-        )
-
-
-def _fit_devices_to_launch(trainer: Namespace) -> None:
-    """Under torchrun the launch says how many processes there are; it need not be said again."""
-    if not runtime.under_torchrun():
-        return
-    import torch
-
-    local = runtime.local_world_size()
-    if trainer.devices in (None, "auto"):
-        gpus = torch.cuda.device_count() if trainer.accelerator in (None, "auto", "gpu", "cuda") else 0
-        trainer.devices = min(gpus, local) if gpus else local
-    trainer.num_nodes = max(1, runtime.world_size() // local)
-
-
-def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:
-    """Writes the number that ``auto`` stands for into the configuration, so that the run's files hold it."""
-    key = "model.optimizer.init_args.directions_per_forward"
-    if config.get(key) == "auto" and (parameters := model.trainable()):
-        config[key] = model.new_optimizer(parameters).points_per_forward()
-        log.info("directions_per_forward=auto is %d here.", config[key])
-
-
-def _one_line(text: object) -> str:
-    """A message without line breaks, no longer than a terminal shows; of the parser's, what is wrong."""
-    joined = " ".join(line.strip() for line in str(text).splitlines() if line.strip())
-    # an option that may be null is a union to the parser, and it reports each member's complaint
-    found = re.match(
-        r"(?P<key>.*?)Does not validate against any of the Union subtypes.*?Errors: - (?P<what>.*)", joined
-    )
-    if found:
-        what = re.split(r" - Expected a <class 'NoneType'>| Given value type:", found["what"])[0]
-        joined = f"{found['key']}{what}"
-    return joined if len(joined) <= 600 else joined[:597] + "..."
 
 
 def _log_quietly() -> None:
@@ -451,7 +148,7 @@ def _status(args: list[str] | None) -> int:
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        message = _one_line(error) or type(error).__name__
+        message = one_line(error) or type(error).__name__
         if (
             isinstance(error, RuntimeError)
             and not isinstance(error, LostRankError)  # it has found out more, and quotes the network's own words

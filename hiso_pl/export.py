@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks.run_folder import newest_checkpoint
-from hiso_pl.cli import ConfigurationError, Parser, trainer_root
+from hiso_pl.command_line import ConfigurationError, Parser
 from hiso_pl.data.tasks import find_task
+from hiso_pl.federated_cli import trainer_root
 from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
 from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
 from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable

@@ -20,6 +20,7 @@ STEPS = 300
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not (SHARED / "models" / "opt-7m").is_dir(), reason="needs a pretrained model and SST-2")
 def test_a_small_pretrained_model_learns_sst2_from_the_prompts(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

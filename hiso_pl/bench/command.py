@@ -16,7 +16,7 @@ from hiso_pl.bench.machine import choose_device
 from hiso_pl.bench.measure import measure
 from hiso_pl.bench.report import table
 from hiso_pl.bench.settings import Settings
-from hiso_pl.cli import ConfigurationError, Parser
+from hiso_pl.command_line import ConfigurationError, Parser
 from hiso_pl.whole_file import whole_file
 
 PATIENCE = timedelta(minutes=30)

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from hiso_pl import checkpoint, runtime
-from hiso_pl.cli import ConfigurationError, Parser
+from hiso_pl.command_line import ConfigurationError, Parser
 from hiso_pl.ledger import show
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay

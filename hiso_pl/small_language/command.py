@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiso_pl import runtime
-from hiso_pl.cli import USER_ERRORS, ConfigurationError, Parser
+from hiso_pl.cli import USER_ERRORS
+from hiso_pl.command_line import ConfigurationError, Parser
 from hiso_pl.models.loading import one_line
 from hiso_pl.small_language.folder import make
 from hiso_pl.zeroth_order.philox import check_seed

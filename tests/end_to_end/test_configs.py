@@ -99,7 +99,7 @@ def hub(monkeypatch, byte_opt):
         options["use_safetensors"] = True
         return load_pretrained(auto_class, str(byte_opt), **options)
 
-    def tokenizer(source, revision=None):
+    def tokenizer(source, revision=None, trust_remote_code=False):
         return load_tokenizer(source if Path(source).is_dir() else str(byte_opt))
 
     def dataset(path, name=None, split=None):

@@ -10,8 +10,11 @@ import time
 
 import psutil
 import pytest
+import torch
 
+from hiso_pl.callbacks import newest_checkpoint
 from hiso_pl.ledger import LEDGER, LedgerReader
+from hiso_pl.ledger.command import run_replay
 
 from .conftest import of_class
 
@@ -24,6 +27,16 @@ RUN = [
     *("--checkpoint.every_n_train_steps", "7", "--checkpoint.save_top_k", "2", "--checkpoint.monitor", "step"),
     *("--checkpoint.mode", "max", "--model.optimizer.init_args.num_directions", "1"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _process():
+    """A replay sets up the process it runs in; here that is the tests' own."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +102,23 @@ def test_kills_at_random_instants_do_not_show_in_the_result(start, straight, bas
         assert status not in (None, 0), launch.out[-3000:]
         assert "hiso-pl: error: " not in launch.out or "lost" in launch.out, launch.out[-3000:]
         assert rounds(root) >= done
+        intact(root, straight)
     last = start(2, [*base, *RUN, "--ckpt_path", "last"], root)
     assert last.wait() == 0, last.out[-3000:]
     same(root, straight)
+
+
+def intact(root, straight):
+    """What a kill has left is of the run without kills: all whole records, and the state in the newest checkpoint."""
+    path = root / LEDGER
+    if not path.exists():
+        return
+    before, _ = LedgerReader(path).around(rounds(root))
+    with path.open("rb") as left, (straight.root / LEDGER).open("rb") as whole:
+        assert left.read(before.end) == whole.read(before.end)
+    newest = newest_checkpoint(root)
+    if newest is not None:
+        run_replay([str(straight.root / LEDGER), "--checkpoint", str(newest), "--verify", "--threads", "1"])
 
 
 def same(root, straight):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hiso_pl import checkpoint
-from hiso_pl.cli import ConfigurationError
+from hiso_pl.command_line import ConfigurationError
 from hiso_pl.ledger import LedgerError, LedgerReader, show
 from hiso_pl.ledger.command import run_ledger, run_replay
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
