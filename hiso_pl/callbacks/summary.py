@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -17,7 +18,12 @@ from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.run_folder import SUMMARY, json_text, write_atomically
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.federation.cohort import sample_cohort
 from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order.record import RoundReport
+
+log = logging.getLogger(__name__)
 
 BETTER_LOW = ("loss", "error", "perplexity")
 
@@ -28,7 +34,8 @@ class RunSummary(OrderedCallback):
     It is written after an interrupt as well, and what it counts goes on over a resume. A metric's first value is that
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
-    leaves the time of validations out.
+    leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
+    finite.
     """
 
     position = 90
@@ -38,9 +45,11 @@ class RunSummary(OrderedCallback):
         self._seconds = 0.0
         self._validation_seconds = 0.0
         self._forwards = 0
+        self._dropped = 0
         self._since: float | None = None
         self._validation_since: float | None = None
         self._written: dict[str, Any] | None = None
+        self._stood_still = False
 
     @property
     def seconds(self) -> float:
@@ -56,10 +65,26 @@ class RunSummary(OrderedCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the forward passes of a round."""
+        """Counts the forward passes of a round and the clients it left out; the first ones are told."""
         report = federated(pl_module).last_round
-        if report is not None:
-            self._forwards += report.forwards
+        if report is None:
+            return
+        self._forwards += report.forwards
+        if report.dropped and not self._dropped:
+            log.warning(
+                "Round %d leaves out %s: not all of their losses are finite. Further ones are only counted, as "
+                "scalar/dropped in TensorBoard and dropped_slots in %s.",
+                trainer.global_step,
+                _named(trainer, report),
+                SUMMARY,
+            )
+        self._dropped += len(report.dropped)
+        if len(report.dropped) == len(report.sent) and not self._stood_still:
+            self._stood_still = True
+            log.warning(
+                "Round %d moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
+                trainer.global_step,
+            )
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,6 +127,7 @@ class RunSummary(OrderedCallback):
             },
             "seconds": self.seconds,
             "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
+            "dropped_slots": self._dropped,
             "digest": digest(optimizer),
             "versions": runtime.versions(),
             "interrupted": interrupted(trainer),
@@ -125,6 +151,7 @@ class RunSummary(OrderedCallback):
             "seconds": self.seconds,
             "validation_seconds": self._validation_seconds,
             "forwards": self._forwards,
+            "dropped_slots": self._dropped,
         }
 
     @override
@@ -134,11 +161,23 @@ class RunSummary(OrderedCallback):
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])
         self._forwards = int(state_dict["forwards"])
+        self._dropped = int(state_dict.get("dropped_slots", 0))  # added after the first checkpoints were written
 
     def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         self._written = summary
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
+
+
+def _named(trainer: Trainer, report: RoundReport) -> str:
+    """The clients that a round has dropped."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, FederatedDataModule):
+        cohort = sample_cohort(data.seed, report.round, data.clients, data.cohort)
+        names = "clients", [cohort[slot] for slot in report.dropped]
+    else:
+        names = "slots", list(report.dropped)
+    return f"{len(report.dropped)} of its {len(report.sent)} {names[0]} ({', '.join(map(str, names[1]))})"
 
 
 def _better(name: str, value: float, best: float) -> bool:

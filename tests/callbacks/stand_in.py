@@ -6,6 +6,7 @@ Run as a script under torchrun it fits and leaves `result-RANK.json` in the fold
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -67,7 +68,7 @@ class Data(LightningDataModule):
 
 
 class Module(LightningModule):
-    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise" or "drift"."""
+    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise", "drift", "nan" or "nans"."""
 
     def __init__(self, faults: dict[int, str] | None = None, fault_rank: int = 0, size: int = 40) -> None:
         super().__init__()
@@ -105,7 +106,11 @@ class Module(LightningModule):
             os.kill(os.getpid(), signal.SIGTERM if fault == "term" else signal.SIGINT)
         own = tuple(slot for slot in range(COHORT) if slot % self.trainer.world_size == self.global_rank)
         slots = Slots(COHORT, own, tuple(range(COHORT)), (1.0,) * COHORT)
-        losses = [lambda k, slot=slot: ((self.weight - slot) ** 2).mean() for slot in own]
+        broken = {"nan": 1, "nans": COHORT}.get(fault or "", 0)  # slots without a finite loss, the first ones
+        losses = [
+            lambda k, slot=slot: ((self.weight - slot) ** 2).mean() * (math.nan if slot < broken else 1.0)
+            for slot in own
+        ]
         self.optimizers().step(losses=losses, slots=slots)
         self.last_round = self.optimizers().report
         self.traffic.record(4, COHORT, 1, 2)

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hiso_pl.zeroth_order.digest import digest
 
 KEYS = [
     "rounds", "clients", "cohort", "ranks", "parameters", "metrics", "comm", "seconds", "forwards_per_second",
-    "digest", "versions", "interrupted",
+    "dropped_slots", "digest", "versions", "interrupted",
 ]  # fmt: skip
 
 
@@ -45,6 +46,25 @@ def test_a_run_in_one_file(stand_in, tmp_path):
     tested = json.loads((tmp_path / "summary.json").read_text())
     assert tested["metrics"].pop("test/accuracy") == {"first": 0.5, "last": 0.5, "best": 0.5}
     assert tested == summary
+
+
+def test_clients_that_are_left_out_are_told_once_and_counted(stand_in, tmp_path, caplog):
+    module = stand_in.Module(faults={1: "nan", 2: "nan", 4: "nans", 5: "nans"})
+    with caplog.at_level(logging.WARNING, logger="hiso_pl"):
+        stand_in.make_trainer(tmp_path, 7).fit(module, datamodule=stand_in.Data())
+    assert [record.message for record in caplog.records] == [
+        "Round 2 leaves out 1 of its 2 slots (0): not all of their losses are finite. Further ones are only counted, "
+        "as scalar/dropped in TensorBoard and dropped_slots in summary.json.",
+        "Round 5 moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
+    ]
+    assert json.loads((tmp_path / "summary.json").read_text())["dropped_slots"] == 6
+
+    caplog.clear()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    trainer = stand_in.make_trainer(tmp_path, 9)
+    trainer.fit(stand_in.Module(faults={7: "nan"}), datamodule=stand_in.Data(), ckpt_path=last)
+    assert json.loads((tmp_path / "summary.json").read_text())["dropped_slots"] == 7
+    assert not [record for record in caplog.records if "leaves out" in record.message]
 
 
 def test_a_sanity_check_of_a_few_batches_is_no_measurement(stand_in, tmp_path):

@@ -88,7 +88,7 @@ def test_the_summary_has_its_keys(matrix):
     summary = matrix(2)["default"].summary
     assert set(summary) == {
         *("rounds", "clients", "cohort", "ranks", "parameters", "metrics", "comm", "seconds", "forwards_per_second"),
-        *("digest", "versions", "interrupted"),
+        *("dropped_slots", "digest", "versions", "interrupted"),
     }
     assert (summary["rounds"], summary["clients"], summary["cohort"], summary["ranks"]) == (ROUNDS, 8, 4, 2)
     assert summary["parameters"] == 448
@@ -124,6 +124,7 @@ def test_a_client_without_finite_scalars_is_left_out_and_counted(matrix):
     assert dropped[1] == dropped[2]
     assert len(dropped[1]) == ROUNDS
     assert 0 < sum(dropped[1]) < 4 * ROUNDS
+    assert [matrix(ranks)["nan"].summary["dropped_slots"] for ranks in (1, 2)] == [sum(dropped[1])] * 2
     losses = [event.value for event in events(matrix(1)["nan"].root).Scalars("train/loss")]
     assert np.isfinite(losses).all()
     assert len(losses) == sum(number < 4 for number in dropped[1])
