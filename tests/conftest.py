@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +19,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["HISO_PL_CACHE"]
     else:
         os.environ["HISO_PL_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def process_settings() -> Iterator[None]:
+    """Puts back what the program sets in the process it runs in, for modules of tests that run it in their own."""
+    threads, state, offline = torch.get_num_threads(), torch.get_rng_state(), os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+    if offline is None:
+        del os.environ["HF_HUB_OFFLINE"]
+    else:
+        os.environ["HF_HUB_OFFLINE"] = offline

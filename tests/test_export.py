@@ -23,6 +23,8 @@ from hiso_pl.data.tasks import find_task
 from hiso_pl.export import name_classes, save
 from hiso_pl.models import CausalLM, SequenceClassifier
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 WORDS = ["<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"]
 SENTENCES = ["a fine film", "a film", "a great film", "fine film", "a terrible film", "a bad fine film", "a good film"]
 COMMON = {"vocab_size": 40, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 3, "hidden_size": 16}
@@ -58,18 +60,6 @@ for name, folder, kind, base in json.loads(sys.argv[1]):
 assert "hiso_pl" not in sys.modules
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _process():
-    """The program sets up the process it runs in; here that is the tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        threads, state = torch.get_num_threads(), torch.get_rng_state()
-        yield
-        torch.use_deterministic_algorithms(False)
-        torch.set_num_threads(threads)
-        torch.set_rng_state(state)
 
 
 @pytest.fixture(scope="module")

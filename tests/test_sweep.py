@@ -8,14 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from hiso_pl import cli
 from hiso_pl.callbacks import newest_checkpoint
@@ -35,16 +33,6 @@ def sweep() -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look up postponed annotations
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def process_settings() -> Iterator[None]:
-    """Puts back what a run in this process sets."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 def finish(folder: Path, **change: Any) -> None:

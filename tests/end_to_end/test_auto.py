@@ -7,22 +7,13 @@ import logging
 import shutil
 
 import pytest
-import torch
 
 from hiso_pl import cli
 from hiso_pl.ledger import LEDGER, LedgerReader
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 AUTO = ["--ckpt_path", "auto", "--data.init_args.validation", "40"]
-
-
-@pytest.fixture(autouse=True)
-def _process():
-    """The program sets up the process it runs in; here that is the tests' own."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 @pytest.fixture

@@ -12,19 +12,10 @@ import torch
 
 from hiso_pl import cli
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 METHOD = "--model.optimizer.init_args"
 DATA = "--data.init_args"
-
-
-@pytest.fixture(autouse=True)
-def _process(monkeypatch):
-    """The program sets up the process it runs in; here that is the tests' own."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 @pytest.fixture

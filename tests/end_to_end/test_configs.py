@@ -22,6 +22,8 @@ from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.task_types import GenerationTask
 from hiso_pl.data.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = ("opt-125m", "opt-350m", "opt-1.3b", "opt-2.7b")
 PAPER_TASKS = {"sst2": "sst2-hiso", "qqp": "qqp-hiso", "squad": "squad-hiso"}
@@ -44,15 +46,6 @@ VALUES: dict[str, Any] = {
     "answers": {"text": ["fine", "a film"], "answer_start": [0, 3]},
     "answers_spans": {"spans": ["fine"], "types": ["span"]},
 }
-
-
-@pytest.fixture(autouse=True)
-def _process():
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 @pytest.fixture(scope="module")

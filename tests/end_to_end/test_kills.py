@@ -10,7 +10,6 @@ import time
 
 import psutil
 import pytest
-import torch
 
 from hiso_pl.callbacks import newest_checkpoint
 from hiso_pl.ledger import LEDGER, LedgerReader
@@ -18,7 +17,7 @@ from hiso_pl.ledger.command import run_replay
 
 from .conftest import of_class
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200), pytest.mark.usefixtures("process_settings")]
 
 KILLS = int(os.environ.get("HISO_PL_KILLS", "3"))
 ROUNDS = 60 * max(KILLS, 3)
@@ -27,16 +26,6 @@ RUN = [
     *("--checkpoint.every_n_train_steps", "7", "--checkpoint.save_top_k", "2", "--checkpoint.monitor", "step"),
     *("--checkpoint.mode", "max", "--model.optimizer.init_args.num_directions", "1"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _process():
-    """A replay sets up the process it runs in; here that is the tests' own."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 @pytest.fixture(scope="module")
