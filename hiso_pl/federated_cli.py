@@ -201,7 +201,7 @@ class FederatedCLI(LightningCLI):
             # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
             beyond: dict[str, Any] = {}
             if config.ckpt_path is not None:
-                done = self.rounds_in_ledger if self.from_ledger else checkpoint.read(config.ckpt_path)["global_step"]
+                done = self.rounds_in_ledger if self.from_ledger else self._round_of(config.ckpt_path)
                 beyond["purge_step"] = done + 1
             kwargs["logger"] = TensorBoardLogger(
                 trainer_root(config), name="", version="", default_hp_metric=False, **beyond
@@ -223,7 +223,18 @@ class FederatedCLI(LightningCLI):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RoundLedger):
                 callback.rebuilding = self.from_ledger
+            if isinstance(callback, InStepCheck) and self.subcommand == "fit":
+                callback.start = self._start(config.ckpt_path)
         return trainer
+
+    def _round_of(self, path: str) -> int:
+        return int(checkpoint.read(path)["global_step"])
+
+    def _start(self, path: str | None) -> str:
+        """Where the run goes on from, so far as all ranks must know it; how far a ledger leads only rank 0 does."""
+        if self.from_ledger:
+            return "the ledger"
+        return "the start" if path is None else f"round {self._round_of(path)}"
 
     def before_fit(self) -> None:
         """Compares a checkpoint with this run before anything is written or any rank is waited for."""

@@ -47,6 +47,7 @@ class InStepCheck(OrderedCallback):
 
     Attributes:
         payload_bytes: Bytes this rank handed to the process group for it.
+        start: Where this rank has found that the run goes on from, as a word; set by the program, empty where none is.
 
     Args:
         every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
@@ -65,16 +66,29 @@ class InStepCheck(OrderedCallback):
         self.on_mismatch = on_mismatch
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
+        self.start = ""
         self._compared = False
         self._checked_round: int | None = None
         self._verified: int | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets an earlier run."""
+        """Forgets an earlier run, and compares where this one goes on from: it decides which collectives come.
+
+        Raises:
+            RuntimeError: If the ranks would go on from different points.
+        """
         super().setup(trainer, pl_module, stage)
         self._compared = False
         self._checked_round = self._verified = None
+        if stage != "fit" or not self.start or trainer.world_size == 1:
+            return
+        starts = [found["start"] for found in self._gather_items(trainer, {"start": self.start})]
+        if len(set(starts)) > 1:
+            raise RuntimeError(
+                f"the ranks would not go on from the same point ({_groups(starts)}): trainer.default_root_dir must be "
+                "a folder that all machines share, or hold the same on each of them"
+            )
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,9 +154,7 @@ class InStepCheck(OrderedCallback):
             return
         self._compared = True
         mine = federated(pl_module).fingerprints() | _options(trainer)
-        self.payload_bytes += len(pickle.dumps(mine))
-        everyone: list[dict[str, str]] = [{}] * trainer.world_size
-        dist.all_gather_object(everyone, mine)
+        everyone = self._gather_items(trainer, mine)
         problems = [
             f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
             for item in dict.fromkeys(item for found in everyone for item in found)
@@ -150,6 +162,13 @@ class InStepCheck(OrderedCallback):
         ]
         if problems:
             raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+
+    def _gather_items(self, trainer: Trainer, mine: dict[str, str]) -> list[dict[str, str]]:
+        """What all ranks give, by rank."""
+        self.payload_bytes += len(pickle.dumps(mine))
+        everyone: list[dict[str, str]] = [{}] * trainer.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
 
     def _gather(self, sums: Tensor) -> Tensor:
         """The checksums of all ranks, shape ``[ranks, T]``."""

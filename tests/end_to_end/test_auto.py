@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 
 import pytest
 
 from hiso_pl import cli
 from hiso_pl.ledger import LEDGER, LedgerReader
+
+from .conftest import HERE, environment, torchrun
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -68,6 +71,20 @@ def test_what_saved_nothing_begins_again_or_goes_on_from_its_ledger(fit, tmp_pat
 def test_another_run_is_refused(fit, tmp_path):
     fit(tmp_path, "--trainer.max_steps", "4")
     assert "data.init_args.batch_size was 8 and is 4" in fit(tmp_path, "--data.init_args.batch_size", "4", status=1)
+
+
+@pytest.mark.slow
+def test_machines_that_would_go_on_from_different_points_are_told_so(fit, base, tmp_path):
+    fit(tmp_path / "run0", "--trainer.max_steps", "6")
+    root = ["--trainer.default_root_dir", str(tmp_path / "run{rank}")]  # a folder for each rank
+    (tmp_path / "jobs.json").write_text(json.dumps([["auto", [*base, *AUTO, *root]]]))
+    command = [*torchrun(2), str(HERE / "several_runs.py"), str(tmp_path / "jobs.json"), str(tmp_path / "found")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200, check=False)
+    found = [json.loads((tmp_path / f"found.{rank}").read_text())["auto"] for rank in (0, 1)]
+    assert [status for status, _ in found] == [1, 1], done.stderr[-2000:]
+    [error] = [line for _, lines in found for line in lines if "hiso-pl: error" in line]
+    assert "would not go on from the same point (round 6 on rank 0, the start on rank 1): trainer.default_root" in error
+    assert not list((tmp_path / "run1").glob("*"))
 
 
 def test_it_is_for_a_fit(base, tmp_path, capsys):
