@@ -10,13 +10,14 @@ import sys
 # want: a displacement on two cores takes 1.6 times as long. It is read when torch is imported, so it is said before.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from hiso_pl import cli, runtime
+from hiso_pl.cli import program as cli
+from hiso_pl.ranks import environment
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
     status = cli.main()
-    if runtime.under_torchrun():
+    if environment.under_torchrun():
         # All is written and the process group is closed, but gloo's threads may still abort the process while the C++
         # runtime ends ("terminate called without an active exception"), and the launch would count as failed.
         atexit._run_exitfuncs()

@@ -25,14 +25,15 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from hiso_pl import checkpoint, runtime
-from hiso_pl.callbacks.run_folder import newest_checkpoint
-from hiso_pl.command_line import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, Parser
+from hiso_pl.cli.run import trainer_root
 from hiso_pl.data.tasks import find_task
-from hiso_pl.federated_cli import trainer_root
 from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
 from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
 from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
+from hiso_pl.ranks import environment, process
+from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.folder import newest_checkpoint
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.options import DTYPES
 
@@ -175,13 +176,13 @@ def run(args: Sequence[str]) -> Path:
         ValueError: If there is nothing to export, it is of another model, or the folder is not free.
     """
     settings, parser, config = parse(args)
-    if runtime.world_size() > 1:
-        raise ConfigurationError(f"export is for one process, not {runtime.world_size()}: leave torchrun out")
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     output = Path(settings.output).expanduser().resolve()
     check_output(output, settings.overwrite)
     path = _checkpoint_path(settings.ckpt_path, config)
     content = checkpoint.read(path)
-    runtime.configure(config.threads, config.deterministic)
+    process.configure(config.threads, config.deterministic)
     seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
     module = parser.instantiate(config).model
     assert isinstance(module, ExportedModule)
@@ -211,7 +212,7 @@ def run(args: Sequence[str]) -> Path:
         "dtype": settings.dtype,
         "base_model": {"name": network.pretrained, "revision": network.revision},
         "method": METHOD,
-        "versions": {**runtime.versions(), "peft": metadata.version("peft")},
+        "versions": {**versions.package_versions(), "peft": metadata.version("peft")},
     }
     with replacing(output) as folder:
         save(network, tokenizer, folder, kind, DTYPES[settings.dtype])

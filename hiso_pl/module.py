@@ -14,14 +14,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from hiso_pl import checkpoint, runtime
 from hiso_pl.data.examples import ExampleSet
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.resumable import REBUILT
-from hiso_pl.metrics import SplitTable, prediction_lines
+from hiso_pl.measuring import SplitTable, prediction_lines
 from hiso_pl.models.task_model import TaskModel
+from hiso_pl.run import checkpoint, versions
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import LocalExchange
@@ -259,7 +259,7 @@ class FederatedModule(LightningModule):
         return {
             "configuration": hashlib.sha256(dumped.encode()).hexdigest(),
             **(data.fingerprints() if data is not None else {}),
-            **{f"version of {name}": version for name, version in runtime.versions().items()},
+            **{f"version of {name}": version for name, version in versions.package_versions().items()},
             "initial state": self._initial_digest,
             "frozen weights": checkpoint.frozen_fingerprint(self.network),
         }

@@ -43,9 +43,10 @@ from typing import Any
 
 import yaml
 
-from hiso_pl import checkpoint, cli
-from hiso_pl.callbacks.run_folder import SUMMARY, held_by_run, json_text, newest_checkpoint, write_atomically
 from hiso_pl.callbacks.summary import BETTER_LOW
+from hiso_pl.cli import program as cli
+from hiso_pl.run import checkpoint
+from hiso_pl.run.folder import SUMMARY, held_by_run, json_text, newest_checkpoint, write_atomically
 
 ASKED, LOG, LOCK = "asked.json", "fit.log", ".lock"
 MARK = "sweep.py runs: "  # begins each part of a log

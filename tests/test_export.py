@@ -17,7 +17,7 @@ import transformers
 from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from hiso_pl import cli
+from hiso_pl.cli import program as cli
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.tasks import find_task
 from hiso_pl.export import name_classes, save

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from hiso_pl import roll_call
-from hiso_pl.roll_call import LostRankError, RollCall, meeting, open_roll_call
+from hiso_pl.ranks import roll_call
+from hiso_pl.ranks.roll_call import LostRankError, RollCall, meeting, open_roll_call
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2211")
 LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete")
@@ -182,7 +182,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(store, monkeypatch):
 WATCHED = """
 import sys, time
 import torch.distributed as dist
-from hiso_pl.roll_call import RollCall
+from hiso_pl.ranks.roll_call import RollCall
 store = dist.TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False)
 roll = RollCall(store, 1, 2, 0.5)
 with roll.connecting():

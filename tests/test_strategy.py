@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
-from hiso_pl.strategy import AtomicCheckpointIO, ScalarStrategy
+from hiso_pl.ranks.strategy import AtomicCheckpointIO, ScalarStrategy
 
 SCRIPT = Path(__file__).parent / "callbacks" / "stand_in.py"
 SIZE = 100_000  # of the stand-in's parameters
@@ -145,7 +145,7 @@ def test_it_is_configured_from_yaml():
     parser = ArgumentParser()
     parser.add_subclass_arguments(Strategy, "strategy")
     config = parser.parse_object(
-        {"strategy": {"class_path": "hiso_pl.strategy.ScalarStrategy", "init_args": {"timeout_s": 60}}}
+        {"strategy": {"class_path": "hiso_pl.ranks.strategy.ScalarStrategy", "init_args": {"timeout_s": 60}}}
     )
     strategy = parser.instantiate_classes(config)["strategy"]
     assert strategy._timeout.total_seconds() == 60

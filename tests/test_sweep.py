@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from hiso_pl import cli
 from hiso_pl.callbacks import newest_checkpoint
+from hiso_pl.cli import program as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "launch" / "sweep.py"

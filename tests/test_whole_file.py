@@ -6,8 +6,8 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from hiso_pl.cli import _thread_failed
-from hiso_pl.whole_file import whole_file
+from hiso_pl.cli.program import _thread_failed
+from hiso_pl.run.whole_file import whole_file
 
 
 def test_a_file_takes_its_place_when_it_is_complete(tmp_path):

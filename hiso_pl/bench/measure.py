@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hiso_pl import runtime
 from hiso_pl.bench.kernels import displace_all, displacements, measure_kernels
 from hiso_pl.bench.machine import machine_facts
 from hiso_pl.bench.memory import measure_memory
@@ -16,6 +15,8 @@ from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.timing import Contestant, Summary, interleave, summarize
 from hiso_pl.bench.usual import Kept
 from hiso_pl.bench.workload import Workload, build_batches, build_workload
+from hiso_pl.ranks import environment
+from hiso_pl.run import versions
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
     Args:
         settings: The settings.
         device: This rank's device.
-        setup: What :func:`hiso_pl.runtime.configure` set, for the record.
+        setup: What :func:`hiso_pl.ranks.process.configure` set, for the record.
 
     Returns:
         Plain values, as they are written to JSON. Seconds are those of the slowest rank; the parts of a round
@@ -66,8 +67,8 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
     network = work.network
     return {
         "settings": asdict(settings),
-        "versions": runtime.versions(),
-        "machine": machine_facts(device) | setup | {"ranks": runtime.world_size()},
+        "versions": versions.package_versions(),
+        "machine": machine_facts(device) | setup | {"ranks": environment.world_size()},
         "model": {
             "name": settings.model,
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -91,7 +92,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         "bytes": {  # of one round: a client's scalars there and back, and what a rank hands to the process group
             "client_up": 4 * tau_p,
             "client_paper": 8 * tau_p,
-            "payload": 4 * (settings.clients * (tau_p + 1) + 1) if runtime.world_size() > 1 else 0,
+            "payload": 4 * (settings.clients * (tau_p + 1) + 1) if environment.world_size() > 1 else 0,
         },
         "sweep": {
             "target": TARGET,

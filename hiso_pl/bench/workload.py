@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiso_pl import runtime
 from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.shapes import build_network
 from hiso_pl.bench.usual import Noise, UsualWay
 from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
 from hiso_pl.models import CausalLM
+from hiso_pl.ranks import environment
 from hiso_pl.zeroth_order import (
     Diagonal,
     Exchange,
@@ -197,7 +197,7 @@ def build_workload(settings: Settings, device: torch.device) -> Workload:
     Raises:
         ValueError: If there is no such model, or the settings do not fit it or the launch.
     """
-    world, rank = runtime.world_size(), runtime.rank()
+    world, rank = environment.world_size(), environment.rank()
     hosting = resolve_hosting("auto", settings.clients, world)
     cohort = tuple(range(settings.clients))
     own = own_slots(hosting, cohort, 0, rank, world)

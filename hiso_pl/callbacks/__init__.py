@@ -4,10 +4,11 @@ from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
 from hiso_pl.callbacks.progress import RoundProgressBar
-from hiso_pl.callbacks.run_folder import RunFolder, newest_checkpoint
+from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.signals import DeferredSignals
 from hiso_pl.callbacks.summary import RunSummary
 from hiso_pl.callbacks.validation import CompleteValidation
+from hiso_pl.run.folder import newest_checkpoint
 
 __all__ = [
     "CompleteValidation",

@@ -12,15 +12,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
-from hiso_pl.callbacks.run_folder import newest_checkpoint
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import LEDGER, Header, LedgerError, LedgerReader, LedgerWriter, describe, method_of, stored_path
 from hiso_pl.ledger.resumable import REBUILT, go_on, with_state, without_state, write_checkpoint
 from hiso_pl.ledger.writer import cut_back
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.folder import newest_checkpoint
+from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
@@ -236,7 +236,7 @@ def _describe(trainer: Trainer, module: FederatedModule) -> Header:
         cohort=data.cohort,
         frozen_sha256=checkpoint.frozen_fingerprint(module.network),
         configuration=module.config,
-        versions=runtime.versions(),
+        versions=versions.package_versions(),
         weights=identity.get("name"),
         revision=identity.get("revision"),
     )

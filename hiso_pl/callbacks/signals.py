@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated
-from hiso_pl.callbacks.run_folder import CHECKPOINTS_FOLDER
+from hiso_pl.run.folder import CHECKPOINTS_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.run_folder import SUMMARY, json_text, write_atomically
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.federation.cohort import sample_cohort
+from hiso_pl.run import versions
+from hiso_pl.run.folder import SUMMARY, json_text, write_atomically
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.record import RoundReport
 
@@ -129,7 +129,7 @@ class RunSummary(OrderedCallback):
             "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
             "dropped_slots": self._dropped,
             "digest": digest(optimizer),
-            "versions": runtime.versions(),
+            "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
         }
         self._write(trainer, summary)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiso_pl.roll_call import meeting
+from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.zeroth_order.interfaces import Exchange, Slots
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from hiso_pl import checkpoint
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import catch_up, check_start, replay
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run import checkpoint
+from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
 
 REBUILT = "rebuilt"

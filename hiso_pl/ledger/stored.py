@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hiso_pl.ledger.format import LedgerError, stored_path
 from hiso_pl.ledger.header import Header
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run.whole_file import whole_file
 
 _CHUNK = 1 << 22
 

@@ -26,7 +26,7 @@ from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order.record import RoundRecord
 
 log = logging.getLogger(__name__)

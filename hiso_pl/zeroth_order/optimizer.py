@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order.batched import resolve
+from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.kernels.base import Backend
@@ -50,7 +51,6 @@ from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution, Site, check_numel
 from hiso_pl.zeroth_order.update import Update
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
-from hiso_pl.zeroth_order.work import Work
 
 
 class ZerothOrderOptimizer(Optimizer):

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hiso_pl import bench, cli
-from hiso_pl.command_line import ConfigurationError
+from hiso_pl.cli import bench
+from hiso_pl.cli import program as cli
+from hiso_pl.cli.parser import ConfigurationError
 
 TINY = ["--model", "opt-tiny", "--batch_size", "2", "--tokens", "8", "--num_directions", "2", "--device", "cpu"]
 SHORT = ["--threads", "1", "--repetitions", "3", "--warmup", "1", "--kernel_elements", "5000"]

@@ -21,11 +21,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from hiso_pl import runtime
 from hiso_pl.callbacks import CompleteValidation, DeferredSignals, InStepCheck, RunFolder, RunSummary
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
-from hiso_pl.strategy import ScalarStrategy
+from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
 from hiso_pl.zeroth_order.optimizer import ZerothOrderOptimizer
@@ -205,7 +205,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
         faults = {int(round): fault for round, fault in options.get("faults", {}).items()}
         module = Module(faults, fault_rank=1, size=SIZE)
         if options.get("partitions_differ"):
-            module.items["partition"] = f"{runtime.rank()}-th partition"
+            module.items["partition"] = f"{environment.rank()}-th partition"
         trainer = make_trainer(folder, 6, History(), devices=options.get("devices", 1))
         error = None
         try:
@@ -214,7 +214,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
             error = f"{type(problem).__name__}: {problem}"
         result = {
             "error": error,
-            "said": runtime.say_once(error) if error else None,
+            "said": launch_store.say_once(error) if error else None,
             "rounds": trainer.global_step,
             "world": trainer.world_size,
             "group": dist.is_initialized(),
@@ -225,7 +225,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
             "exchanged_bytes": module.exchange.payload_bytes,
         }
         (root / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(result))
-    runtime.close()
+    process.close()
 
 
 def record_sizes(name: str, collectives: list[list]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hiso_pl.callbacks import RunFolder, newest_checkpoint
-from hiso_pl.callbacks.run_folder import held_by_run, write_atomically
+from hiso_pl.run.folder import held_by_run, write_atomically
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "checkpoints/step=3.ckpt"])

@@ -15,10 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiso_pl import runtime
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Splits
 from hiso_pl.models import DigitsCNN
+from hiso_pl.ranks import environment
+from hiso_pl.run import versions
 from hiso_pl.zeroth_order.update import Update
 
 
@@ -213,15 +214,15 @@ class OtherVersion(Callback):
     """
 
     def __init__(self, rank: int) -> None:
-        found = runtime.versions
+        found = versions.package_versions
 
-        def versions() -> dict[str, str]:
-            return found() | {"torch": "0.0"} if runtime.rank() == rank else found()
+        def changed() -> dict[str, str]:
+            return found() | {"torch": "0.0"} if environment.rank() == rank else found()
 
-        runtime.versions = versions
+        versions.package_versions = changed
 
         def restore(*_: Any) -> None:
-            runtime.versions = found
+            versions.package_versions = found
 
         self.on_exception = restore  # type: ignore[method-assign]
 
@@ -253,8 +254,8 @@ class OtherWeights(DigitsCNN):
 
     def __init__(self, rank: int = -1, buffer_rank: int = -1) -> None:
         super().__init__(3)
-        self.register_buffer("constant", torch.full((2,), float(runtime.rank() == buffer_rank)))
-        if runtime.rank() == rank:
+        self.register_buffer("constant", torch.full((2,), float(environment.rank() == buffer_rank)))
+        if environment.rank() == rank:
             self.head.bias.data[3] += 1e-7
 
 
@@ -273,6 +274,6 @@ class OtherData(DigitsData):
 
     def load(self) -> Splits:
         splits = super().load()
-        if runtime.rank() == self.rank:
+        if environment.rank() == self.rank:
             getattr(splits, self.split).pixels[0, 0, 0, 0] += 1.0
         return splits

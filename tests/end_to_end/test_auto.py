@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from hiso_pl import cli
+from hiso_pl.cli import program as cli
 from hiso_pl.ledger import LEDGER, LedgerReader
 
 from .conftest import HERE, environment, torchrun

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiso_pl import cli
+from hiso_pl.cli import program as cli
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

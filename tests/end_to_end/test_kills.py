@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from hiso_pl.callbacks import newest_checkpoint
+from hiso_pl.cli.replay import run as run_replay
 from hiso_pl.ledger import LEDGER, LedgerReader
-from hiso_pl.ledger.command import run_replay
 
 from .conftest import of_class
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hiso_pl import checkpoint
-from hiso_pl.command_line import ConfigurationError
+from hiso_pl.cli.ledger import run as run_ledger
+from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.cli.replay import run as run_replay
 from hiso_pl.ledger import LedgerError, LedgerReader, show
-from hiso_pl.ledger.command import run_ledger, run_replay
+from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import checksums
 

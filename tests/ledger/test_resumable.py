@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl import checkpoint
 from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter, method_of
 from hiso_pl.ledger.resumable import checkpoint_of, go_on, with_state, without_state
 from hiso_pl.ledger.writer import cut_back
+from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import Diagonal, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 

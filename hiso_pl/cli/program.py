@@ -9,18 +9,19 @@ import re
 import sys
 import threading
 import warnings
+from importlib import import_module
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import hiso_pl
-from hiso_pl import runtime
 from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.signals import last_words
-from hiso_pl.command_line import ConfigurationError, Parser, one_line
+from hiso_pl.cli.parser import ConfigurationError, Parser, one_line
+from hiso_pl.cli.run import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.federated_cli import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.module import FederatedModule
-from hiso_pl.roll_call import LostRankError
+from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.ranks.roll_call import LostRankError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,13 @@ DESCRIPTION = (
     "writes a checkpoint's model as a Hugging Face folder, `hiso-pl ledger` shows what a run's ledger holds, and "
     "`hiso-pl replay` rebuilds a run from its ledger and checks it."
 )
+COMMANDS = {
+    "bench": "hiso_pl.cli.bench",
+    "export": "hiso_pl.export",
+    "ledger": "hiso_pl.cli.ledger",
+    "replay": "hiso_pl.cli.replay",
+}
+"""Commands beside those of a run, each imported when it is called; its module's ``run`` takes what follows it."""
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 TRACEBACK = "HISO_PL_TRACEBACK"
 USER_ERRORS = (
@@ -46,14 +54,14 @@ USER_ERRORS = (
 
 def _log_quietly() -> None:
     """One voice for a launch of many ranks; the warnings left out are those that a run cannot act on."""
-    level = logging.INFO if runtime.rank() == 0 else logging.ERROR
+    level = logging.INFO if environment.rank() == 0 else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("hiso_pl").setLevel(level)
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")  # a bar for each rank tells nothing
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING if runtime.rank() == 0 else logging.ERROR)
-    if runtime.rank() != 0:
+        logging.getLogger(name).setLevel(logging.WARNING if environment.rank() == 0 else logging.ERROR)
+    if environment.rank() != 0:
         warnings.filterwarnings("ignore", module=r"lightning\..*")
     for pattern in (
         r".*does not have many workers.*",
@@ -129,20 +137,8 @@ def _status(args: list[str] | None) -> int:
     given = sys.argv[1:] if args is None else args
     hook, threading.excepthook = threading.excepthook, _thread_failed
     try:
-        if given[:1] == ["bench"]:
-            from hiso_pl import bench  # it uses this module
-
-            bench.run(given[1:])
-            return 0
-        if given[:1] == ["export"]:
-            from hiso_pl import export  # it uses this module
-
-            export.run(given[1:])
-            return 0
-        if given[:1] in (["replay"], ["ledger"]):
-            from hiso_pl.ledger import command  # it uses this module
-
-            (command.run_replay if given[0] == "replay" else command.run_ledger)(given[1:])
+        if given and given[0] in COMMANDS:
+            import_module(COMMANDS[given[0]]).run(given[1:])
             return 0
         _run(args)
     except USER_ERRORS as error:
@@ -156,11 +152,11 @@ def _status(args: list[str] | None) -> int:
         ):
             log.debug("%s", message)
             message = "lost contact with another rank, which has ended or hangs: see its own lines"
-        if runtime.say_once(message):
-            where = f" (rank {runtime.rank()})" if runtime.world_size() > 1 else ""
+        if launch_store.say_once(message):
+            where = f" (rank {environment.rank()})" if environment.world_size() > 1 else ""
             sys.stderr.write(f"hiso-pl: error{where}: {message}\n")
         return 2 if isinstance(error, ConfigurationError) else 1
     finally:
         threading.excepthook = hook
-        runtime.close()
+        process.close()
     return 0

@@ -20,8 +20,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl import roll_call, runtime
-from hiso_pl.whole_file import whole_file
+from hiso_pl.ranks import environment, roll_call
+from hiso_pl.run.whole_file import whole_file
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ class ScalarStrategy(DDPStrategy):
 
     def _check_own_gpu(self) -> None:
         gpus = len({device for device in self.parallel_devices or () if device.type == "cuda"})
-        ranks = max(runtime.local_world_size(), self.num_processes)
+        ranks = max(environment.local_world_size(), self.num_processes)
         if gpus < ranks:
             raise ValueError(
                 f"process_group_backend='nccl' needs a GPU for each of the {ranks} local ranks, and there are {gpus}:"

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hiso_pl import runtime
-from hiso_pl.cli import USER_ERRORS
-from hiso_pl.command_line import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, parse_settings
+from hiso_pl.cli.program import USER_ERRORS
 from hiso_pl.models.loading import one_line
+from hiso_pl.ranks import environment, process
 from hiso_pl.small_language.folder import make
 from hiso_pl.zeroth_order.philox import check_seed
 
@@ -47,28 +47,6 @@ class Settings:
         check_seed(self.seed)
 
 
-def parse(args: Sequence[str]) -> Settings:
-    """Reads a command line.
-
-    Args:
-        args: The arguments.
-
-    Raises:
-        ConfigurationError: If it cannot be understood, or an option cannot be.
-    """
-    parser = Parser(
-        prog="python -m hiso_pl.small_language",
-        description="Makes a small language model offline: an OPT pretrained on made reviews and plain talk, its "
-        "tokenizer, and labelled sentences for training, validation and test that share no clause with what it read.",
-    )
-    parser.add_class_arguments(Settings)
-    config = parser.parse_args(list(args))
-    try:
-        return Settings(**vars(parser.instantiate(config)))
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-
-
 def run(args: Sequence[str]) -> Path:
     """Runs the command; its errors are reported by :func:`main`.
 
@@ -82,10 +60,16 @@ def run(args: Sequence[str]) -> Path:
         ConfigurationError: If the command line cannot be understood.
         ValueError: If something else is in the folder's place.
     """
-    settings = parse(args)
-    if runtime.world_size() > 1:
-        raise ConfigurationError(f"this is for one process, not {runtime.world_size()}: leave torchrun out")
-    runtime.configure(THREADS, deterministic=True)
+    settings = parse_settings(
+        Settings,
+        "python -m hiso_pl.small_language",
+        "Makes a small language model offline: an OPT pretrained on made reviews and plain talk, its "
+        "tokenizer, and labelled sentences for training, validation and test that share no clause with what it read.",
+        args,
+    )
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"this is for one process, not {environment.world_size()}: leave torchrun out")
+    process.configure(THREADS, deterministic=True)
     output = Path(settings.output).expanduser().resolve()
     made = make(output, settings.steps, settings.seed)
     log.info("The small language model is in %s%s.", settings.output, "" if made else ", made earlier")

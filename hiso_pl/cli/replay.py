@@ -1,4 +1,4 @@
-"""The commands ``hiso-pl replay`` and ``hiso-pl ledger``.
+"""The command ``hiso-pl replay``: a run's state from its start and its records.
 
 Nothing in a ledger is followed: where weights are is said on the command line, and the name in the file is only shown.
 """
@@ -9,22 +9,21 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from jsonargparse import Namespace
 from torch import Tensor
 
-from hiso_pl import checkpoint, runtime
-from hiso_pl.command_line import ConfigurationError, Parser
-from hiso_pl.ledger import show
+from hiso_pl.cli.parser import ConfigurationError, parse_settings
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay
 from hiso_pl.ledger.resumable import checkpoint_of, write_checkpoint
 from hiso_pl.ledger.stored import save_tensors, tensor_sha256
 from hiso_pl.ledger.weights import NamedWeights
+from hiso_pl.ranks import environment, process
+from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
@@ -77,48 +76,7 @@ class ReplaySettings:
             raise ValueError(f"output={self.output!r} must lie in a folder that exists")
 
 
-@dataclass(frozen=True)
-class LedgerSettings:
-    """One look into a ledger.
-
-    Args:
-        ledger: The ledger.
-        records: How many of its last records to show.
-        plot: A picture of the scalars over the rounds to draw, such as FILE.png; needs matplotlib.
-
-    Raises:
-        ValueError: If an option cannot be.
-    """
-
-    ledger: str
-    records: int = 5
-    plot: str | None = None
-
-    def __post_init__(self) -> None:
-        """Checks the number."""
-        if self.records < 0:
-            raise ValueError(f"records={self.records} must not be negative")
-
-
-def run_ledger(args: Sequence[str]) -> None:
-    """Runs ``hiso-pl ledger``: prints what a ledger holds.
-
-    Args:
-        args: What follows ``ledger``.
-
-    Raises:
-        ConfigurationError: If the command line cannot be understood.
-        ValueError: If the ledger is damaged or no ledger.
-    """
-    settings = _parse(LedgerSettings, "ledger", "Prints what a ledger holds.", args)
-    reader = LedgerReader(settings.ledger)
-    sys.stdout.write(show.text(reader, settings.records))
-    sys.stdout.flush()
-    if settings.plot is not None:
-        show.plot(reader, Path(settings.plot))
-
-
-def run_replay(args: Sequence[str]) -> str:
+def run(args: Sequence[str]) -> str:
     """Runs ``hiso-pl replay``: rebuilds a run's state from its start and its records.
 
     Args:
@@ -131,10 +89,18 @@ def run_replay(args: Sequence[str]) -> str:
         ConfigurationError: If the command line cannot be understood.
         ValueError: If the ledger is damaged, the weights are others, or the digest is not the one it should be.
     """
-    settings = _parse(ReplaySettings, "replay", "Rebuilds a run's state, without data and forward passes.", args)
-    if runtime.world_size() > 1:
-        raise ConfigurationError(f"replay is for one process, not {runtime.world_size()}: leave torchrun out")
-    runtime.configure(settings.threads, deterministic=True)
+    settings = parse_settings(
+        ReplaySettings,
+        "hiso-pl replay",
+        "Rebuilds a run's state, without data and forward passes; --verify compares it with the ledger's closing "
+        "digest, or with the checkpoint.",
+        args,
+        positional="ledger",
+        flag="verify",
+    )
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"replay is for one process, not {environment.world_size()}: leave torchrun out")
+    process.configure(settings.threads, deterministic=True)
     reader = LedgerReader(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
@@ -203,17 +169,3 @@ def _write(path: Path, optimizer: ZerothOrderOptimizer, reader: LedgerReader) ->
         name: p.detach().cpu().contiguous() for name, p in zip(optimizer.names, optimizer.parameters, strict=True)
     }
     save_tensors(path, tensors, {"round": str(optimizer.round)})
-
-
-def _parse(settings: type[T], name: str, description: str, args: Sequence[str]) -> T:
-    parser = Parser(prog=f"hiso-pl {name}", description=description)
-    parser.add_argument("ledger", type=str, help="The ledger.")
-    names = [field.name for field in fields(settings)]  # type: ignore[arg-type]
-    parser.add_class_arguments(settings, skip={"ledger", "verify"}.intersection(names))
-    if "verify" in names:
-        parser.add_argument("--verify", action="store_true", help="Compare with the closing digest, or the checkpoint.")
-    config: Namespace = parser.parse_args(list(args))
-    try:
-        return settings(**{name: config[name] for name in names})
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error

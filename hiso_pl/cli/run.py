@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks import (
     CompleteValidation,
     DeferredSignals,
@@ -26,16 +25,18 @@ from hiso_pl.callbacks import (
 )
 from hiso_pl.callbacks.ledger import rebuilt_path
 from hiso_pl.callbacks.predictions import PredictionWriter
-from hiso_pl.callbacks.run_folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.command_line import ConfigurationError
+from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.ledger import LEDGER, LedgerReader
 from hiso_pl.module import FederatedModule
+from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.run import checkpoint
+from hiso_pl.run.folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
 
 log = logging.getLogger(__name__)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
-    "strategy": {"class_path": "hiso_pl.strategy.ScalarStrategy"},
+    "strategy": {"class_path": "hiso_pl.ranks.strategy.ScalarStrategy"},
     "max_epochs": -1,
     "max_steps": 1000,
     "val_check_interval": 100,
@@ -125,7 +126,7 @@ class FederatedCLI(LightningCLI):
             raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
         _check_monitor(config)
         _fit_devices_to_launch(trainer)
-        settings = runtime.configure(config.threads, config.deterministic)
+        settings = process.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
         if "ckpt_path" in config:
             config.ckpt_path = self._checkpoint_path(config)
@@ -146,7 +147,7 @@ class FederatedCLI(LightningCLI):
             if path == "ledger":
                 return self._from_ledger(root)
             began = "ckpt_path=auto" if path == "auto" and held_by_run(root) else None
-            if runtime.has_begun(str(root)):
+            if launch_store.has_begun(str(root)):
                 began = "Restarted by torchrun"
             self.goes_on = began is not None
             path = None if path == "auto" else path
@@ -178,7 +179,7 @@ class FederatedCLI(LightningCLI):
         return config.ckpt_path == "last" or not every or bool(checkpoints(root)) or LedgerReader(path).rounds >= every
 
     def _from_ledger(self, root: Path) -> str:
-        if runtime.rank() == 0:  # the others may not see its folder
+        if environment.rank() == 0:  # the others may not see its folder
             if not (root / LEDGER).is_file():
                 raise ConfigurationError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
             self.rounds_in_ledger = LedgerReader(root / LEDGER).rounds
@@ -279,15 +280,15 @@ def _check_monitor(config: Namespace) -> None:
 
 def _fit_devices_to_launch(trainer: Namespace) -> None:
     """Under torchrun the launch says how many processes there are; it need not be said again."""
-    if not runtime.under_torchrun():
+    if not environment.under_torchrun():
         return
     import torch
 
-    local = runtime.local_world_size()
+    local = environment.local_world_size()
     if trainer.devices in (None, "auto"):
         gpus = torch.cuda.device_count() if trainer.accelerator in (None, "auto", "gpu", "cuda") else 0
         trainer.devices = min(gpus, local) if gpus else local
-    trainer.num_nodes = max(1, runtime.world_size() // local)
+    trainer.num_nodes = max(1, environment.world_size() // local)
 
 
 def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:

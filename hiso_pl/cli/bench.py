@@ -1,4 +1,4 @@
-"""The command itself: parse, join the other ranks, measure, write."""
+"""The command ``hiso-pl bench``: parse, join the other ranks, measure, write."""
 
 from __future__ import annotations
 
@@ -11,40 +11,22 @@ from typing import Any
 
 import torch.distributed as dist
 
-from hiso_pl import runtime
 from hiso_pl.bench.machine import choose_device
 from hiso_pl.bench.measure import measure
 from hiso_pl.bench.report import table
 from hiso_pl.bench.settings import Settings
-from hiso_pl.command_line import ConfigurationError, Parser
-from hiso_pl.whole_file import whole_file
+from hiso_pl.cli.parser import parse_settings
+from hiso_pl.ranks import environment, process
+from hiso_pl.run.whole_file import whole_file
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others."""
 
 
-def parse(args: Sequence[str]) -> Settings:
-    """Reads a command line.
-
-    Args:
-        args: What follows ``bench``.
-
-    Raises:
-        ConfigurationError: If it cannot be understood, or an option cannot be.
-    """
-    parser = Parser(prog="hiso-pl bench", description="Measures a round beside plain forward passes on this machine.")
-    parser.add_class_arguments(Settings)
-    config = parser.parse_args(list(args))
-    try:
-        return Settings(**vars(parser.instantiate(config)))
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-
-
 def run(args: Sequence[str]) -> dict[str, Any]:
     """Runs the command; under torchrun every rank calls it, and rank 0 writes.
 
-    Whoever calls it reports its errors and closes the process group, as ``hiso_pl.cli.main`` does.
+    Whoever calls it reports its errors and closes the process group, as the program does.
 
     Args:
         args: What follows ``bench``.
@@ -57,13 +39,15 @@ def run(args: Sequence[str]) -> dict[str, Any]:
         ValueError: If the settings fit neither model nor launch.
         RuntimeError: If the losses are not finite.
     """
-    settings = parse(args)
-    setup = runtime.configure(settings.threads, deterministic=True)
+    settings = parse_settings(
+        Settings, "hiso-pl bench", "Measures a round beside plain forward passes on this machine.", args
+    )
+    setup = process.configure(settings.threads, deterministic=True)
     device = choose_device(settings.device)
-    if runtime.world_size() > 1 and not dist.is_initialized():
+    if environment.world_size() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)  # scalars only; NCCL refuses ranks that share a GPU
     found = measure(settings, device, setup)
-    if runtime.rank() == 0:
+    if environment.rank() == 0:
         if settings.output is not None:
             write_json(Path(settings.output), found)
         sys.stdout.write(table(found))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hiso_pl.data.examples import ExampleSet
 from hiso_pl.models.task_model import Evaluation
-from hiso_pl.roll_call import meeting
+from hiso_pl.ranks.roll_call import meeting
 
 
 class SplitTable:
