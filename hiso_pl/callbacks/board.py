@@ -86,7 +86,7 @@ class TensorBoardPanels(OrderedCallback):
                 points["train/loss"] = report.loss
                 points |= scalar_statistics(report.scalars)
         if self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0:
-            points |= hessian_statistics(optimizer_of(trainer).stored_hessians)
+            points |= hessian_statistics([s.value for s in optimizer_of(trainer).tensors() if s.kind == "hessian"])
         if points:
             for logger in trainer.loggers:
                 logger.log_metrics(points, step=done)

@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.run_folder import RunFolder
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.run.start import Start
 from hiso_pl.zeroth_order.digest import checksums
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ class InStepCheck(OrderedCallback):
 
     Attributes:
         payload_bytes: Bytes this rank handed to the process group for it.
-        start: Where this rank has found that the run goes on from, as a word; set by the program, empty where none is.
+        start: Where this rank has found that the run goes on from; set by the program.
 
     Args:
         every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
@@ -66,7 +68,7 @@ class InStepCheck(OrderedCallback):
         self.on_mismatch = on_mismatch
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
-        self.start = ""
+        self.start: Start | None = None
         self._compared = False
         self._checked_round: int | None = None
         self._verified: int | None = None
@@ -81,9 +83,9 @@ class InStepCheck(OrderedCallback):
         super().setup(trainer, pl_module, stage)
         self._compared = False
         self._checked_round = self._verified = None
-        if stage != "fit" or not self.start or trainer.world_size == 1:
+        if stage != "fit" or self.start is None or trainer.world_size == 1:
             return
-        starts = [found["start"] for found in self._gather_items(trainer, {"start": self.start})]
+        starts = [found["start"] for found in self._gather_items(trainer, {"start": str(self.start)})]
         if len(set(starts)) > 1:
             raise RuntimeError(
                 f"the ranks would not go on from the same point ({_groups(starts)}): trainer.default_root_dir must be "
@@ -153,7 +155,9 @@ class InStepCheck(OrderedCallback):
         if trainer.world_size == 1 or self._compared:
             return
         self._compared = True
+        data = trainer.datamodule  # type: ignore[attr-defined]
         mine = federated(pl_module).fingerprints() | _options(trainer)
+        mine |= data.fingerprints() if isinstance(data, FederatedDataModule) else {}
         everyone = self._gather_items(trainer, mine)
         problems = [
             f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"

@@ -16,8 +16,6 @@ from typing_extensions import override
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
-from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.federation.cohort import sample_cohort
 from hiso_pl.run import versions
 from hiso_pl.run.folder import SUMMARY, json_text, write_atomically
 from hiso_pl.zeroth_order.digest import digest
@@ -75,7 +73,7 @@ class RunSummary(OrderedCallback):
                 "Round %d leaves out %s: not all of their losses are finite. Further ones are only counted, as "
                 "scalar/dropped in TensorBoard and dropped_slots in %s.",
                 trainer.global_step,
-                _named(trainer, report),
+                _named(report),
                 SUMMARY,
             )
         self._dropped += len(report.dropped)
@@ -118,7 +116,7 @@ class RunSummary(OrderedCallback):
             "clients": getattr(data, "clients", None),
             "cohort": getattr(data, "cohort", None),
             "ranks": trainer.world_size,
-            "parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
+            "parameters": sum(state.value.numel() for state in optimizer.tensors() if state.kind == "x"),
             "metrics": self.metrics,
             "comm": {
                 "paper_kb": run.traffic.paper_kb,
@@ -169,15 +167,10 @@ class RunSummary(OrderedCallback):
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
 
 
-def _named(trainer: Trainer, report: RoundReport) -> str:
+def _named(report: RoundReport) -> str:
     """The clients that a round has dropped."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(data, FederatedDataModule):
-        cohort = sample_cohort(data.seed, report.round, data.clients, data.cohort)
-        names = "clients", [cohort[slot] for slot in report.dropped]
-    else:
-        names = "slots", list(report.dropped)
-    return f"{len(report.dropped)} of its {len(report.sent)} {names[0]} ({', '.join(map(str, names[1]))})"
+    clients = ", ".join(str(report.clients[slot]) for slot in report.dropped)
+    return f"{len(report.dropped)} of its {len(report.sent)} clients ({clients})"
 
 
 def _better(name: str, value: float, best: float) -> bool:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from hiso_pl.run.whole_file import whole_file
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -45,27 +39,6 @@ def held_by_run(root: Path) -> str | None:
 def checkpoints(root: Path) -> list[Path]:
     """The checkpoints of the run in ``root``, by name."""
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
-
-
-def newest_checkpoint(root: Path | str, up_to: int | None = None) -> Path | None:
-    """The checkpoint of the latest round in the run's folder, of several the one written last.
-
-    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
-
-    Args:
-        root: The run's folder.
-        up_to: The latest round that is of use; any if none is given.
-    """
-    found: list[tuple[int, int, Path]] = []
-    for path in checkpoints(Path(root)):
-        try:
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            round = int(content["global_step"])
-            if up_to is None or round <= up_to:
-                found.append((round, path.stat().st_mtime_ns, path))
-        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
-            log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
-    return max(found)[-1] if found else None
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -13,7 +13,8 @@ import pytest
 
 from hiso_pl.callbacks import newest_checkpoint
 from hiso_pl.cli.replay import run as run_replay
-from hiso_pl.ledger import LEDGER, LedgerReader
+from hiso_pl.ledger import LedgerReader
+from hiso_pl.run.folder import LEDGER
 
 from .conftest import of_class
 
@@ -24,7 +25,7 @@ ROUNDS = 60 * max(KILLS, 3)
 RUN = [
     *("--trainer.max_steps", str(ROUNDS), "--trainer.val_check_interval", "50", "--trainer.logger", "false"),
     *("--checkpoint.every_n_train_steps", "7", "--checkpoint.save_top_k", "2", "--checkpoint.monitor", "step"),
-    *("--checkpoint.mode", "max", "--model.optimizer.init_args.num_directions", "1"),
+    *("--checkpoint.mode", "max", "--model.method.init_args.num_directions", "1"),
 ]
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from hiso_pl.ledger.header import Header, Method, TensorFacts, Weights
+from hiso_pl.ledger.header import Header, TensorFacts, Weights
 from hiso_pl.ledger.stored import tensor_sha256
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.philox import STREAM
 
 log = logging.getLogger(__name__)
 
 
-def describe(
+def header_of(
     parameters: Sequence[tuple[str, Tensor]],
     method: Method,
     *,
@@ -65,7 +66,7 @@ def describe(
         stream=STREAM,
         numerics=NUMERICS,
         seed=seed,
-        method=method,
+        method=method.as_data(),
         clients=clients,
         cohort=cohort,
         tensors=tuple(tensors),
