@@ -23,6 +23,7 @@ from hiso_pl.bench.usual import Noise, published_update
 from hiso_pl.bench.workload import LR, PRECONDITIONERS, Workload
 from hiso_pl.zeroth_order.kernels import Kernels, Offset, select
 from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.tensors import Target
 
 COPY_ELEMENTS = 1 << 26
 """Elements of each buffer of the copy, 256 MiB."""
@@ -47,7 +48,7 @@ def displacements(settings: Settings, slots: int) -> int:
 def displace_all(work: Workload) -> Summary:
     """Seconds to write one displaced point of all trainable parameters, whole."""
     optimizer, settings = work.optimizer, work.settings
-    kernels = select(optimizer.backend, work.device)
+    kernels = select(optimizer.method.backend, work.device)
     bases = [p.data for p in optimizer.parameters]
     outs = [torch.empty_like(x, dtype=settings.dtype) for x in bases]
     sites = [Site(settings.seed, settings.distribution, t, 0) for t in range(len(bases))]
@@ -87,7 +88,11 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
     preconditioner = PRECONDITIONERS[settings.preconditioner]()
-    hessian, decay, squares = preconditioner.initial(x), preconditioner.decay, preconditioner.uses_squares
+    hessian, decay, squares = (
+        preconditioner.initial(x, Target(0, "x", (n,))),
+        preconditioner.decay,
+        preconditioner.uses_squares,
+    )
     elementwise = hessian is not None and hessian.numel() == n
     kernels, site = select("auto", device), Site(settings.seed, settings.distribution, 0, 0)
     weights = np.linspace(-1.0, 1.0, tau * directions + 1, dtype=np.float32)[1:].reshape(tau, directions)

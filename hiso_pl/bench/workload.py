@@ -168,7 +168,7 @@ class Workload:
             settings.mu,
             LR,
             settings.difference == "central",
-            optimizer.preconditioner.decay,
+            optimizer.method.preconditioner.decay,
             settings.dtype,
         )
 

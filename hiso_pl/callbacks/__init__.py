@@ -8,7 +8,6 @@ from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.signals import DeferredSignals
 from hiso_pl.callbacks.summary import RunSummary
 from hiso_pl.callbacks.validation import CompleteValidation
-from hiso_pl.run.folder import newest_checkpoint
 
 __all__ = [
     "CompleteValidation",
@@ -19,5 +18,4 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "TensorBoardPanels",
-    "newest_checkpoint",
 ]

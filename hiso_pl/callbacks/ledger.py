@@ -16,7 +16,7 @@ from typing_extensions import override
 from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, stored_path
+from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
 from hiso_pl.ledger.resumable import go_on, with_state, without_state
 from hiso_pl.ledger.writer import cut_back
 from hiso_pl.run import checkpoint, versions

@@ -20,12 +20,12 @@ from hiso_pl.cli.parser import ConfigurationError, parse_settings
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay
 from hiso_pl.ledger.resumable import checkpoint_of, write_checkpoint
-from hiso_pl.ledger.stored import save_tensors, tensor_sha256
+from hiso_pl.ledger.stored import save_tensors
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
-from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order.digest import digest, digest_of_tensors, in_order
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +152,15 @@ def _digest_of(content: Any, reader: LedgerReader) -> str:
     """The digest of the state in a checkpoint; what is where is the file's to say, so all of it is checked."""
     try:
         state = content["optimizer_states"][0]["state"]
-        tensors = [content["state_dict"][f"network.{facts.name}"] for facts in reader.header.tensors]
-        hessians = [state[i]["hessian"] for i in range(len(tensors)) if "hessian" in state.get(i, {})]
+        names = [facts.name for facts in reader.header.tensors]
+        parameters = [content["state_dict"][f"network.{name}"] for name in names]
+        found = in_order(names, parameters, [state.get(i, {}) for i in range(len(names))])
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"the checkpoint is of another model, or damaged: it lacks {error}") from error
-    if any(not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 for tensor in [*tensors, *hessians]):
+    tensors = [tensor.value for tensor in found]
+    if any(not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 for tensor in tensors):
         raise ValueError("the checkpoint is damaged: what should be fp32 tensors is something else")
-    return tensor_sha256(*tensors, *hessians)
+    return digest_of_tensors(tensors)
 
 
 def _write(path: Path, optimizer: ZerothOrderOptimizer, reader: LedgerReader) -> None:

@@ -145,7 +145,7 @@ class FederatedCLI(LightningCLI):
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
             # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
-            beyond = {"purge_step": self.start.rounds + 1} if self.start.resumes else {}
+            beyond: dict[str, Any] = {"purge_step": self.start.rounds + 1} if self.start.resumes else {}
             kwargs["logger"] = TensorBoardLogger(
                 trainer_root(config), name="", version="", default_hp_metric=False, **beyond
             )

@@ -21,9 +21,10 @@ Kinds of frames:
 
 **1, header.** The first frame, and it alone, must be one. The body is canonical JSON (keys sorted, no spaces, ASCII,
 floats as Python's ``repr`` spells them, which loses nothing, no NaN or infinity), at most 16 MiB. Its fields are those
-of :class:`~hiso_pl.ledger.header.Header`; of the method, parts go by name with their options, and what is absent has its
-default, so that a new part or option needs no new format. Another header may stand between two records where a run was resumed with
-options changed by name: what follows it was made with its options. Seed, stream, numerics and tensors stay the same.
+of :class:`~hiso_pl.ledger.header.Header`; of the method, parts go by name with their options, and what is absent has
+its default, so that a new part or option needs no new format. Another header may stand between two records where a run
+was resumed with options changed by name: what follows it was made with its options. Seed, stream, numerics and tensors
+stay the same.
 
 **0, record.** One a round, from round 0 on, none left out. With tau, P directions and a cohort of m slots, tau and m
 taken from the header in force::

@@ -60,11 +60,11 @@ class Header:
         stream: Number of the streams' format.
         numerics: Number of the order of evaluation.
         seed: The run's 64-bit seed.
-        method: The method as data, by :meth:`~hiso_pl.zeroth_order.method.Method.as_data`: what is absent has its default.
+        method: The method, by :meth:`~hiso_pl.zeroth_order.method.Method.as_data`; what is absent has its default.
         clients: Number of clients M.
         cohort: Number of slots m.
         tensors: The trainable tensors, in the order that fixes their streams.
-        trainable_sha256: SHA-256 over all of them: the digest of x at the start.
+        trainable_sha256: The digest of x at the start: SHA-256 over the 32 bytes of each tensor's own, in order.
         frozen_sha256: SHA-256 over frozen tensors and buffers, as a checkpoint holds it.
         weights: What the weights were loaded from.
         configuration: The run's configuration, as data.

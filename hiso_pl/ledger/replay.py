@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from hiso_pl.ledger.format import LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
-from hiso_pl.ledger.stored import read_stored, tensor_sha256
+from hiso_pl.ledger.stored import read_stored
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import tensors_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS, Backend
-from hiso_pl.zeroth_order.philox import STREAM
 
 
 def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | None = None) -> dict[str, Tensor]:
@@ -152,8 +152,8 @@ def check_start(optimizer: ZerothOrderOptimizer, header: Header) -> None:
     if [(facts.name, facts.shape) for facts in header.tensors] != [(n, tuple(p.shape)) for n, p in pairs]:
         raise LedgerError("the ledger is of another model: names or shapes of its tensors differ")
     if optimizer.round == 0:
-        for facts, parameter in zip(header.tensors, optimizer.parameters, strict=True):
-            if tensor_sha256(parameter) != facts.sha256:
+        for facts, sha256 in zip(header.tensors, tensors_sha256(optimizer.parameters), strict=True):
+            if sha256 != facts.sha256:
                 raise LedgerError(f"tensor {facts.name!r} does not have the values that the ledger's run started from")
 
 

@@ -22,8 +22,8 @@ class Start:
 
     Attributes:
         root: The run's folder.
-        kind: ``fresh`` from round 0, ``checkpoint``, or ``ledger``: from the newest checkpoint or the initial weights by
-            the records that follow.
+        kind: ``fresh`` from round 0, ``checkpoint``, or ``ledger``: from the newest checkpoint or the initial weights,
+            by the records that follow.
         path: The checkpoint.
         content: What is gone on from, read once; of a ledger it is there when the ranks have met.
         rounds: Rounds done there; how far a ledger leads only rank 0 knows.

@@ -6,7 +6,7 @@ The mathematics knows no federation; module, callbacks and ledger know no mathem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import singledispatch
 from typing import Any, NamedTuple, Protocol
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from hiso_pl.zeroth_order.digest import StateTensor
 from hiso_pl.zeroth_order.probe import Loss
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
-from hiso_pl.zeroth_order.tensors import StateTensor
 
 
 class Slots(NamedTuple):
@@ -92,7 +92,7 @@ class RoundOptimizer(Protocol):
     def step(self, closure: Any = None, *, losses: Sequence[Loss] | None = None, slots: Slots | None = None) -> Tensor:
         """Runs one round; returns the cohort's mean loss at its start."""
 
-    def tensors(self) -> Iterator[StateTensor]:
+    def tensors(self) -> list[StateTensor]:
         """All of the state, in the order of the digest."""
 
     def at_base(self) -> AbstractContextManager[None]:

@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
+from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
@@ -41,7 +42,7 @@ from hiso_pl.zeroth_order.points import Point
 from hiso_pl.zeroth_order.probe import Loss, Plan, Probe, directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
 from hiso_pl.zeroth_order.streams import Site, check_numel
-from hiso_pl.zeroth_order.tensors import StateTensor, Target, check_finite
+from hiso_pl.zeroth_order.tensors import Target, check_finite
 from hiso_pl.zeroth_order.update import Update
 
 
@@ -139,24 +140,16 @@ class ZerothOrderOptimizer(Optimizer):
         """H where stored, each once, in tensor order."""
         return [state.value for state in self.tensors() if state.kind == "hessian"]
 
-    def tensors(self) -> Iterator[StateTensor]:
-        """All of the state: x in tensor order, then H where stored, then the update rule's, by tensor and name."""
-        pairs = list(zip(self.names, self.parameters, strict=True))
-        for name, parameter in pairs:
-            yield StateTensor(name, "x", parameter)
-        for name, parameter in pairs:
-            if "hessian" in self.state[parameter]:
-                yield StateTensor(name, "hessian", self.state[parameter]["hessian"])
-        for name, parameter in pairs:
-            for kind, value in sorted(self._rule_state(parameter).items()):
-                yield StateTensor(name, kind, value)
-
     def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
         return {kind: value for kind, value in self.state[parameter].items() if kind != "hessian"}
 
     def _targets(self) -> list[Target]:
         pairs = enumerate(zip(self.names, self.parameters, strict=True))
         return [Target(t, name, tuple(p.shape), self.round, self._group["applied"]) for t, (name, p) in pairs]
+
+    def tensors(self) -> list[StateTensor]:
+        """x, H and the rule's state, each tensor once, in the order that digests and checksums have."""
+        return in_order(self.names, self.parameters, [self.state[p] for p in self.parameters])
 
     def _create_state(self) -> None:
         preconditioner, targets = self.method.preconditioner, self._targets()

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from hiso_pl.zeroth_order.digest import StateTensor
 from hiso_pl.zeroth_order.record import RoundRecord
 
 
@@ -29,20 +29,6 @@ class Target(NamedTuple):
     shape: tuple[int, ...]
     round: int = 0
     applied: int = 0
-
-
-class StateTensor(NamedTuple):
-    """A tensor of a run's state.
-
-    Attributes:
-        name: Name of the trained tensor that it is, or belongs to.
-        kind: ``x``, ``hessian``, or what an update rule calls it.
-        value: Its values.
-    """
-
-    name: str
-    kind: str
-    value: Tensor
 
 
 class NotFiniteError(RuntimeError):

@@ -19,7 +19,6 @@ from hiso_pl.ledger import (
     replay,
     stored_path,
 )
-from hiso_pl.ledger.stored import tensor_sha256
 from hiso_pl.zeroth_order import (
     Diagonal,
     Identity,
@@ -31,7 +30,7 @@ from hiso_pl.zeroth_order import (
     UpdateRule,
     ZerothOrderOptimizer,
 )
-from hiso_pl.zeroth_order.digest import checksums, digest
+from hiso_pl.zeroth_order.digest import checksums, digest, tensor_sha256
 
 METHODS = {
     "default": lambda: {},

@@ -62,7 +62,10 @@ class Preconditioner(Part, ABC):
 
     def divide(self, values: Tensor, hessian: Tensor | None) -> Tensor:
         r"""Returns :math:`H^{-1/2}` times ``values``, both of the parameter's shape."""
-        return values if hessian is None else values / sqrt(hessian)
+        if hessian is None:
+            return values
+        # one number of H, a tensor of one dimension, would make one of none alike
+        return (values / sqrt(hessian)).view(values.shape)
 
     def advance(self, hessian: Tensor | None, steps: Sequence[Tensor], target: Target) -> None:
         """Advances one tensor's H in place, given D_0 to D_{tau-1} of the parameter's shape.
