@@ -32,6 +32,7 @@ from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
 from hiso_pl.module import FederatedModule, SchedulerCallable
 from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.start import resolve
 from hiso_pl.zeroth_order.digest import digest_of_tensors
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.method import Method
@@ -182,7 +183,8 @@ def run(args: Sequence[str]) -> Path:
     check_output(output, settings.overwrite)
     start = resolve(Path(trainer_root(config)), settings.ckpt_path, fitting=False)
     path, content = start.path, start.content
-    assert path is not None and content is not None
+    assert path is not None
+    assert content is not None
     process.configure(config.threads, config.deterministic)
     seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
     module = parser.instantiate(config).model

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 
-from hiso_pl.callbacks import newest_checkpoint
 from hiso_pl.cli import program as cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -358,7 +357,7 @@ def test_a_killed_run_is_resumed_and_ends_as_if_nothing_had_been(
 
     def kill() -> None:
         until = time.monotonic() + 60
-        while newest_checkpoint(folder) is None and time.monotonic() < until:
+        while newest(folder) is None and time.monotonic() < until:
             time.sleep(0.02)
         children = psutil.Process().children()
         killed.extend(child.pid for child in children if str(folder) in child.cmdline())

@@ -20,6 +20,7 @@ from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import tensors_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS, Backend
+from hiso_pl.zeroth_order.philox import STREAM
 
 
 def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | None = None) -> dict[str, Tensor]:

@@ -239,6 +239,10 @@ def check_data(data: Any) -> None:
             continue
         if not isinstance(value, Mapping) or [type(v) for v in value.values()] != [dict]:
             raise ValueError(f"method.{name} must be one name with a mapping of its options, not {str(value)[:80]}")
+        for key, option in next(iter(value.values())).items():
+            if isinstance(option, Mapping):
+                raise ValueError(f"method.{name}.{str(key)[:80]}={str(option)[:80]} must be a number, text or null")
+    check_choices(**{name: data[name] for name in ("difference", "distribution", "compute_dtype") if name in data})
     steps = data.get("local_steps", 1)
     if type(steps) is not int:
         raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")

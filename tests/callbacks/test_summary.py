@@ -53,7 +53,7 @@ def test_clients_that_are_left_out_are_told_once_and_counted(stand_in, tmp_path,
     with caplog.at_level(logging.WARNING, logger="hiso_pl"):
         stand_in.make_trainer(tmp_path, 7).fit(module, datamodule=stand_in.Data())
     assert [record.message for record in caplog.records] == [
-        "Round 2 leaves out 1 of its 2 slots (0): not all of their losses are finite. Further ones are only counted, "
+        "Round 2 leaves out 1 of its 2 clients (0): not all of their losses are finite. Further ones are only counted, "
         "as scalar/dropped in TensorBoard and dropped_slots in summary.json.",
         "Round 5 moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
     ]

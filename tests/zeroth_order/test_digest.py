@@ -16,10 +16,10 @@ X = ["one x", "none x", "two x"]
 class TwoStates(UpdateRule):
     """Keeps two tensors, made against the order of their names."""
 
-    def initial(self, parameter):
+    def initial(self, parameter, target):
         return {name: torch.full_like(parameter, n, requires_grad=False) for n, name in enumerate(("second", "first"))}
 
-    def move(self, x, direction, lr, state):
+    def move(self, x, direction, lr, state, target):
         x.sub_(direction * lr)
         state["first"].add_(direction)
 

@@ -243,10 +243,10 @@ def test_sgd_by_buffer_equals_sgd_in_the_kernel():
 class RootMeanPreconditioner(Preconditioner):
     """From outside, elementwise: H grows by the squares and never decays (as Adagrad's)."""
 
-    def initial(self, parameter):
+    def initial(self, parameter, target):
         return torch.ones_like(parameter, requires_grad=False)
 
-    def advance(self, hessian, steps):
+    def advance(self, hessian, steps, target):
         for d in steps:
             hessian.add_(d * d)
 
@@ -256,27 +256,27 @@ class RowPreconditioner(Preconditioner):
 
     structured = True
 
-    def initial(self, parameter):
+    def initial(self, parameter, target):
         return torch.ones(parameter.shape[0])
 
     def divide(self, values, hessian):
         return values / torch.sqrt(hessian).reshape(-1, *[1] * (values.dim() - 1))
 
-    def advance(self, hessian, steps):
+    def advance(self, hessian, steps, target):
         hessian.mul_(0.9).add_(steps[-1].reshape(len(hessian), -1).square().mean(dim=1) * 0.1)
 
 
 class SignRule(UpdateRule):
     """From outside: a step of one length."""
 
-    def move(self, x, direction, lr, state):
+    def move(self, x, direction, lr, state, target):
         x.sub_(direction.sign() * lr)
 
 
 class Clip(Transform):
     """From outside: scalars clipped."""
 
-    def __call__(self, scalars, *, round, client):
+    def __call__(self, scalars, departure):
         return np.clip(scalars, -0.1, 0.1)
 
 

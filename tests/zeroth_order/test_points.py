@@ -426,13 +426,13 @@ class RowPreconditioner(Preconditioner):
 
     structured = True
 
-    def initial(self, parameter):
+    def initial(self, parameter, target):
         return torch.ones(parameter.shape[0])
 
     def divide(self, values, hessian):
         return values / torch.sqrt(hessian).reshape(-1, *[1] * (values.dim() - 1))
 
-    def advance(self, hessian, steps):
+    def advance(self, hessian, steps, target):
         hessian.mul_(0.9).add_(steps[-1].reshape(len(hessian), -1).square().mean(dim=1) * 0.1)
 
 
