@@ -20,6 +20,7 @@ from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
 from hiso_pl.run import checkpoint, versions
 from hiso_pl.run.checkpoint import Counters, RunFacts
+from hiso_pl.run.configuration import as_text
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.method import Method
@@ -217,7 +218,7 @@ class FederatedModule(LightningModule):
     def facts(self) -> RunFacts:
         """What a checkpoint says of this run, and is compared with."""
         return RunFacts(
-            config=checkpoint.flatten(self.config),
+            config=as_text(self.config),
             trainable={name: list(p.shape) for name, p in self.trainable()},
             frozen=checkpoint.frozen_fingerprint(self.network),
         )

@@ -3,6 +3,7 @@
 from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
+from hiso_pl.callbacks.participation import Participation
 from hiso_pl.callbacks.progress import RoundProgressBar
 from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.signals import DeferredSignals
@@ -13,6 +14,7 @@ __all__ = [
     "CompleteValidation",
     "DeferredSignals",
     "InStepCheck",
+    "Participation",
     "RoundLedger",
     "RoundProgressBar",
     "RunFolder",

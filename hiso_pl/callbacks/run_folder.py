@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback
 from hiso_pl.ranks import launch_store
-from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, write_atomically
+from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, remove_leftovers, write_atomically
 from hiso_pl.run.start import Start
 
 
@@ -49,9 +49,10 @@ class RunFolder(OrderedCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the configuration."""
+        """Writes the configuration, and removes what a kill has left of an earlier part of the run."""
         if not trainer.is_global_zero or not self.config_text:
             return
+        remove_leftovers(Path(trainer.default_root_dir))
         path = Path(trainer.default_root_dir) / CONFIG
         if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))

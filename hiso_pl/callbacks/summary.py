@@ -14,12 +14,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.participation import dropped_slots
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.run import versions
 from hiso_pl.run.folder import SUMMARY, json_text, write_atomically
 from hiso_pl.zeroth_order.digest import digest
-from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,9 @@ class RunSummary(OrderedCallback):
         self._seconds = 0.0
         self._validation_seconds = 0.0
         self._forwards = 0
-        self._dropped = 0
         self._since: float | None = None
         self._validation_since: float | None = None
         self._written: dict[str, Any] | None = None
-        self._stood_still = False
 
     @property
     def seconds(self) -> float:
@@ -63,26 +61,10 @@ class RunSummary(OrderedCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the forward passes of a round and the clients it left out; the first ones are told."""
+        """Counts the forward passes of a round."""
         report = federated(pl_module).last_round
-        if report is None:
-            return
-        self._forwards += report.forwards
-        if report.dropped and not self._dropped:
-            log.warning(
-                "Round %d leaves out %s: not all of their losses are finite. Further ones are only counted, as "
-                "scalar/dropped in TensorBoard and dropped_slots in %s.",
-                trainer.global_step,
-                _named(report),
-                SUMMARY,
-            )
-        self._dropped += len(report.dropped)
-        if len(report.dropped) == len(report.sent) and not self._stood_still:
-            self._stood_still = True
-            log.warning(
-                "Round %d moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
-                trainer.global_step,
-            )
+        if report is not None:
+            self._forwards += report.forwards
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,7 +107,7 @@ class RunSummary(OrderedCallback):
             },
             "seconds": self.seconds,
             "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
-            "dropped_slots": self._dropped,
+            "dropped_slots": dropped_slots(trainer),
             "digest": digest(optimizer),
             "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
@@ -149,7 +131,6 @@ class RunSummary(OrderedCallback):
             "seconds": self.seconds,
             "validation_seconds": self._validation_seconds,
             "forwards": self._forwards,
-            "dropped_slots": self._dropped,
         }
 
     @override
@@ -159,18 +140,11 @@ class RunSummary(OrderedCallback):
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])
         self._forwards = int(state_dict["forwards"])
-        self._dropped = int(state_dict.get("dropped_slots", 0))  # added after the first checkpoints were written
 
     def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         self._written = summary
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
-
-
-def _named(report: RoundReport) -> str:
-    """The clients that a round has dropped."""
-    clients = ", ".join(str(report.clients[slot]) for slot in report.dropped)
-    return f"{len(report.dropped)} of its {len(report.sent)} clients ({clients})"
 
 
 def _better(name: str, value: float, best: float) -> bool:

@@ -17,6 +17,7 @@ from hiso_pl.callbacks import (
     CompleteValidation,
     DeferredSignals,
     InStepCheck,
+    Participation,
     RoundLedger,
     RoundProgressBar,
     RunFolder,
@@ -88,6 +89,7 @@ class FederatedCLI(LightningCLI):
         parser.add_lightning_class_args(InStepCheck, "in_step")
         parser.add_lightning_class_args(RoundLedger, "ledger")
         parser.add_lightning_class_args(TensorBoardPanels, "board")
+        parser.add_lightning_class_args(Participation, "participation")
         parser.set_defaults(
             {
                 "checkpoint.every_n_train_steps": 500,

@@ -119,7 +119,9 @@ class FederatedDataModule(LightningDataModule, ABC):
         """The rounds from the trainer's on, without an end."""
         rank, world = self._place()
         hosting = resolve_hosting(self.hosting, self.clients, world)
-        local_steps = getattr(getattr(self.trainer, "lightning_module", None), "local_steps", 1)
+        local_steps = getattr(
+            getattr(getattr(self.trainer, "lightning_module", None), "method", None), "local_steps", 1
+        )
         rounds = Rounds(
             self.splits.train,
             sizes=self.client_sizes,

@@ -15,6 +15,7 @@ from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import catch_up, check_start, replay
 from hiso_pl.run import checkpoint
 from hiso_pl.run.checkpoint import Counters, RunFacts
+from hiso_pl.run.configuration import as_text
 from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -56,7 +57,7 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
         "loops": {"fit_loop": _loop(rounds)},
         checkpoint.KEY: checkpoint.facts_as_data(
             RunFacts(
-                checkpoint.flatten(header.configuration),
+                as_text(header.configuration),
                 {facts.name: list(facts.shape) for facts in header.tensors},
                 header.frozen_sha256,
             ),

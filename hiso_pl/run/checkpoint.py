@@ -33,7 +33,7 @@ class RunFacts:
     """What a checkpoint says of its run, and what it is compared with.
 
     Attributes:
-        config: The leaves of the configuration, by :func:`flatten`.
+        config: The leaves of the configuration, by :func:`~hiso_pl.run.configuration.as_text`.
         trainable: Shape of each trainable tensor by name, in tensor order.
         frozen: SHA-256 of all that never changes.
     """
@@ -165,16 +165,6 @@ def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[st
         if up_to is None or content["global_step"] <= up_to:
             found.append((content["global_step"], path.stat().st_mtime_ns, path, content))
     return max(found, key=lambda item: item[:3])[2:] if found else None
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """The leaves of a configuration as text, under dotted keys."""
-    if isinstance(tree, Mapping) and tree:
-        leaves: dict[str, str] = {}
-        for key, value in tree.items():
-            leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return leaves
-    return {prefix: repr(tree)}
 
 
 def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed: Sequence[str]) -> list[str]:

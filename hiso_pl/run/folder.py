@@ -41,6 +41,14 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
+def remove_leftovers(root: Path) -> None:
+    """Removes what a kill in the middle of a write has left of the files that a run writes whole."""
+    written = [root / name for name in (CONFIG, SUMMARY, LEDGER, LEDGER + ".safetensors")]
+    parts = [path.with_name(path.name + ".part") for path in written]
+    for part in (*parts, *(root / CHECKPOINTS_FOLDER).glob("*.ckpt.part")):
+        part.unlink(missing_ok=True)
+
+
 def json_text(value: Any, indent: int | None = None) -> str:
     """A value as JSON, with null for the numbers that JSON has no word for."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)

@@ -37,9 +37,7 @@ class Part:
         names = [] if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
         for name in names:
             if not hasattr(self, name):
-                raise ValueError(
-                    f"{type(self).__qualname__} must keep its option {name!r} as an attribute of that name"
-                )
+                raise ValueError(f"{type(self).__name__} must keep its option {name!r} under that very name")
         return {name: getattr(self, name) for name in names}
 
     def as_data(self) -> dict[str, Any]:
