@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from hiso_pl.data.answers import AnswerExamples
@@ -17,19 +14,16 @@ from hiso_pl.data.cache import Arrays
 from hiso_pl.data.candidates import CandidateExamples
 from hiso_pl.data.prompts import (
     Limit,
-    Tokenizer,
     answer_tokens,
     candidate_tokens,
     cut_to_fit,
-    encode_texts,
     label_word_tokens,
-    padding_token,
     stop_tokens,
-    tokenize,
 )
 from hiso_pl.data.readers import Row
 from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
 from hiso_pl.data.tokenized import Ragged, TokenizedExamples, TokenSequences
+from hiso_pl.data.tokenizing import Tokenizer, encode_texts, padding_token, tokenize
 
 Rows = Sequence[tuple[str, Row]]
 """Rows, each with its place for messages."""
@@ -187,20 +181,6 @@ def examples_of(arrays: Arrays, task: TextTask, tokenizer: Tokenizer) -> TokenSe
     # a partial, not a function of our own: loaders may pass examples on to another process
     examples.decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return examples
-
-
-def tokenizer_identity(tokenizer: Tokenizer) -> str | None:
-    """SHA-256 over all that a tokenizer makes tokens by, wherever it was loaded from.
-
-    Returns:
-        Hexadecimal digits; None for tokenizers in plain Python, which cannot be written down as a whole.
-    """
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if not hasattr(backend, "to_str"):
-        return None
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    told = [backend.to_str(), special, type(tokenizer).__name__, tokenizers.__version__]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _put(arrays: Arrays, values: str, lengths: str, sequences: Sequence[Sequence[int]]) -> None:

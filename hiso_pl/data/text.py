@@ -15,15 +15,15 @@ from hiso_pl.data.encoding import (
     encode_prompts,
     encode_sentences,
     examples_of,
-    tokenizer_identity,
 )
 from hiso_pl.data.examples import Splits
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.data.prompts import Limit, Tokenizer
+from hiso_pl.data.prompts import Limit
 from hiso_pl.data.sources import FileTable, Table, open_dataset
 from hiso_pl.data.statistics import clients_table, describe, one_line
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
 from hiso_pl.data.tokenized import TokenSequences
+from hiso_pl.data.tokenizing import Tokenizer, tokenizer_identity
 from hiso_pl.models.loading import load_tokenizer
 from hiso_pl.zeroth_order.philox import Draws, Purpose, check_seed
 

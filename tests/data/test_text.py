@@ -120,7 +120,7 @@ def test_tokens_do_not_depend_on_how_the_tokenizer_was_saved(make_tokenizer, mon
     sentences = encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist()
     odd.backend_tokenizer.enable_truncation(3)
     assert encode_sentences(odd, task, rows, Limit(16))["tokens"].tolist() == sentences
-    monkeypatch.setattr("hiso_pl.data.prompts._by_backend", lambda *_: None)
+    monkeypatch.setattr("hiso_pl.data.tokenizing._by_backend", lambda *_: None)
     assert encode_prompts(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == expected
     assert encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == sentences
 

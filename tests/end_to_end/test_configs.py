@@ -19,8 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import hiso_pl.models.causal_lm
 from hiso_pl.cli import program as cli
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.data.task_types import GenerationTask
-from hiso_pl.data.tasks import TASKS
+from hiso_pl.data.tasks import TASKS, GenerationTask
 from hiso_pl.run import checkpoint
 
 pytestmark = pytest.mark.usefixtures("process_settings")
