@@ -14,7 +14,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from hiso_pl.data.examples import ExampleSet
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
@@ -76,6 +75,7 @@ class FederatedModule(LightningModule):
         if self.compute_dtype != torch.float32:
             cast_frozen(network, self.compute_dtype)
         self.local_steps = int(trial.param_groups[0]["local_steps"])
+        self.withholds_losses = trial.transform is not None
         self.config: Mapping[str, Any] = {}
         self.change_on_resume: list[str] = []
         self.changed_on_resume: list[str] = []
@@ -144,10 +144,16 @@ class FederatedModule(LightningModule):
 
         Raises:
             RuntimeError: If the data is of another round than the state, or a module left evaluation mode.
+            ValueError: If the data is for another number of local steps.
         """
         optimizer = self.optimizer
         if batch.index != optimizer.round:
             raise RuntimeError(f"data of round {batch.index} given, round {optimizer.round} comes next")
+        if batch.local_steps != self.local_steps:
+            raise ValueError(
+                f"the data are for local_steps={batch.local_steps}, the method takes {self.local_steps}: "
+                "hand it over by data.take(facts_of(module)) before the trainer starts"
+            )
         if any(module.training for module in self.network.modules()):
             raise RuntimeError("a module of the network is in training mode: all probes must see the same function")
         losses = [self._loss_of(minibatches) for minibatches in batch.batches]
@@ -155,7 +161,7 @@ class FederatedModule(LightningModule):
         self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
         assert optimizer.report is not None
         self.last_round = optimizer.report
-        clients = getattr(self.trainer.datamodule, "clients", batch.slots.size)  # type: ignore[attr-defined]
+        clients = batch.slots.population or batch.slots.size
         self.traffic.record(clients, batch.slots.size, self.local_steps, self.last_round.directions)
         scheduler = self.lr_schedulers()
         if scheduler is not None and not isinstance(scheduler, (list, ReduceLROnPlateau)):
@@ -177,18 +183,18 @@ class FederatedModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begins to measure the validation split."""
-        self._begin(self.trainer.datamodule.splits.val)  # type: ignore[attr-defined]
+        self._begin(self.trainer.val_dataloaders)
 
     def on_test_epoch_start(self) -> None:
         """Begins to measure the test split."""
-        self._begin(self.trainer.datamodule.splits.test)  # type: ignore[attr-defined]
+        self._begin(self.trainer.test_dataloaders)
 
     def on_predict_epoch_start(self) -> None:
         """Forgets the weights of an earlier measurement."""
         self._view = None
 
-    def _begin(self, examples: ExampleSet) -> None:
-        self._table = SplitTable(examples)
+    def _begin(self, loader: Any) -> None:
+        self._table = SplitTable(loader.dataset.examples)
         self._view = None
 
     @contextmanager
@@ -248,17 +254,16 @@ class FederatedModule(LightningModule):
         """What is predicted of each example of one batch, as plain values."""
         with self._computing():
             evaluation = self.network.evaluate(batch)
-        return prediction_lines(self.trainer.datamodule.predicted, batch["index"], evaluation)  # type: ignore[attr-defined]
+        examples = self.trainer.predict_dataloaders.dataset.examples  # type: ignore[union-attr]
+        return prediction_lines(examples, batch["index"], evaluation)
 
     # Checkpoints
 
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of everything that must be the same on all ranks before a round."""
+        """Hashes of everything but the data that must be the same on all ranks before a round."""
         dumped = yaml.safe_dump(dict(self.config), sort_keys=True)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         return {
             "configuration": hashlib.sha256(dumped.encode()).hexdigest(),
-            **(data.fingerprints() if data is not None else {}),
             **{f"version of {name}": version for name, version in versions.package_versions().items()},
             "initial state": self._initial_digest,
             "frozen weights": checkpoint.frozen_fingerprint(self.network),

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.run_folder import RunFolder
+from hiso_pl.data import FederatedDataModule
 from hiso_pl.zeroth_order.digest import checksums
 
 T = TypeVar("T")
@@ -153,7 +154,10 @@ class InStepCheck(OrderedCallback):
         if trainer.world_size == 1 or self._compared:
             return
         self._compared = True
+        data = trainer.datamodule  # type: ignore[attr-defined]
         mine = federated(pl_module).fingerprints() | _options(trainer)
+        if isinstance(data, FederatedDataModule):
+            mine |= data.fingerprints()
         everyone = self._gather_items(trainer, mine)
         problems = [
             f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"

@@ -27,6 +27,7 @@ from hiso_pl.callbacks.ledger import rebuilt_path
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.ledger import LEDGER, LedgerReader
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment, launch_store, process
@@ -185,6 +186,13 @@ class FederatedCLI(LightningCLI):
             self.rounds_in_ledger = LedgerReader(root / LEDGER).rounds
         self.from_ledger = True
         return "ledger"
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer, and hands to the data what they must know of the model."""
+        super().instantiate_classes()
+        assert isinstance(self.model, FederatedModule)
+        assert isinstance(self.datamodule, FederatedDataModule)
+        self.datamodule.take(facts_of(self.model))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks around the user's own."""

@@ -23,6 +23,7 @@ class Slots(NamedTuple):
         weights: Examples held by the client of each of the m slots.
         shares: Where processes share a slot's probes: for each own slot this process's place among those that share
             it, and their number. Empty where every slot is evaluated by one process.
+        population: Number of clients M that the cohort was sampled from; 0 where none was.
     """
 
     size: int
@@ -30,6 +31,7 @@ class Slots(NamedTuple):
     clients: tuple[int, ...]
     weights: tuple[float, ...]
     shares: tuple[tuple[int, int], ...] = ()
+    population: int = 0
 
 
 class Exchange(ABC):

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from hiso_pl.data.answers import AnswerExamples
 from hiso_pl.data.cache import Arrays
 from hiso_pl.data.candidates import CandidateExamples
-from hiso_pl.data.prompts import (
+from hiso_pl.data.readers import Row
+from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
+from hiso_pl.data.text.prompts import (
     Limit,
     answer_tokens,
     candidate_tokens,
@@ -20,10 +22,8 @@ from hiso_pl.data.prompts import (
     label_word_tokens,
     stop_tokens,
 )
-from hiso_pl.data.readers import Row
-from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
-from hiso_pl.data.tokenized import Ragged, TokenizedExamples, TokenSequences
-from hiso_pl.data.tokenizing import Tokenizer, encode_texts, padding_token, tokenize
+from hiso_pl.data.text.tokenizing import Tokenizer, encode_texts, padding_token, tokenize
+from hiso_pl.data.tokenized import Ragged, TokenizedExamples, TokenSequences, names_array
 
 Rows = Sequence[tuple[str, Row]]
 """Rows, each with its place for messages."""
@@ -142,6 +142,30 @@ def column_codes(rows: Rows, column: str) -> NDArray[np.int64]:
             raise ValueError(f"{place}: no column {column!r}, there are {', '.join(row)}")
     number = {value: i for i, value in enumerate(sorted({row[column] for _, row in rows}))}
     return np.array([number[row[column]] for _, row in rows], dtype=np.int64)
+
+
+def columns_array(rows: Rows) -> NDArray[np.uint8]:
+    """The names of all columns in which some row has a value, sorted, as bytes."""
+    return names_array(sorted({column for _, row in rows for column in row}))
+
+
+def joined(tables: Sequence[Arrays], task: TextTask) -> Arrays:
+    """Lays the arrays of several sets of rows end to end, as if they had been one.
+
+    Args:
+        tables: As :func:`encode_prompts` or :func:`encode_sentences` gives them, one at least.
+        task: The task.
+    """
+    common = {"label_words", "stop_tokens", "columns"}
+    if isinstance(task, ClassificationTask) and task.constant:
+        common |= {"candidates", "candidate_lengths"}
+    arrays = dict(tables[0])
+    for name in arrays.keys() - common if len(tables) > 1 else ():
+        arrays[name] = np.concatenate([table[name] for table in tables])
+    if "references" in arrays:  # lists as JSON
+        lists = b", ".join(table["references"].tobytes()[1:-1] for table in tables)
+        arrays["references"] = np.frombuffer(b"[" + lists + b"]", dtype=np.uint8)
+    return arrays
 
 
 def examples_of(arrays: Arrays, task: TextTask, tokenizer: Tokenizer) -> TokenSequences:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
-from hiso_pl.data.tokenizing import Tokenizer, tokenize
+from hiso_pl.data.text.tokenizing import Tokenizer, tokenize
 
 
 class Limit(NamedTuple):
