@@ -129,16 +129,16 @@ class FederatedModule(LightningModule):
         """Runs one round.
 
         Raises:
-            RuntimeError: If the data is of another round than the state or of another number of local steps, or a
-                module left evaluation mode.
+            RuntimeError: If the data is of another round than the state, or a module left evaluation mode.
+            ValueError: If the data is for another number of local steps.
         """
         optimizer = self.optimizer
         if batch.index != optimizer.round:
             raise RuntimeError(f"data of round {batch.index} given, round {optimizer.round} comes next")
-        if any(len(minibatches) != self.method.local_steps for minibatches in batch.batches):
-            raise RuntimeError(
-                f"data of {len(batch.batches[0])} local steps given, the method has {self.method.local_steps}: "
-                "hand the model's facts to the data module"
+        if batch.local_steps != self.method.local_steps:
+            raise ValueError(
+                f"the data are for local_steps={batch.local_steps}, the method takes {self.method.local_steps}: "
+                "hand it over by data.take(facts_of(module)) before the trainer starts"
             )
         if any(module.training for module in self.network.modules()):
             raise RuntimeError("a module of the network is in training mode: all probes must see the same function")

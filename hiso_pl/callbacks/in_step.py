@@ -168,7 +168,8 @@ class InStepCheck(OrderedCallback):
         self._compared = True
         data = trainer.datamodule  # type: ignore[attr-defined]
         mine = federated(pl_module).fingerprints() | _options(trainer)
-        mine |= data.fingerprints() if isinstance(data, FederatedDataModule) else {}
+        if isinstance(data, FederatedDataModule):
+            mine |= data.fingerprints()
         everyone = self._gather_items(trainer, mine)
         problems = [
             f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"

@@ -27,6 +27,7 @@ from hiso_pl.callbacks import (
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
@@ -132,6 +133,13 @@ class FederatedCLI(LightningCLI):
         if fitting and not self.start.resumes and not self.start.owns_folder:
             # before a model is loaded; the run folder's callback asks again once the ranks have met
             refuse_held(str(root), held_by_run(root))
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer, and hands to the data what they must know of the model."""
+        super().instantiate_classes()
+        assert isinstance(self.model, FederatedModule)
+        assert isinstance(self.datamodule, FederatedDataModule)
+        self.datamodule.take(facts_of(self.model))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks around the user's own."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
 from hiso_pl.federation.batches import draw_batch
@@ -28,11 +28,13 @@ class Round(NamedTuple):
         index: The round r.
         slots: The cohort, and which of its slots are evaluated here.
         batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots.
+        local_steps: The local steps tau that there are minibatches for.
     """
 
     index: int  # type: ignore[assignment]  # nobody searches a round as a tuple
     slots: Slots
     batches: list[list[Batch]]
+    local_steps: int
 
 
 class Rounds(Dataset[Round]):
@@ -92,7 +94,8 @@ class Rounds(Dataset[Round]):
             own = own_slots(self.hosting, clients, index, self.rank, self.world)
         weights = tuple(float(self.sizes[client]) for client in clients)
         batches = [[self._batch(clients[slot], index, k) for k in range(self.local_steps)] for slot in own]
-        return Round(index, Slots(len(clients), own, clients, weights, shares), batches)
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes))
+        return Round(index, slots, batches, self.local_steps)
 
     def _batch(self, client: int, index: int, k: int) -> Batch:
         part = self.hosted[client]
@@ -164,3 +167,39 @@ class DealtSampler(Sampler[int]):
         if not self.everybody:
             raise TypeError("no length, as there are fewer batches than ranks")
         return len(self.turns)
+
+
+def make_loader(dataset: Dataset[Any], sampler: Sampler[int], workers: int) -> DataLoader[Any]:
+    """A loader of items that are batches already.
+
+    Args:
+        dataset: The items.
+        sampler: Their order.
+        workers: Processes that load beside this one; 0 loads in this one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=_as_is,
+        # A loader draws a number each time it starts; from its own generator, not from the model's.
+        generator=torch.Generator(),
+    )
+
+
+def _as_is(item: Any) -> Any:
+    """The loader's own conversion would turn the tuples of a round into lists."""
+    return item
+
+
+def refuse_dealing_again(trainer: Any) -> None:
+    """Refuses a trainer that would deal what has been dealt to the ranks already.
+
+    Raises:
+        ValueError: If it would.
+    """
+    connector = getattr(trainer, "_accelerator_connector", None)
+    if getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False):
+        raise ValueError("trainer.use_distributed_sampler=True must be false, as rounds are already dealt to ranks")

@@ -29,7 +29,7 @@ class Slots(NamedTuple):
         weights: Examples held by the client of each of the m slots; None where nobody has told them.
         shares: Where processes share a slot's probes: for each own slot this process's place among those that share
             it, and their number. Empty where every slot is evaluated by one process.
-        population: Number of clients M; 0 where there are no others than those of the cohort.
+        population: Number of clients M that the cohort was sampled from; 0 where none was.
     """
 
     size: int

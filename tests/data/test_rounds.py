@@ -13,7 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
-from hiso_pl.data.module import FederatedDataModule, Round
+from hiso_pl.data.facts import ModelFacts
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.data.rounds import Round
 from hiso_pl.federation import IID, ByColumn, Dirichlet
 from hiso_pl.zeroth_order.interfaces import Slots
 
@@ -56,9 +58,8 @@ class NumbersData(FederatedDataModule):
 
 def ready(rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, **settings) -> NumbersData:
     data = NumbersData(**settings)
-    data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, global_step=start, lightning_module=SimpleNamespace(local_steps=local_steps)
-    )
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start)
+    data.take(ModelFacts(local_steps))
     data.setup("fit")
     return data
 
@@ -81,12 +82,12 @@ def test_a_round_is_what_its_names_say() -> None:
     for index, one in enumerate(play(data, 4)):
         assert one.index == index
         assert one.slots.size == len(one.slots.clients) == len(one.batches) == 4
-        assert one.slots.weights == tuple(float(data.client_sizes[client]) for client in one.slots.clients)
+        assert one.slots.weights == tuple(float(data.ownership.sizes[client]) for client in one.slots.clients)
         for client, batches in zip(one.slots.clients, one.batches, strict=True):
             assert len(batches) == 3
             for batch in batches:
                 assert set(batch["number"].tolist()) <= set(data.parts[client].tolist())
-                assert len(batch["number"]) == min(5, data.client_sizes[client])
+                assert len(batch["number"]) == min(5, data.ownership.sizes[client])
 
 
 def test_rounds_are_the_ones_written_down() -> None:
@@ -194,7 +195,7 @@ def test_data_is_loaded_once_and_without_a_trainer_too() -> None:
     data.setup("fit")
     data.setup("validate")
     assert data.loads == 1
-    assert data.client_sizes == (17, 17, 17, 17, 16, 16)
+    assert data.ownership.sizes == (17, 17, 17, 17, 16, 16)
     assert by_slot(play(data, 3)) == by_slot(play(ready(), 3))
 
 
@@ -291,8 +292,6 @@ def test_alone_a_failed_preparation_is_raised_at_once() -> None:
 class Spy(LightningModule):
     """Writes down what a real trainer hands to its hooks."""
 
-    local_steps = 2
-
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
@@ -324,11 +323,13 @@ def test_a_trainer_plays_rounds_and_resumes_at_the_next(tmp_path) -> None:
         )  # fmt: skip
 
     first, second = Spy(), Spy()
-    begun = trainer(3)
-    begun.fit(first, NumbersData())
+    begun, data = trainer(3), NumbersData()
+    data.take(ModelFacts(local_steps=2))
+    begun.fit(first, data)
     begun.save_checkpoint(tmp_path / "at3.ckpt")
     assert first.indices == list(range(21))
     data = NumbersData()
+    data.take(ModelFacts(local_steps=2))
     resumed = trainer(5)
     resumed.fit(second, data, ckpt_path=tmp_path / "at3.ckpt")
     assert by_slot(first.rounds + second.rounds) == by_slot(play(ready(local_steps=2), 5))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -187,6 +188,25 @@ class Collectives(Callback):
     def _take(self) -> None:
         self.rounds.append(self.mode.seen)
         self.mode.seen = []
+
+
+class Opened(Callback):
+    """Notes the files of a folder that this process opens from now on in ``path.RANK``, a name a line.
+
+    Args:
+        folder: The folder.
+        path: Where.
+    """
+
+    def __init__(self, folder: str, path: str) -> None:
+        notes = f"{path}.{environment.rank()}"
+
+        def hear(event: str, args: tuple[Any, ...]) -> None:
+            if event == "open" and str(args[0]).startswith(folder):
+                with open(notes, "a") as file:
+                    file.write(Path(str(args[0])).name + "\n")
+
+        sys.addaudithook(hear)
 
 
 class Metrics(Callback):

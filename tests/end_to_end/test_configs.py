@@ -19,8 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import hiso_pl.models.causal_lm
 from hiso_pl.cli import program as cli
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.data.task_types import GenerationTask
-from hiso_pl.data.tasks import TASKS
+from hiso_pl.data.tasks import TASKS, GenerationTask
 from hiso_pl.run import checkpoint
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -84,7 +83,7 @@ def hub(monkeypatch, byte_opt):
     """Answers the hub's names; returns what was asked for."""
     asked = []
     load_pretrained = hiso_pl.models.causal_lm.load_pretrained
-    load_tokenizer = hiso_pl.data.text.load_tokenizer
+    load_tokenizer = hiso_pl.data.text.base.load_tokenizer
 
     def model(auto_class, pretrained, **options):
         if Path(pretrained).is_dir():
@@ -112,7 +111,7 @@ def hub(monkeypatch, byte_opt):
         return [row(i) for i in range(ROWS)]
 
     monkeypatch.setattr(hiso_pl.models.causal_lm, "load_pretrained", model)
-    monkeypatch.setattr(hiso_pl.data.text, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(hiso_pl.data.text.base, "load_tokenizer", tokenizer)
     monkeypatch.setattr("datasets.load_dataset", dataset)
     return asked
 
@@ -254,9 +253,9 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     found = TASKS[task].hub
     assert f"{found.path}/{found.name}/{found.train}" in hub
     drawn = values["data"]["init_args"].get("train_examples", ROWS)
-    assert sum(data.client_sizes) == drawn
-    assert min(data.client_sizes) >= 16
-    assert len(data.client_sizes) == 6
+    assert sum(data.ownership.sizes) == drawn
+    assert min(data.ownership.sizes) >= 16
+    assert len(data.ownership.sizes) == 6
 
 
 @pytest.mark.parametrize(

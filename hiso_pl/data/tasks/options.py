@@ -1,23 +1,11 @@
-"""Text tasks: those known by name, and a user's own as a mapping of the configuration."""
+"""A user's own text task as a mapping of the configuration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hiso_pl.data.builtin_tasks import TASKS
-from hiso_pl.data.task_types import ClassificationTask, GenerationTask, HubDataset, TextTask
-
-__all__ = [
-    "TASKS",
-    "ClassificationOptions",
-    "ClassificationTask",
-    "GenerationOptions",
-    "GenerationTask",
-    "HubDataset",
-    "TaskOptions",
-    "TextTask",
-    "find_task",
-]
+from hiso_pl.data.tasks.classification import ClassificationTask
+from hiso_pl.data.tasks.generation import GenerationTask
 
 OWN = "own"
 """Name of a task that the configuration defines."""
@@ -105,14 +93,3 @@ class GenerationOptions:
 
 TaskOptions = ClassificationOptions | GenerationOptions
 """A user's own task, told apart by its keys."""
-
-
-def find_task(name: str) -> TextTask:
-    """A task by its name.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if name not in TASKS:
-        raise ValueError(f"task={name!r} must be one of {', '.join(TASKS)}")
-    return TASKS[name]

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from hiso_pl.data.answers import AnswerExamples
 from hiso_pl.data.cache import Arrays
 from hiso_pl.data.candidates import CandidateExamples
-from hiso_pl.data.prompts import (
+from hiso_pl.data.readers import Row
+from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
+from hiso_pl.data.text.prompts import (
     Limit,
-    Tokenizer,
     answer_tokens,
     candidate_tokens,
     cut_to_fit,
-    encode_texts,
     label_word_tokens,
-    padding_token,
     stop_tokens,
-    tokenize,
 )
-from hiso_pl.data.readers import Row
-from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
-from hiso_pl.data.tokenized import Ragged, TokenizedExamples, TokenSequences
+from hiso_pl.data.text.tokenizing import Tokenizer, encode_texts, padding_token, tokenize
+from hiso_pl.data.tokenized import Ragged, TokenizedExamples, TokenSequences, names_array
 
 Rows = Sequence[tuple[str, Row]]
 """Rows, each with its place for messages."""
@@ -150,6 +144,30 @@ def column_codes(rows: Rows, column: str) -> NDArray[np.int64]:
     return np.array([number[row[column]] for _, row in rows], dtype=np.int64)
 
 
+def columns_array(rows: Rows) -> NDArray[np.uint8]:
+    """The names of all columns in which some row has a value, sorted, as bytes."""
+    return names_array(sorted({column for _, row in rows for column in row}))
+
+
+def joined(tables: Sequence[Arrays], task: TextTask) -> Arrays:
+    """Lays the arrays of several sets of rows end to end, as if they had been one.
+
+    Args:
+        tables: As :func:`encode_prompts` or :func:`encode_sentences` gives them, one at least.
+        task: The task.
+    """
+    common = {"label_words", "stop_tokens", "columns"}
+    if isinstance(task, ClassificationTask) and task.constant:
+        common |= {"candidates", "candidate_lengths"}
+    arrays = dict(tables[0])
+    for name in arrays.keys() - common if len(tables) > 1 else ():
+        arrays[name] = np.concatenate([table[name] for table in tables])
+    if "references" in arrays:  # lists as JSON
+        lists = b", ".join(table["references"].tobytes()[1:-1] for table in tables)
+        arrays["references"] = np.frombuffer(b"[" + lists + b"]", dtype=np.uint8)
+    return arrays
+
+
 def examples_of(arrays: Arrays, task: TextTask, tokenizer: Tokenizer) -> TokenSequences:
     """Makes the examples that arrays of tokens stand for.
 
@@ -187,20 +205,6 @@ def examples_of(arrays: Arrays, task: TextTask, tokenizer: Tokenizer) -> TokenSe
     # a partial, not a function of our own: loaders may pass examples on to another process
     examples.decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return examples
-
-
-def tokenizer_identity(tokenizer: Tokenizer) -> str | None:
-    """SHA-256 over all that a tokenizer makes tokens by, wherever it was loaded from.
-
-    Returns:
-        Hexadecimal digits; None for tokenizers in plain Python, which cannot be written down as a whole.
-    """
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if not hasattr(backend, "to_str"):
-        return None
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    told = [backend.to_str(), special, type(tokenizer).__name__, tokenizers.__version__]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _put(arrays: Arrays, values: str, lengths: str, sequences: Sequence[Sequence[int]]) -> None:

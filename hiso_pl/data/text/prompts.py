@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
-
-Tokenizer = Any
-"""A tokenizer of transformers; named so that this module can be imported without it."""
-
-CHUNK = 4096  # texts tokenised at a time: what the tokenizer says of each beyond its ids need not be kept for all
+from hiso_pl.data.text.tokenizing import Tokenizer, tokenize
 
 
 class Limit(NamedTuple):
@@ -33,55 +29,6 @@ class Limit(NamedTuple):
         if self.positions:
             return ValueError(f"{place}: the model has {self.tokens} positions, must have {needed}, {what}")
         return ValueError(f"{place}: max_length={self.tokens} must be at least {needed}, {what}")
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of texts, without what a tokenizer may put at the end of one."""
-    if not texts:
-        return []
-    appended = appended_tokens(tokenizer)
-    ids, _ = encode_texts(tokenizer, texts)
-    return [sequence[: len(sequence) - appended] for sequence in ids] if appended else ids
-
-
-def encode_texts(tokenizer: Tokenizer, *columns: Sequence[str]) -> tuple[list[list[int]], list[list[int]] | None]:
-    """The token ids of texts or of pairs of them, whole and with special tokens.
-
-    Args:
-        tokenizer: The tokenizer.
-        columns: The texts, or the first and the second texts of pairs.
-
-    Returns:
-        The ids and, where the tokenizer tells the texts of a pair apart, the segment of each token.
-    """
-    ids: list[list[int]] = []
-    segments: list[list[int]] = []
-    for start in range(0, len(columns[0]), CHUNK):
-        some = [list(column[start : start + CHUNK]) for column in columns]
-        found = _by_backend(tokenizer, some)
-        if found is None:
-            called = tokenizer(*some, padding=False, truncation=False, verbose=False)
-            found = called["input_ids"], called.get("token_type_ids") or []
-        ids += found[0]
-        segments += found[1]
-    return ids, segments or None
-
-
-def _by_backend(tokenizer: Tokenizer, columns: list[list[str]]) -> tuple[list[list[int]], list[list[int]]] | None:
-    """The same by a fast tokenizer's own backend, in half the time; None where a first text gives something else."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not hasattr(backend, "encode_batch_fast"):
-        return None
-    # this call also sets the backend neither to pad nor to truncate
-    first = tokenizer(*(column[:1] for column in columns), padding=False, truncation=False, verbose=False)
-    encodings = backend.encode_batch_fast(list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0])
-    if encodings[0].ids != first["input_ids"][0]:
-        return None
-    if "token_type_ids" not in first:
-        return [encoding.ids for encoding in encodings], []
-    if encodings[0].type_ids != first["token_type_ids"][0]:
-        return None
-    return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
 
 
 def cut_to_fit(
@@ -264,24 +211,6 @@ def stop_tokens(tokenizer: Tokenizer, task: GenerationTask) -> list[int]:
         alone = len(added) == 1 and after[0][: len(before[0])] == before[0] and added[0] != tokenizer.unk_token_id
         stops += [token for token in added if alone and token not in stops]
     return stops
-
-
-def appended_tokens(tokenizer: Tokenizer) -> int:
-    """How many tokens, such as an end of sequence, a tokenizer puts after a text."""
-    plain = tokenizer("a", add_special_tokens=False).input_ids
-    whole = tokenizer("a").input_ids
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return len(whole) - len(plain) - start
-    return 0
-
-
-def padding_token(tokenizer: Tokenizer) -> int:
-    """A token id to fill batches with. It never reaches a result, so any will do where none is set."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
 
 
 def _check_distinct(words: Sequence[str], tokens: Sequence[list[int]], place: str = "") -> None:

@@ -11,7 +11,9 @@ import json
 from dataclasses import replace
 
 from hiso_pl.data.readers import Row
-from hiso_pl.data.task_types import ClassificationTask, GenerationTask, HubDataset, TextTask
+from hiso_pl.data.tasks.base import HubDataset, TextTask
+from hiso_pl.data.tasks.classification import ClassificationTask
+from hiso_pl.data.tasks.generation import GenerationTask
 
 SUPER_GLUE = "aps/super_glue"
 
@@ -229,3 +231,14 @@ _ALL: tuple[TextTask, ...] = (
 
 TASKS: dict[str, TextTask] = {task.name: task for task in _ALL}
 """The tasks known by name. Without ``hub`` a task needs local files."""
+
+
+def find_task(name: str) -> TextTask:
+    """A task by its name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task={name!r} must be one of {', '.join(TASKS)}")
+    return TASKS[name]
