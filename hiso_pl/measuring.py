@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from hiso_pl.data.examples import ExampleSet
 from hiso_pl.models.task_model import Evaluation, TaskModel
 from hiso_pl.ranks.roll_call import meeting
-from hiso_pl.zeroth_order.interfaces import RoundOptimizer
-from hiso_pl.zeroth_order.points import CastView
+from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer
+from hiso_pl.zeroth_order.precision import CastView
 
 
 class SplitTable:
@@ -84,13 +84,13 @@ class Measuring:
     Args:
         network: The network with its task.
         trainable: Names and parameters that are trained.
-        dtype: What forward passes compute in.
+        method: What forward passes compute in, and whether memory for a copy is there.
     """
 
-    def __init__(self, network: TaskModel, trainable: Sequence[tuple[str, nn.Parameter]], dtype: torch.dtype) -> None:
+    def __init__(self, network: TaskModel, trainable: Sequence[tuple[str, nn.Parameter]], method: MethodBase) -> None:
         self._network = network
         self._parameters = [p for _, p in trainable]
-        self._dtype = dtype
+        self._method = method
         self._examples: ExampleSet | None = None
         self._table: SplitTable | None = None
         self._view: CastView | None = None
@@ -127,15 +127,12 @@ class Measuring:
         return prediction_lines(self._examples, batch["index"], self._evaluated(batch, None))
 
     def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation:
-        with self._at_base(optimizer), torch.inference_mode():
-            return self._network.evaluate(batch)
-
-    def _at_base(self, optimizer: RoundOptimizer | None) -> AbstractContextManager[None]:
-        if optimizer is not None:
-            return optimizer.at_base()
+        if optimizer is not None and self._method.lean:
+            return optimizer.at_base(partial(self._network.evaluate, batch))
         if self._view is None:
-            self._view = CastView(self._parameters, self._dtype)
-        return self._view.active()
+            self._view = CastView(self._parameters, self._method.dtype)
+        with self._view.active(), torch.inference_mode():
+            return self._network.evaluate(batch)
 
 
 def prediction_lines(examples: ExampleSet, index: Tensor, evaluation: Evaluation) -> list[dict[str, Any]]:

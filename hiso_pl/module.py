@@ -23,9 +23,9 @@ from hiso_pl.run.checkpoint import Counters, RunFacts
 from hiso_pl.run.configuration import as_text
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
+from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.method import Method
-from hiso_pl.zeroth_order.points import cast_frozen
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.precision import cast_frozen
 from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class FederatedModule(LightningModule):
         self.last_round: RoundReport | None = None
         self.last_validation: dict[str, float] = {}
         self.last_test: dict[str, float] = {}
-        self._measuring = Measuring(network, self.trainable(), method.dtype)
+        self._measuring = Measuring(network, self.trainable(), method)
         self._initial_digest = ""
 
     # What is optimized
@@ -129,7 +129,7 @@ class FederatedModule(LightningModule):
         """Runs one round.
 
         Raises:
-            RuntimeError: If the data is of another round than the state, or a module left evaluation mode.
+            RuntimeError: If the data is of another round than the state.
             ValueError: If the data is for another number of local steps.
         """
         optimizer = self.optimizer
@@ -140,8 +140,6 @@ class FederatedModule(LightningModule):
                 f"the data are for local_steps={batch.local_steps}, the method takes {self.method.local_steps}: "
                 "hand it over by data.take(facts_of(module)) before the trainer starts"
             )
-        if any(module.training for module in self.network.modules()):
-            raise RuntimeError("a module of the network is in training mode: all probes must see the same function")
         losses = [self._loss_of(minibatches) for minibatches in batch.batches]
         # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
         self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]

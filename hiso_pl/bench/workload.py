@@ -25,8 +25,8 @@ from hiso_pl.zeroth_order import (
     Slots,
     ZerothOrderOptimizer,
 )
-from hiso_pl.zeroth_order.points import CastView, cast_frozen
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.precision import CastView, cast_frozen
 
 Batches = list[list[dict[str, Tensor]]]
 """Minibatches of the clients hosted here, by client and local step."""

@@ -6,17 +6,18 @@ The mathematics knows no federation; module, callbacks and ledger know no mathem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.digest import StateTensor
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
+
+T = TypeVar("T")
 
 
 class Slots(NamedTuple):
@@ -95,8 +96,8 @@ class RoundOptimizer(Protocol):
     def tensors(self) -> list[StateTensor]:
         """All of the state, in the order of the digest."""
 
-    def at_base(self) -> AbstractContextManager[None]:
-        """Inside the block the network computes at x as it does for a round's base loss."""
+    def at_base(self, evaluate: Callable[[], T]) -> T:
+        """Evaluates something of the network at x as a round's base loss is evaluated."""
 
 
 class MethodBase(ABC):
@@ -121,6 +122,11 @@ class MethodBase(ABC):
     def dtype(self) -> torch.dtype:
         """What forward passes compute in."""
         return torch.float32
+
+    @property
+    def lean(self) -> bool:
+        """Whether no whole copy of the weights is to be made."""
+        return False
 
     @property
     def withholds_losses(self) -> bool:

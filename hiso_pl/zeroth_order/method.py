@@ -16,13 +16,14 @@ from hiso_pl.zeroth_order.kernels.base import Backend
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
-from hiso_pl.zeroth_order.points import Memory, check_compiled
+from hiso_pl.zeroth_order.plan import Difference
+from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
-from hiso_pl.zeroth_order.probe import Difference
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution
 from hiso_pl.zeroth_order.transform import Transform
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+from hiso_pl.zeroth_order.watching import check_compiled
 
 PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
     "preconditioner": ("preconditioner", Preconditioner, True),
@@ -141,6 +142,11 @@ class Method(MethodBase):
     def dtype(self) -> torch.dtype:
         """What forward passes compute in."""
         return DTYPES[self.compute_dtype]
+
+    @property
+    def lean(self) -> bool:
+        """Whether no whole copy of the weights is to be made."""
+        return self.memory == "low"
 
     @property
     def withholds_losses(self) -> bool:

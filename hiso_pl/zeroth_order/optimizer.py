@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,15 +34,19 @@ from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
 from hiso_pl.zeroth_order.kernels import Kernels, select
+from hiso_pl.zeroth_order.losses import Loss, check_evaluating
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_same_shapes
 from hiso_pl.zeroth_order.philox import check_seed
+from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import Point
-from hiso_pl.zeroth_order.probe import Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
 from hiso_pl.zeroth_order.streams import Site, check_numel
 from hiso_pl.zeroth_order.tensors import Target, check_finite
 from hiso_pl.zeroth_order.update import Update
+
+T = TypeVar("T")
 
 
 class ZerothOrderOptimizer(Optimizer):
@@ -54,6 +57,9 @@ class ZerothOrderOptimizer(Optimizer):
         optimizer = ZerothOrderOptimizer(model.eval().named_parameters(), lr=1e-3)
         loss = optimizer.step(lambda: criterion(model(inputs), targets))
 
+    All probes must see the same function. So the first round evaluates a loss at x three more times, refuses one that
+    changes or whose forward pass moves something, and a network that is known is refused in training mode at any time.
+
     Args:
         params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams. Those that do not
             require a gradient are not to be given.
@@ -61,7 +67,7 @@ class ZerothOrderOptimizer(Optimizer):
         seed: The 64-bit seed of the directions.
         exchange: The one collective of a round; a single process needs none.
         network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
-            not look up; more than one direction in a forward pass cannot do without.
+            not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
         options: Fields of :class:`~.method.Method`, in place of those of ``method``.
 
     Attributes:
@@ -202,12 +208,10 @@ class ZerothOrderOptimizer(Optimizer):
             total=sum(p.numel() for p in self.network.parameters()),
         )
 
-    @contextmanager
-    def at_base(self) -> Iterator[None]:
-        """Inside the block the network computes at x as it does for a round's base loss: in ``compute_dtype``."""
+    def at_base(self, evaluate: Callable[[], T]) -> T:
+        """Evaluates something of the network at x as a round's base loss is evaluated: in ``compute_dtype``."""
         _, probe = self._tools()
-        with probe.at(Point(self._sites(self.round), self.hessians)):
-            yield
+        return probe.at_base(Point(self._sites(self.round), self.hessians), evaluate)
 
     def _sites(self, round: int) -> list[Site]:
         seed = self._group["seed"]
@@ -244,9 +248,13 @@ class ZerothOrderOptimizer(Optimizer):
             losses are withheld.
 
         Raises:
-            ValueError: If neither losses nor closure are given, or their number is not that of the slots.
+            ValueError: If neither losses nor closure are given, their number is not that of the slots, or one is not
+                the same function each time it is evaluated.
+            RuntimeError: If a module of the network, where it is known, is in training mode.
             NotFiniteError: If the update leads to a state that is not finite.
         """
+        if self.network is not None:
+            check_evaluating(self.network)
         if losses is None:
             if closure is None:
                 raise ValueError("step() needs a closure or losses=[...]: the loss is evaluated several times a round")
