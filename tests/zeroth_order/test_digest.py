@@ -5,9 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from hiso_pl.zeroth_order import Identity, Momentum, RoundRecord, Scalar, UpdateRule, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Identity, Momentum, RoundRecord, Scalar, UpdateRule
 from hiso_pl.zeroth_order.digest import checksums, digest, digest_of_tensors, tensors_sha256
 
 X = ["one x", "none x", "two x"]
@@ -24,11 +23,17 @@ class TwoStates(UpdateRule):
         state["first"].add_(direction)
 
 
-def optimizer_of(**options):
-    values = {"one": torch.linspace(-1, 1, 63).reshape(9, 7), "none": torch.zeros(0, 3), "two": torch.tensor(0.5)}
-    optimizer = ZerothOrderOptimizer([(name, nn.Parameter(v)) for name, v in values.items()], seed=5, **options)
-    optimizer.apply(RoundRecord(0, 0.1, 1e-3, np.array([[0.5, -2.0]], np.float32), cohort=1))
-    return optimizer
+@pytest.fixture
+def moved(optimizer_of, fixed):
+    """An optimizer after a round."""
+
+    def moved(**options):
+        values = {"one": fixed((9, 7), 0), "none": fixed((0, 3), 1), "two": fixed((), 2)}
+        optimizer = optimizer_of(values.items(), seed=5, **options)
+        optimizer.apply(RoundRecord(0, 0.1, 1e-3, np.array([[0.5, -2.0]], np.float32), cohort=1))
+        return optimizer
+
+    return moved
 
 
 @pytest.mark.parametrize(
@@ -46,8 +51,8 @@ def optimizer_of(**options):
         ),
     ],
 )
-def test_a_digest_is_of_x_then_of_h_then_of_what_parts_keep(options, kept):
-    optimizer = optimizer_of(**options)
+def test_a_digest_is_of_x_then_of_h_then_of_what_parts_keep(moved, options, kept):
+    optimizer = moved(**options)
     tensors = optimizer.tensors()
     assert [f"{t.name} {t.kind}" for t in tensors] == X + kept
     assert [t.value.data_ptr() for t in tensors[:3]] == [p.data_ptr() for p in optimizer.parameters]
@@ -74,8 +79,8 @@ def test_threads_keep_the_order_and_layouts_do_not_count():
     assert digest_of_tensors([torch.ones(3), torch.ones(1)]) != digest_of_tensors([torch.ones(4)])
 
 
-def test_digest_and_checksums_see_every_bit():
-    optimizer = optimizer_of(update_rule=Momentum())
+def test_digest_and_checksums_see_every_bit(moved):
+    optimizer = moved(update_rule=Momentum())
     whole, (names, before) = digest(optimizer), checksums(optimizer)
     for at, (name, kind, tensor) in enumerate(optimizer.tensors()):
         bits = tensor.detach().view(torch.int32).view(-1)
