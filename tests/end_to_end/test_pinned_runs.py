@@ -20,7 +20,7 @@ from hiso_pl.zeroth_order.digest import digest_of_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("process_settings")]
 
-METHOD = "--model.optimizer.init_args"
+METHOD = "--model.method.init_args"
 VIT = {"class_path": "hiso_pl.models.DigitsViT", "init_args": {"width": 8, "depth": 1}}
 DIGITS = {"CNN": [], "ViT": ["--model.network", json.dumps(VIT)]}
 LANGUAGE = {

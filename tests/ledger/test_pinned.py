@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hiso_pl.ledger import LedgerReader, LedgerWriter, describe, initial_tensors, method_of, replay, stored_path
+from hiso_pl.ledger import LedgerReader, LedgerWriter, header_of, initial_tensors, replay, stored_path
 from hiso_pl.zeroth_order import Diagonal, Momentum, RoundRecord
 from hiso_pl.zeroth_order.digest import digest
 
@@ -41,9 +41,9 @@ def written(tmp_path, optimizer_of, fixed):
         optimizer = optimizer_of(tensors, seed=2**63 + 5, distribution="rademacher", **options)
         if state is not None:
             optimizer.load_state_dict(state)
-        header = describe(
+        header = header_of(
             list(start.items()),
-            method_of(optimizer),
+            optimizer.method,
             seed=2**63 + 5,
             clients=8,
             cohort=3,

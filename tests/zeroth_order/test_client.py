@@ -16,11 +16,14 @@ SHARES = {"alone": (), "shared": ((0, 1), (0, 1))}
 class Halved(Transform):
     """Halves the scalars, and notes what it was told and given."""
 
+    withholds_losses = False
+
     def __init__(self):
         self.told, self.given = [], []
 
-    def __call__(self, scalars, *, round, client, **_):
-        self.told.append((round, client))
+    def __call__(self, scalars, departure):
+        before = None if departure.before is None else departure.before.round
+        self.told.append((departure.seed, departure.round, departure.client, before))
         self.given.append(scalars.copy())
         return scalars * np.float32(0.5)
 
@@ -70,8 +73,8 @@ def test_local_moves_follow_the_raw_scalars_and_transformed_ones_are_sent(rounds
 @pytest.mark.parametrize("shares", SHARES)
 def test_a_transform_is_told_the_round_and_the_client(rounds, shares):
     halved = Halved()
-    rounds(3, shares, local_steps=2, transform=halved)
-    assert halved.told == [(r, client) for r in range(3) for client in CLIENTS]
+    rounds(3, shares, local_steps=2, transform=halved, seed=9)
+    assert halved.told == [(9, r, client, r - 1 if r else None) for r in range(3) for client in CLIENTS]
 
 
 @pytest.mark.parametrize("shares", SHARES)
