@@ -192,14 +192,3 @@ def make_loader(dataset: Dataset[Any], sampler: Sampler[int], workers: int) -> D
 def _as_is(item: Any) -> Any:
     """The loader's own conversion would turn the tuples of a round into lists."""
     return item
-
-
-def refuse_dealing_again(trainer: Any) -> None:
-    """Refuses a trainer that would deal what has been dealt to the ranks already.
-
-    Raises:
-        ValueError: If it would.
-    """
-    connector = getattr(trainer, "_accelerator_connector", None)
-    if getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False):
-        raise ValueError("trainer.use_distributed_sampler=True must be false, as rounds are already dealt to ranks")
