@@ -6,7 +6,6 @@ checkpoint gives the values of the trained tensors, once it has been compared wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -30,11 +29,13 @@ from hiso_pl.cli.run import trainer_root
 from hiso_pl.data.tasks import find_task
 from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
 from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
-from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
+from hiso_pl.module import FederatedModule, SchedulerCallable
 from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint, versions
-from hiso_pl.run.folder import newest_checkpoint
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.run.start import resolve
+from hiso_pl.zeroth_order.digest import digest_of_tensors
+from hiso_pl.zeroth_order.interfaces import MethodBase
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import DTYPES
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class ExportedModule(FederatedModule):
 
     Args:
         network: The network with its task.
-        optimizer: The method.
+        method: What a round computed.
         lr_scheduler: How the learning rate follows the rounds.
         seed: The run's seed.
     """
@@ -100,12 +101,12 @@ class ExportedModule(FederatedModule):
     def __init__(
         self,
         network: TaskModel,
-        optimizer: OptimizerCallable = ZerothOrderOptimizer,
+        method: MethodBase = Method(),  # noqa: B008 - it is frozen
         lr_scheduler: SchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         loaded = [p.data for p in network.parameters()]
-        super().__init__(network, optimizer, lr_scheduler, seed)
+        super().__init__(network, method, lr_scheduler, seed)
         self._loaded = loaded
 
     def restore(self, trained: Mapping[str, Tensor]) -> None:
@@ -180,8 +181,10 @@ def run(args: Sequence[str]) -> Path:
         raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     output = Path(settings.output).expanduser().resolve()
     check_output(output, settings.overwrite)
-    path = _checkpoint_path(settings.ckpt_path, config)
-    content = checkpoint.read(path)
+    start = resolve(Path(trainer_root(config)), settings.ckpt_path, fitting=False)
+    path, content = start.path, start.content
+    assert path is not None
+    assert content is not None
     process.configure(config.threads, config.deterministic)
     seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
     module = parser.instantiate(config).model
@@ -208,7 +211,7 @@ def run(args: Sequence[str]) -> Path:
         "kind": kind,
         "round": int(content["global_step"]),
         "trained_parameters": sum(t.numel() for t in trained.values()),
-        "trained_sha256": fingerprint(trained.values()),  # in fp32, as the checkpoint holds them
+        "trained_sha256": digest_of_tensors(trained.values()),  # a run's digest where it stores no H
         "dtype": settings.dtype,
         "base_model": {"name": network.pretrained, "revision": network.revision},
         "method": METHOD,
@@ -263,7 +266,7 @@ def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict
         ValueError: If the checkpoint is of another model, or damaged.
     """
     try:
-        checkpoint.compare(content, module, resuming=False)
+        checkpoint.compare(content, module.facts(), resuming=False)
         state = content["state_dict"]
         found = {name: state[f"network.{name}"] for name, _ in module.trainable()}
     except (AttributeError, KeyError, TypeError) as error:  # the file decides what is where
@@ -278,14 +281,6 @@ def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict
         ):
             raise ValueError(f"the checkpoint is damaged: {name!r} must be an fp32 tensor of shape {list(p.shape)}")
     return found
-
-
-def fingerprint(tensors: Any) -> str:
-    """SHA-256 over the little-endian bytes of fp32 tensors: a run's digest where it stores no H."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().reshape(-1).contiguous().numpy().astype("<f4", copy=False))
-    return sha.hexdigest()
 
 
 def save(
@@ -374,16 +369,6 @@ def replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if output.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _checkpoint_path(given: str, config: Namespace) -> Path:
-    if given != "last":
-        return Path(given).expanduser()
-    root = trainer_root(config)
-    newest = newest_checkpoint(root)
-    if newest is None:
-        raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-    return newest
 
 
 def _merged(adapted: Any) -> transformers.PreTrainedModel:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiso_pl.data.examples import ExampleSet
-from hiso_pl.models.task_model import Evaluation
+from hiso_pl.models.task_model import Evaluation, TaskModel
 from hiso_pl.ranks.roll_call import meeting
+from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer
+from hiso_pl.zeroth_order.precision import CastView
 
 
 class SplitTable:
@@ -72,6 +76,63 @@ class SplitTable:
         loss = math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else math.nan
         found = {"loss": loss, **self.measure.combine(seen[:, 2:])}
         return {f"{split}/{name}": value if math.isfinite(value) else math.nan for name, value in found.items()}
+
+
+class Measuring:
+    """Evaluates a network over a split, batch by batch, as it computes for a round's base loss.
+
+    Args:
+        network: The network with its task.
+        trainable: Names and parameters that are trained.
+        method: What forward passes compute in, and whether memory for a copy is there.
+    """
+
+    def __init__(self, network: TaskModel, trainable: Sequence[tuple[str, nn.Parameter]], method: MethodBase) -> None:
+        self._network = network
+        self._parameters = [p for _, p in trainable]
+        self._method = method
+        self._examples: ExampleSet | None = None
+        self._table: SplitTable | None = None
+        self._view: CastView | None = None
+
+    def begin(self, examples: ExampleSet) -> None:
+        """Begins with a split, and forgets the weights of an earlier measurement."""
+        self._examples, self._table, self._view = examples, SplitTable(examples), None
+
+    def add(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None = None) -> None:
+        """Evaluates one batch.
+
+        Args:
+            batch: The batch.
+            optimizer: The optimizer, where there is one: it knows how to bring the network to x.
+        """
+        assert self._table is not None
+        self._table.add(batch["index"], self._evaluated(batch, optimizer))
+
+    def metrics(self, split: str, device: torch.device) -> dict[str, float]:
+        """Metrics of the split just measured, the same on every rank.
+
+        Args:
+            split: What the names begin with.
+            device: Where a tensor must be to be handed to the process group.
+        """
+        table, self._table, self._view = self._table, None, None  # the memory is wanted for rounds
+        assert table is not None
+        table.gather(device)
+        return table.metrics(split)
+
+    def predictions(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """What is predicted of a batch, a line an example."""
+        assert self._examples is not None
+        return prediction_lines(self._examples, batch["index"], self._evaluated(batch, None))
+
+    def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation:
+        if optimizer is not None and self._method.lean:
+            return optimizer.at_base(partial(self._network.evaluate, batch))
+        if self._view is None:
+            self._view = CastView(self._parameters, self._method.dtype)
+        with self._view.active(), torch.inference_mode():
+            return self._network.evaluate(batch)
 
 
 def prediction_lines(examples: ExampleSet, index: Tensor, evaluation: Evaluation) -> list[dict[str, Any]]:

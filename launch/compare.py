@@ -216,8 +216,8 @@ def command(options: argparse.Namespace, folder: Path, preconditioner: str, rate
         "trainer.enable_progress_bar": "false",
         "board.every_n_rounds": 50,
         "board.hessian_every_n_rounds": 0,
-        "model.optimizer.init_args.lr": rate,
-        "model.optimizer.init_args.preconditioner": f"hiso_pl.zeroth_order.{preconditioner}",
+        "model.method.init_args.lr": rate,
+        "model.method.init_args.preconditioner": f"hiso_pl.zeroth_order.{preconditioner}",
         "model.lr_scheduler": "null",
     }
     if options.schedule == "cosine":

@@ -50,7 +50,7 @@ from hiso_pl.run.folder import SUMMARY, held_by_run, json_text, newest_checkpoin
 
 ASKED, LOG, LOCK = "asked.json", "fit.log", ".lock"
 MARK = "sweep.py runs: "  # begins each part of a log
-SEED, RATE, FOLDER = "seed_everything", "model.optimizer.init_args.lr", "trainer.default_root_dir"
+SEED, RATE, FOLDER = "seed_everything", "model.method.init_args.lr", "trainer.default_root_dir"
 FIRST = ("--threads", "1", "--trainer.enable_progress_bar", "false")  # the user's options come later and win
 FREE = (FOLDER, "trainer.enable_progress_bar")  # what may change between two calls
 METRICS = ("val/accuracy", "val/f1", "val/drop_f1", "val/rougeL", "val/loss")
@@ -507,7 +507,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     ours = {SEED: "--seeds", RATE: "--lrs", FOLDER: "--root", "ckpt_path": "nothing, as runs are resumed by themselves"}
     for word in fit if options.vary is None else [*fit, f"--{options.vary[0]}"]:
         key = word.removeprefix("--").partition("=")[0]
-        key = RATE if key == "model.optimizer.lr" else key
+        key = RATE if key == "model.method.lr" else key
         if word.startswith("--") and key in ours:
             parser.error(f"{word.partition('=')[0]} is set by the sweep: give {ours[key]} instead")
         if options.vary is not None and word in fit and key == options.vary[0]:

@@ -124,8 +124,8 @@ def test_all_runs_of_a_comparison_differ_in_seed_rate_preconditioner_and_folder_
     assert changed == {
         "--trainer.default_root_dir",
         "--seed_everything",
-        "--model.optimizer.init_args.lr",
-        "--model.optimizer.init_args.preconditioner",
+        "--model.method.init_args.lr",
+        "--model.method.init_args.preconditioner",
     }
     assert one[-2:] == ["--data.init_args.cohort", "2"]
     assert one[one.index("--model.lr_scheduler.init_args.T_max") + 1] == "40"

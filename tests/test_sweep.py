@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 
-from hiso_pl.callbacks import newest_checkpoint
 from hiso_pl.cli import program as cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +64,7 @@ def test_every_setting_has_its_own_folder_and_says_what_it_is(sweep: ModuleType)
     assert len(set(odd)) == 4
     assert sweep.Setting(1.0, 1, "k", "../../x").folder.count("/") == 2
     flags = sweep.Setting(5e-6, 2, "data.cohort", "4").flags
-    assert flags == ["--data.cohort", "4", "--model.optimizer.init_args.lr", "5e-06", "--seed_everything", "2"]
+    assert flags == ["--data.cohort", "4", "--model.method.init_args.lr", "5e-06", "--seed_everything", "2"]
 
 
 def test_the_plan_goes_seed_by_seed_and_the_users_options_win(sweep: ModuleType, tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_the_plan_goes_seed_by_seed_and_the_users_options_win(sweep: ModuleType,
     assert [(run.setting.seed, run.setting.lr) for run in runs] == [(1, 0.01), (1, 0.1), (2, 0.01), (2, 0.1)]
     assert {run.asked["threads"] for run in runs} == {"3"}
     assert runs[2].asked["seed_everything"] == "2"
-    assert runs[2].asked["model.optimizer.init_args.lr"] == "0.01"
+    assert runs[2].asked["model.method.init_args.lr"] == "0.01"
     assert sweep.resolve([*sweep.FIRST, "--model.network", "hiso_pl.models.DigitsCNN"])["threads"] == "1"
 
 
@@ -101,7 +100,7 @@ def test_a_configuration_that_cannot_be_is_said_before_anything_begins(
     ("own", "fit", "said"),
     [
         ([], ["--seed_everything=4"], "give --seeds"),
-        ([], ["--model.optimizer.lr", "1"], "give --lrs"),
+        ([], ["--model.method.lr", "1"], "give --lrs"),
         ([], ["--trainer.default_root_dir", "x"], "give --root"),
         ([], ["--ckpt_path", "last"], "resumed by themselves"),
         (["--vary", "data.cohort", "2"], ["--data.cohort", "3"], "--vary"),
@@ -358,7 +357,7 @@ def test_a_killed_run_is_resumed_and_ends_as_if_nothing_had_been(
 
     def kill() -> None:
         until = time.monotonic() + 60
-        while newest_checkpoint(folder) is None and time.monotonic() < until:
+        while newest(folder) is None and time.monotonic() < until:
             time.sleep(0.02)
         children = psutil.Process().children()
         killed.extend(child.pid for child in children if str(folder) in child.cmdline())

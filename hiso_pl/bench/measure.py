@@ -63,10 +63,15 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         points.append(_point(settings, tokens, _in_turns(other, usual=False)))
     points.sort(key=lambda point: point["tokens_per_batch"])
     done = settings.clients * settings.forwards_per_slot
-    tau_p = settings.local_steps * settings.num_directions
+    tau_p = settings.method.local_steps * settings.method.num_directions
     network = work.network
     return {
-        "settings": asdict(settings),
+        "settings": {
+            **vars(settings),
+            "peft": settings.peft and asdict(settings.peft),
+            "method": settings.method.as_data(),
+            "memory": settings.method.memory,
+        },
         "versions": versions.package_versions(),
         "machine": machine_facts(device) | setup | {"ranks": environment.world_size()},
         "model": {
@@ -154,7 +159,7 @@ def _split(work: Workload, round: Summary) -> dict[str, Any]:
 
 def _exchange_alone(work: Workload) -> Summary:
     settings, slots = work.settings, work.slots
-    rows = torch.zeros(len(slots.own), settings.local_steps * settings.num_directions + 1)
+    rows = torch.zeros(len(slots.own), settings.method.local_steps * settings.method.num_directions + 1)
     contestant = Contestant(lambda: work.optimizer.exchange(rows, slots))
     return summarize(interleave({"exchange": contestant}, work.device, EXCHANGES, 1)["exchange"])
 

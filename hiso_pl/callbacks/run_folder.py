@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback
 from hiso_pl.ranks import launch_store
-from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, write_atomically
+from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, remove_leftovers, write_atomically
+from hiso_pl.run.start import Start
 
 
 class RunFolder(OrderedCallback):
@@ -20,14 +21,14 @@ class RunFolder(OrderedCallback):
 
     Args:
         config_text: The resolved configuration, as YAML.
-        goes_on: Whether a run in the folder is this one's own even where nothing was saved to resume from.
+        start: Where the run goes on from.
     """
 
     position = 20
 
-    def __init__(self, config_text: str = "", goes_on: bool = False) -> None:
+    def __init__(self, config_text: str = "", start: Start | None = None) -> None:
         self.config_text = config_text
-        self.goes_on = goes_on
+        self.start = start
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,15 +39,20 @@ class RunFolder(OrderedCallback):
         """
         if not trainer.ckpt_path:
             root, found = trainer.default_root_dir, None
-            if trainer.is_global_zero and not self.goes_on and not launch_store.has_begun(root):
+            if (
+                trainer.is_global_zero
+                and not (self.start is not None and self.start.owns_folder)
+                and not launch_store.has_begun(root)
+            ):
                 found = held_by_run(Path(root))
             refuse_held(root, trainer.strategy.broadcast(found))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the configuration."""
+        """Writes the configuration, and removes what a kill has left of an earlier part of the run."""
         if not trainer.is_global_zero or not self.config_text:
             return
+        remove_leftovers(Path(trainer.default_root_dir))
         path = Path(trainer.default_root_dir) / CONFIG
         if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))

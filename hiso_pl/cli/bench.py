@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,36 @@ import torch.distributed as dist
 from hiso_pl.bench.machine import choose_device
 from hiso_pl.bench.measure import measure
 from hiso_pl.bench.report import table
-from hiso_pl.bench.settings import Settings
-from hiso_pl.cli.parser import parse_settings
+from hiso_pl.bench.settings import METHOD, Settings
+from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.ranks import environment, process
 from hiso_pl.run.whole_file import whole_file
+from hiso_pl.zeroth_order.method import Method
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others."""
+
+
+NOT_MEASURED = {"lr", "transform", "aggregation", "mu_schedule", "num_directions_schedule"}
+"""What a measurement does not depend on, or fixes."""
+
+
+def parse(args: Sequence[str]) -> Settings:
+    """Reads a command line, in which the method's options stand among the others.
+
+    Raises:
+        ConfigurationError: If it cannot be understood, or an option cannot be.
+    """
+    parser = Parser(prog="hiso-pl bench", description="Measures a round beside plain forward passes on this machine.")
+    parser.add_class_arguments(Method, skip=NOT_MEASURED)
+    parser.add_class_arguments(Settings, skip={"method"})
+    config = parser.parse_args(list(args))
+    try:
+        given = vars(parser.instantiate(config))
+        method = {field.name: given.pop(field.name) for field in fields(Method) if field.name not in NOT_MEASURED}
+        return Settings(method=replace(METHOD, **method), **given)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def run(args: Sequence[str]) -> dict[str, Any]:
@@ -39,9 +63,7 @@ def run(args: Sequence[str]) -> dict[str, Any]:
         ValueError: If the settings fit neither model nor launch.
         RuntimeError: If the losses are not finite.
     """
-    settings = parse_settings(
-        Settings, "hiso-pl bench", "Measures a round beside plain forward passes on this machine.", args
-    )
+    settings = parse(args)
     setup = process.configure(settings.threads, deterministic=True)
     device = choose_device(settings.device)
     if environment.world_size() > 1 and not dist.is_initialized():

@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
+import yaml
 from torch import Tensor
 
-from hiso_pl.cli.parser import ConfigurationError, parse_settings
+from hiso_pl.cli.parser import ConfigurationError, Parser, parse_settings
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay
 from hiso_pl.ledger.resumable import checkpoint_of, write_checkpoint
-from hiso_pl.ledger.stored import save_tensors, tensor_sha256
+from hiso_pl.ledger.stored import save_tensors
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
-from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import digest, digest_of_tensors, in_order
+from hiso_pl.zeroth_order.interfaces import MethodBase
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class ReplaySettings:
         ledger: The ledger.
         weights: Folder or hub name of the weights the run started from; not needed where all of them are stored.
         revision: Branch, tag or commit of them on the hub.
+        method: Configuration of the run, such as its config.yaml, where its method has parts from outside the package:
+            they are imported because you name them here, never because the ledger does.
         to: How many rounds to apply. If null, all, or as many as the checkpoint's.
         verify: Whether to compare the state with the ledger's closing digest, or with the checkpoint.
         checkpoint: A checkpoint of the run to compare with.
@@ -55,6 +59,7 @@ class ReplaySettings:
     ledger: str
     weights: str | None = None
     revision: str | None = None
+    method: str | None = None
     to: int | None = None
     verify: bool = False
     checkpoint: str | None = None
@@ -101,12 +106,13 @@ def run(args: Sequence[str]) -> str:
     if environment.world_size() > 1:
         raise ConfigurationError(f"replay is for one process, not {environment.world_size()}: leave torchrun out")
     process.configure(settings.threads, deterministic=True)
+    method = None if settings.method is None else _method_of(Path(settings.method))
     reader = LedgerReader(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
     initial = initial_tensors(settings.ledger, reader.header, named)
     started = time.perf_counter()
-    optimizer = replay(reader.header, reader.entries(), initial, to, settings.device)
+    optimizer = replay(reader.header, reader.entries(), initial, to, settings.device, method=method)
     if settings.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
@@ -121,6 +127,20 @@ def run(args: Sequence[str]) -> str:
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
     return found
+
+
+def _method_of(path: Path) -> Method:
+    """The method of a run's configuration."""
+    try:
+        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["method"]
+    except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"method={path} must be a configuration with model.method: {error}") from error
+    parser = Parser()
+    parser.add_subclass_arguments(MethodBase, "method")
+    method = parser.instantiate(parser.parse_object({"method": chosen})).method
+    if not isinstance(method, Method):
+        raise ConfigurationError(f"method={path} names {type(method).__name__}, whose runs have no ledger")
+    return method
 
 
 def _target(settings: ReplaySettings, reader: LedgerReader) -> tuple[int, str | None]:
@@ -152,13 +172,15 @@ def _digest_of(content: Any, reader: LedgerReader) -> str:
     """The digest of the state in a checkpoint; what is where is the file's to say, so all of it is checked."""
     try:
         state = content["optimizer_states"][0]["state"]
-        tensors = [content["state_dict"][f"network.{facts.name}"] for facts in reader.header.tensors]
-        hessians = [state[i]["hessian"] for i in range(len(tensors)) if "hessian" in state.get(i, {})]
+        names = [facts.name for facts in reader.header.tensors]
+        parameters = [content["state_dict"][f"network.{name}"] for name in names]
+        found = in_order(names, parameters, [state.get(i, {}) for i in range(len(names))])
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"the checkpoint is of another model, or damaged: it lacks {error}") from error
-    if any(not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 for tensor in [*tensors, *hessians]):
+    tensors = [tensor.value for tensor in found]
+    if any(not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 for tensor in tensors):
         raise ValueError("the checkpoint is damaged: what should be fp32 tensors is something else")
-    return tensor_sha256(*tensors, *hessians)
+    return digest_of_tensors(tensors)
 
 
 def _write(path: Path, optimizer: ZerothOrderOptimizer, reader: LedgerReader) -> None:

@@ -17,22 +17,23 @@ from hiso_pl.callbacks import (
     CompleteValidation,
     DeferredSignals,
     InStepCheck,
+    Participation,
     RoundLedger,
     RoundProgressBar,
     RunFolder,
     RunSummary,
     TensorBoardPanels,
 )
-from hiso_pl.callbacks.ledger import rebuilt_path
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.data import FederatedDataModule, facts_of
-from hiso_pl.ledger import LEDGER, LedgerReader
 from hiso_pl.module import FederatedModule
-from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.ranks import environment, process
+from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.run import checkpoint
-from hiso_pl.run.folder import checkpoints, held_by_run, newest_checkpoint, refuse_held
+from hiso_pl.run.folder import held_by_run, refuse_held
+from hiso_pl.run.start import Start, resolve
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +55,10 @@ class FederatedCLI(LightningCLI):
     """LightningCLI with the links, defaults and callbacks of a federated run.
 
     Attributes:
-        from_ledger: Whether the run goes on from its ledger; its checkpoint is not there yet then.
-        rounds_in_ledger: How many rounds that has, on rank 0.
-        goes_on: Whether a run that the folder holds is this one's own, begun by an earlier attempt.
+        start: Where the run goes on from.
     """
 
-    from_ledger = False
-    rounds_in_ledger = 0
-    goes_on = False
+    start: Start
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
@@ -93,6 +90,7 @@ class FederatedCLI(LightningCLI):
         parser.add_lightning_class_args(InStepCheck, "in_step")
         parser.add_lightning_class_args(RoundLedger, "ledger")
         parser.add_lightning_class_args(TensorBoardPanels, "board")
+        parser.add_lightning_class_args(Participation, "participation")
         parser.set_defaults(
             {
                 "checkpoint.every_n_train_steps": 500,
@@ -129,63 +127,12 @@ class FederatedCLI(LightningCLI):
         _fit_devices_to_launch(trainer)
         settings = process.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
-        if "ckpt_path" in config:
-            config.ckpt_path = self._checkpoint_path(config)
-            if self.subcommand == "fit" and config.ckpt_path is None and not self.goes_on:
-                # before a model is loaded; the run folder's callback asks again once the ranks have met
-                root = trainer_root(config)
-                refuse_held(root, held_by_run(Path(root)))
-
-    def _checkpoint_path(self, config: Namespace) -> str | None:
-        """The checkpoint to go on from; ``ledger`` for one that is made of it when the ranks have met.
-
-        For a fit ``auto`` is what a restart by torchrun gets by itself: the newest checkpoint in the folder, its ledger
-        if none can be read, or the start.
-        """
-        began: str | None = None
-        root, path = Path(trainer_root(config)), config.ckpt_path
-        if self.subcommand == "fit":
-            if path == "ledger":
-                return self._from_ledger(root)
-            began = "ckpt_path=auto" if path == "auto" and held_by_run(root) else None
-            if launch_store.has_begun(str(root)):
-                began = "Restarted by torchrun"
-            self.goes_on = began is not None
-            path = None if path == "auto" else path
-        if path == "last" or self.goes_on:
-            newest = newest_checkpoint(root)
-            if newest is not None:
-                path = str(newest)
-            elif self.subcommand == "fit" and self._ledger_serves(config, root):
-                why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
-                log.warning("%s: going on from the ledger, as %s.", began or root, why)
-                return self._from_ledger(root)
-            elif path == "last":
-                raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-            if self.goes_on:
-                log.warning("%s: going on from %s.", began, path or "the start, as nothing was saved")
-        if path is not None:
-            checkpoint.read(path)
-        return path  # type: ignore[no-any-return]
-
-    def _ledger_serves(self, config: Namespace, root: Path) -> bool:
-        """Whether to go on from the ledger where there is no checkpoint.
-
-        A restart before the first one was due computes those few rounds again, with their validations.
-        """
-        path = root / LEDGER
-        if not path.is_file():
-            return False
-        every = config.get("checkpoint.every_n_train_steps")
-        return config.ckpt_path == "last" or not every or bool(checkpoints(root)) or LedgerReader(path).rounds >= every
-
-    def _from_ledger(self, root: Path) -> str:
-        if environment.rank() == 0:  # the others may not see its folder
-            if not (root / LEDGER).is_file():
-                raise ConfigurationError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
-            self.rounds_in_ledger = LedgerReader(root / LEDGER).rounds
-        self.from_ledger = True
-        return "ledger"
+        fitting, root = self.subcommand == "fit", Path(trainer_root(config))
+        asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
+        self.start = resolve(root, asked, fitting, every)
+        if fitting and not self.start.resumes and not self.start.owns_folder:
+            # before a model is loaded; the run folder's callback asks again once the ranks have met
+            refuse_held(str(root), held_by_run(root))
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and hands to the data what they must know of the model."""
@@ -208,10 +155,7 @@ class FederatedCLI(LightningCLI):
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
             # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
-            beyond: dict[str, Any] = {}
-            if config.ckpt_path is not None:
-                done = self.rounds_in_ledger if self.from_ledger else self._round_of(config.ckpt_path)
-                beyond["purge_step"] = done + 1
+            beyond: dict[str, Any] = {"purge_step": self.start.rounds + 1} if self.start.resumes else {}
             kwargs["logger"] = TensorBoardLogger(
                 trainer_root(config), name="", version="", default_hp_metric=False, **beyond
             )
@@ -221,7 +165,7 @@ class FederatedCLI(LightningCLI):
         own: list[Callback] = [
             DeferredSignals(),
             CompleteValidation(),
-            RunFolder(text, self.goes_on),
+            RunFolder(text, self.start),
             RunSummary(),
             PredictionWriter(),
         ]
@@ -230,27 +174,17 @@ class FederatedCLI(LightningCLI):
             own.append(RoundProgressBar())
         trainer.callbacks.extend(own)  # type: ignore[attr-defined]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RoundLedger):
-                callback.rebuilding = self.from_ledger
-            if isinstance(callback, InStepCheck) and self.subcommand == "fit":
-                callback.start = self._start(config.ckpt_path)
+            if isinstance(callback, (RoundLedger, InStepCheck)):
+                callback.start = self.start
+        if isinstance(trainer.strategy, ScalarStrategy):
+            trainer.strategy.start = self.start
         return trainer
-
-    def _round_of(self, path: str) -> int:
-        return int(checkpoint.read(path)["global_step"])
-
-    def _start(self, path: str | None) -> str:
-        """Where the run goes on from, so far as all ranks must know it; how far a ledger leads only rank 0 does."""
-        if self.from_ledger:
-            return "the ledger"
-        return "the start" if path is None else f"round {self._round_of(path)}"
 
     def before_fit(self) -> None:
         """Compares a checkpoint with this run before anything is written or any rank is waited for."""
-        path = self._config().ckpt_path
-        if path is not None and not self.from_ledger:
+        if self.start.content is not None:
             assert isinstance(self.model, FederatedModule)
-            checkpoint.compare(checkpoint.read(path), self.model, resuming=True)
+            checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
 
     def after_fit(self) -> None:
         """Tests the final model, if asked to."""
@@ -259,8 +193,7 @@ class FederatedCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        config = self._config()
-        kwargs["ckpt_path"] = str(rebuilt_path(trainer_root(config))) if self.from_ledger else config.get("ckpt_path")
+        kwargs["ckpt_path"] = self.start.source
         kwargs["weights_only"] = True  # a checkpoint is data
         if subcommand in ("validate", "test"):
             kwargs["verbose"] = False  # Lightning's table rounds to fp32; the module says the metrics themselves
@@ -301,7 +234,7 @@ def _fit_devices_to_launch(trainer: Namespace) -> None:
 
 def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:
     """Writes the number that ``auto`` stands for into the configuration, so that the run's files hold it."""
-    key = "model.optimizer.init_args.directions_per_forward"
-    if config.get(key) == "auto" and (parameters := model.trainable()):
-        config[key] = model.new_optimizer(parameters).points_per_forward()
+    key = "model.method.init_args.directions_per_forward"
+    if config.get(key) == "auto" and model.trainable():
+        config[key] = model.new_optimizer().points_per_forward()
         log.info("directions_per_forward=auto is %d here.", config[key])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from hiso_pl.models.task_model import TaskModel
+from hiso_pl.zeroth_order.interfaces import MethodBase
 
 
 class ModelFacts(NamedTuple):
@@ -36,8 +37,7 @@ class Model(Protocol):
     """What the facts are read from, as :class:`hiso_pl.module.FederatedModule` has it."""
 
     network: TaskModel
-    local_steps: int
-    withholds_losses: bool
+    method: MethodBase
     change_on_resume: list[str]
 
 
@@ -45,8 +45,8 @@ def facts_of(model: Model) -> ModelFacts:
     """The facts of a model, to be handed to its data: ``data.take(facts_of(model))``."""
     network = model.network
     return ModelFacts(
-        model.local_steps,
-        model.withholds_losses,
+        model.method.local_steps,
+        model.method.withholds_losses,
         network.max_positions,
         network.vocabulary_size,
         network.tokenizer_source,

@@ -21,6 +21,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl.ranks import environment, roll_call
+from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
 
 T = TypeVar("T")
@@ -93,6 +94,7 @@ class ScalarStrategy(DDPStrategy):
             checkpoint_io=AtomicCheckpointIO(),
         )
         self._interface = interface
+        self.start: Start | None = None
 
     @property
     @override
@@ -185,6 +187,13 @@ class ScalarStrategy(DDPStrategy):
     @override
     def _setup_model(self, model: Module) -> Module:  # type: ignore[override]
         return model
+
+    @override
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Gives what the program has read, or rebuilt, already; otherwise reads the file."""
+        if self.start is not None and self.start.content is not None:
+            return dict(self.start.content)
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     @override
     def barrier(self, *args: Any, **kwargs: Any) -> None:

@@ -9,23 +9,53 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from hiso_pl.module import FederatedModule
+from hiso_pl.run.folder import checkpoints
 
 log = logging.getLogger(__name__)
 
 KEY = "hiso_pl"
-FORMAT = 1
+FORMAT = 2
 COMPARED = ("model", "data", "seed_everything")
 WARNED = ("threads", "deterministic")
 _ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint says of its run, and what it is compared with.
+
+    Attributes:
+        config: The leaves of the configuration, by :func:`~hiso_pl.run.configuration.as_text`.
+        trainable: Shape of each trainable tensor by name, in tensor order.
+        frozen: SHA-256 of all that never changes.
+    """
+
+    config: Mapping[str, str]
+    trainable: Mapping[str, list[int]]
+    frozen: str
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run has counted and measured so far.
+
+    Attributes:
+        traffic: Bytes of a client by the ways of counting them.
+        measured_bytes: Bytes this rank handed to the process group.
+        last_validation: Metrics of the last validation.
+    """
+
+    traffic: Mapping[str, int | float]
+    measured_bytes: int = 0
+    last_validation: Mapping[str, float] = field(default_factory=dict)
 
 
 def frozen_fingerprint(network: nn.Module) -> str:
@@ -39,28 +69,36 @@ def frozen_fingerprint(network: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def write(checkpoint: dict[str, Any], module: FederatedModule) -> None:
-    """Adds the run's facts, and keeps only the trainable tensors of the network."""
-    names = {f"network.{name}" for name, _ in module.trainable()}
-    checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in names}
-    checkpoint[KEY] = {
+def facts_as_data(facts: RunFacts, counters: Counters, digest: str | None = None, rebuilt: bool = False) -> Any:
+    """A checkpoint's own part, under :data:`KEY`.
+
+    Args:
+        facts: What is said of the run.
+        counters: What it has counted.
+        digest: Digest of the state, where it is known.
+        rebuilt: Whether it was made from a ledger, so that schedules are to be put where they would stand.
+    """
+    return {
         "format": FORMAT,
-        "config": flatten(module.config),
-        "trainable": {name: list(p.shape) for name, p in module.trainable()},
-        "frozen": frozen_fingerprint(module.network),
-        "traffic": module.traffic.state_dict(),
-        "measured_bytes": module.exchange.payload_bytes,
-        "last_validation": dict(module.last_validation),
+        "config": dict(facts.config),
+        "trainable": dict(facts.trainable),
+        "frozen": facts.frozen,
+        "traffic": dict(counters.traffic),
+        "measured_bytes": counters.measured_bytes,
+        "last_validation": dict(counters.last_validation),
+        "digest": digest,
+        "rebuilt": rebuilt,
     }
 
 
-def compare(checkpoint: Mapping[str, Any], module: FederatedModule, resuming: bool) -> list[str]:
+def compare(checkpoint: Mapping[str, Any], mine: RunFacts, resuming: bool, allowed: Sequence[str] = ()) -> list[str]:
     """Refuses a checkpoint that this run cannot use.
 
     Args:
         checkpoint: What the file holds.
-        module: The run's module.
+        mine: What is to be said of this run.
         resuming: Whether training goes on from it, so that method and data must be those of its run.
+        allowed: Options that may differ then, by name.
 
     Returns:
         The options that were changed, as asked.
@@ -73,25 +111,15 @@ def compare(checkpoint: Mapping[str, Any], module: FederatedModule, resuming: bo
         raise ValueError("ckpt_path is not a checkpoint of hiso_pl: it holds no run of this method")
     if facts.get("format") != FORMAT:
         raise ValueError(f"the checkpoint is of format {facts.get('format')}; this version reads format {FORMAT}")
-    mine = {name: list(p.shape) for name, p in module.trainable()}
-    if facts["trainable"] != mine:
-        raise ValueError(f"the checkpoint is of another model: {_first_difference(facts['trainable'], mine)}")
-    missing = {f"network.{name}" for name in mine} - set(checkpoint["state_dict"])
+    if facts["trainable"] != mine.trainable:
+        what = _first_difference(facts["trainable"], mine.trainable)
+        raise ValueError(f"the checkpoint is of another model: {what}")
+    missing = {f"network.{name}" for name in mine.trainable} - set(checkpoint["state_dict"])
     if missing:
         raise ValueError(f"the checkpoint lacks the tensor {min(missing)!r}")
-    if facts["frozen"] != frozen_fingerprint(module.network):
+    if facts["frozen"] != mine.frozen:
         raise ValueError("the checkpoint is of another model: its frozen weights or buffers have other values")
-    if not resuming:
-        return []
-    return _compare_options(facts["config"], flatten(module.config), module.change_on_resume)
-
-
-def take_counters(checkpoint: Mapping[str, Any], module: FederatedModule) -> None:
-    """Goes on counting where the checkpoint's run stood."""
-    facts = checkpoint[KEY]
-    module.traffic.load_state_dict(facts["traffic"])
-    module.exchange.payload_bytes = int(facts["measured_bytes"])
-    module.last_validation = {str(k): float(v) for k, v in facts["last_validation"].items()}
+    return _compare_options(facts["config"], mine.config, allowed) if resuming else []
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
@@ -115,18 +143,32 @@ def read(path: str | Path) -> Mapping[str, Any]:
     return content
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """The leaves of a configuration as text, under dotted keys."""
-    if isinstance(tree, Mapping) and tree:
-        leaves: dict[str, str] = {}
-        for key, value in tree.items():
-            leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return leaves
-    return {prefix: repr(tree)}
+def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[str, Any]] | None:
+    """The checkpoint of the latest round in the run's folder, of several the one written last.
+
+    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
+
+    Args:
+        root: The run's folder.
+        up_to: The latest round that is of use; any if none is given.
+
+    Returns:
+        Its path, and what it holds; None if there is none.
+    """
+    found: list[tuple[int, int, Path, Mapping[str, Any]]] = []
+    for path in checkpoints(Path(root)):
+        try:
+            content = read(path)
+        except ValueError as error:
+            log.warning("%s is passed over.", error)
+            continue
+        if up_to is None or content["global_step"] <= up_to:
+            found.append((content["global_step"], path.stat().st_mtime_ns, path, content))
+    return max(found, key=lambda item: item[:3])[2:] if found else None
 
 
-def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed: list[str]) -> list[str]:
-    def concerns(key: str, prefixes: tuple[str, ...]) -> bool:
+def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed: Sequence[str]) -> list[str]:
+    def concerns(key: str, prefixes: Sequence[str]) -> bool:
         return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
 
     differing = [
@@ -139,7 +181,7 @@ def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed:
         change = f"{key} was {saved.get(key, _ABSENT)} and is {mine.get(key, _ABSENT)}"
         if concerns(key, WARNED):
             log.warning("Resuming under another setting: %s. The result may differ in its last bits.", change)
-        elif concerns(key, tuple(allowed)):
+        elif concerns(key, allowed):
             log.warning("Changed on resume, as asked: %s.", change)
             changed.append(key)
         else:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from hiso_pl.run.whole_file import whole_file
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -47,25 +41,12 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
-def newest_checkpoint(root: Path | str, up_to: int | None = None) -> Path | None:
-    """The checkpoint of the latest round in the run's folder, of several the one written last.
-
-    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
-
-    Args:
-        root: The run's folder.
-        up_to: The latest round that is of use; any if none is given.
-    """
-    found: list[tuple[int, int, Path]] = []
-    for path in checkpoints(Path(root)):
-        try:
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            round = int(content["global_step"])
-            if up_to is None or round <= up_to:
-                found.append((round, path.stat().st_mtime_ns, path))
-        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
-            log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
-    return max(found)[-1] if found else None
+def remove_leftovers(root: Path) -> None:
+    """Removes what a kill in the middle of a write has left of the files that a run writes whole."""
+    written = [root / name for name in (CONFIG, SUMMARY, LEDGER, LEDGER + ".safetensors")]
+    parts = [path.with_name(path.name + ".part") for path in written]
+    for part in (*parts, *(root / CHECKPOINTS_FOLDER).glob("*.ckpt.part")):
+        part.unlink(missing_ok=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiso_pl.zeroth_order.interfaces import Exchange, Slots, Transform
+from hiso_pl.zeroth_order.interfaces import Exchange, Slots
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import NO_DRIFT
-from hiso_pl.zeroth_order.probe import Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.probe import Probe
+from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.transform import Departure, Transform
 
 Scalars = NDArray[np.float32]
 
@@ -26,6 +30,7 @@ class Work:
         slots: Which slots these are.
         exchange: What carries rows to all processes.
         transform: What a client does to its scalars before they leave it.
+        before: The record of the round before.
 
     Attributes:
         exchange_s: Seconds spent in the exchange.
@@ -39,6 +44,7 @@ class Work:
         slots: Slots,
         exchange: Exchange,
         transform: Transform | None,
+        before: RoundRecord | None,
     ) -> None:
         self._probe = probe
         self._plan = plan
@@ -46,10 +52,14 @@ class Work:
         self._slots = slots
         self._exchange = exchange
         self._transform = transform
+        self._before = before
+        self._withheld = transform is not None and transform.withholds_losses
         self.exchange_s = 0.0
 
     def alone(self) -> tuple[Scalars, Scalars]:
         """Every slot is one process's: its scalars travel, and beside them, for the log, the loss it started from.
+
+        The loss stays where the transform withholds it.
 
         At k = 0 all slots stand at the same x, so each displaced point is written once and every slot evaluated there.
         Later each slot stands at its own local point, which is never stored: every probe is one pass from x.
@@ -72,8 +82,10 @@ class Work:
         for i, slot in enumerate(self._slots.own):
             g[i] = self._transformed(g[i], slot)
         width = plan.local_steps * plan.directions
-        sent = self._send(np.concatenate([g.reshape(own, width), first[:, None]], axis=1))
-        return sent[:, :width].reshape(-1, plan.local_steps, plan.directions), sent[:, width]
+        rows = g.reshape(own, width)
+        sent = self._send(rows if self._withheld else np.concatenate([rows, first[:, None]], axis=1))
+        first = np.full(len(sent), np.nan, dtype=np.float32) if self._withheld else sent[:, width]
+        return sent[:, :width].reshape(-1, plan.local_steps, plan.directions), first
 
     def shared(self) -> tuple[Scalars, Scalars]:
         """Processes share the probes of a slot: losses travel, and every process forms all scalars from them.
@@ -82,7 +94,15 @@ class Work:
 
         Returns:
             As :meth:`alone`.
+
+        Raises:
+            ValueError: If the transform withholds losses.
         """
+        if self._withheld:
+            raise ValueError(
+                f"transform={self._transform!r} withholds losses, which travel where processes share a slot's probes: "
+                "data.spare_ranks must be idle"
+            )
         plan, points = self._plan, len(self._plan.offsets)
         size = self._probe.pass_size(points)
         g = np.full((self._slots.size, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
@@ -108,7 +128,12 @@ class Work:
     def _transformed(self, scalars: Scalars, slot: int) -> Scalars:
         if self._transform is None:
             return scalars
-        return self._transform(scalars, round=self._plan.sites[0].round, client=self._slots.clients[slot])
+        site = self._plan.sites[0]
+        sent = self._transform(scalars, Departure(site.seed, site.round, self._slots.clients[slot], self._before))
+        if not isinstance(sent, np.ndarray) or sent.shape != scalars.shape or sent.dtype != np.float32:
+            what = f"{sent.dtype} of shape {sent.shape}" if isinstance(sent, np.ndarray) else type(sent).__name__
+            raise ValueError(f"transform={self._transform!r} gave {what}, must give float32 of shape {scalars.shape}")
+        return sent
 
     def _send(self, rows: Scalars) -> Scalars:
         started = time.perf_counter()

@@ -19,38 +19,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
-from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
+from hiso_pl.zeroth_order.digest import StateTensor, in_order
+from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
 from hiso_pl.zeroth_order.kernels import Kernels, select
-from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.options import (
-    DTYPES,
-    ComputeDtype,
-    check_choices,
-    check_count,
-    check_directions_per_forward,
-    check_numbers,
-    check_same_shapes,
-)
-from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, check_seed
-from hiso_pl.zeroth_order.points import Memory, Point
-from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
-from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.losses import Loss, check_evaluating
+from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.options import check_same_shapes
+from hiso_pl.zeroth_order.philox import check_seed
+from hiso_pl.zeroth_order.plan import Plan, directional_weights
+from hiso_pl.zeroth_order.points import Point
+from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
-from hiso_pl.zeroth_order.schedule import Schedule
-from hiso_pl.zeroth_order.streams import Distribution, Site, check_numel
+from hiso_pl.zeroth_order.streams import Site, check_numel
+from hiso_pl.zeroth_order.tensors import Target, check_finite
 from hiso_pl.zeroth_order.update import Update
-from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+
+T = TypeVar("T")
 
 
 class ZerothOrderOptimizer(Optimizer):
@@ -58,35 +54,25 @@ class ZerothOrderOptimizer(Optimizer):
 
     It owns x, H and the round counter, so a checkpoint of the optimizer carries them. In a plain loop::
 
-        optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=1e-3)
+        optimizer = ZerothOrderOptimizer(model.eval().named_parameters(), lr=1e-3)
         loss = optimizer.step(lambda: criterion(model(inputs), targets))
+
+    All probes must see the same function. So the first round evaluates a loss at x three more times, refuses one that
+    changes or whose forward pass moves something, and a network that is known is refused in training mode at any time.
 
     Args:
         params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams. Those that do not
             require a gradient are not to be given.
-        lr: Learning rate eta. A torch scheduler may move it.
-        mu: Size of the displacements.
-        num_directions: Directions P probed in a local step.
-        local_steps: Local steps tau of a client in a round.
-        difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
-        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
-        preconditioner: Diagonal (HiSo) unless given; Identity is DeComFL; Scalar and PerTensor are the controls.
-        update_rule: Sgd unless given, or Momentum.
-        transform: What a client does to its scalars before the exchange; nothing unless given.
-        aggregation: How the cohort's scalars are combined; Mean unless given.
-        mu_schedule: How mu follows the round; constant unless given.
-        num_directions_schedule: How P follows the round, rounded to an integer; constant unless given.
+        method: What a round computes.
         seed: The 64-bit seed of the directions.
         exchange: The one collective of a round; a single process needs none.
-        backend: Kernels: ``auto``, ``reference``, ``numba``, ``triton`` or ``torch``. All give the same bits.
-        memory: ``fast`` keeps one more copy of the trainable parameters for displaced points; ``low`` displaces the
-            weights of each operator while it runs, and does so again for every client. Both give the same bits.
-        compute_dtype: What the forward passes of probes compute in, ``float32``, ``bfloat16`` or ``float16``;
-            displaced weights are written in it, x and H stay fp32, and the loss must be computed from fp32 logits.
-        directions_per_forward: Points evaluated in one forward pass, where a small part of a network is trained;
-            ``auto`` decides by that part's size. Other numbers give the same scalars up to rounding.
         network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
-            not look up; more than one direction in a forward pass cannot do without.
+            not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
+        options: Fields of :class:`~.method.Method`, in place of those of ``method``.
+
+    Attributes:
+        report: What the last round looked like.
+        record: What the last round decided.
 
     Raises:
         ValueError: If an option cannot be, or a parameter is not fp32.
@@ -95,67 +81,32 @@ class ZerothOrderOptimizer(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        mu: float = 1e-3,
-        num_directions: int = 5,
-        local_steps: int = 1,
-        difference: Difference = "forward",
-        distribution: Distribution = "normal",
-        preconditioner: Preconditioner | None = None,
-        update_rule: UpdateRule | None = None,
-        transform: Transform | None = None,
-        aggregation: Aggregation | None = None,
-        mu_schedule: Schedule | None = None,
-        num_directions_schedule: Schedule | None = None,
+        method: Method | None = None,
+        *,
         seed: int = 0,
         exchange: Exchange | None = None,
-        backend: Backend = "auto",
-        memory: Memory = "fast",
-        compute_dtype: ComputeDtype = "float32",
-        directions_per_forward: int | Literal["auto"] = 1,
         network: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        if isinstance(lr, Tensor):
-            lr = float(lr)
-        check_numbers(lr, mu, num_directions, local_steps)
-        check_choices(
-            difference=difference,
-            distribution=distribution,
-            backend=backend,
-            memory=memory,
-            compute_dtype=compute_dtype,
-        )
-        check_directions_per_forward(directions_per_forward, memory)
+        if method is not None and not isinstance(method, Method):
+            raise ValueError(f"method={method!r} must be a Method; options such as lr are given by name")
+        self.method = Method(**options) if method is None else replace(method, **options)
         defaults = {
-            "lr": lr,
-            "mu": mu,
-            "num_directions": num_directions,
-            "local_steps": local_steps,
-            "difference": difference,
-            "distribution": distribution,
+            "lr": self.method.lr,
             "seed": check_seed(seed),
+            "distribution": self.method.distribution,
             "round": 0,
+            "applied": 0,
         }
         super().__init__(params, defaults)
         if len(self.param_groups) != 1:
             raise ValueError(f"{len(self.param_groups)} parameter groups given; one H and one lr serve all: give one")
-        self.preconditioner = preconditioner or Diagonal()
-        self.update_rule = update_rule or Sgd()
-        self.transform = transform
-        self.aggregation = aggregation or Mean()
-        self.mu_schedule = mu_schedule
-        self.num_directions_schedule = num_directions_schedule
         self.exchange = exchange or LocalExchange()
-        self.backend: Backend = backend
-        self.memory: Memory = memory
-        self.compute_dtype: ComputeDtype = compute_dtype
-        self.directions_per_forward: int | Literal["auto"] = directions_per_forward
         self.network = network
         self.report: RoundReport | None = None
         self.record: RoundRecord | None = None
         self._intact = True
-        self._kernels: Kernels | None = None
-        self._probe: Probe | None = None
+        self._tool: tuple[Kernels, Probe] | None = None
         for name, parameter in zip(self.names, self.parameters, strict=True):
             if parameter.dtype != torch.float32:
                 raise ValueError(
@@ -187,41 +138,53 @@ class ZerothOrderOptimizer(Optimizer):
 
     @property
     def hessians(self) -> list[Tensor | None]:
-        """H for each tensor; the same tensor throughout where one is shared."""
-        if self.preconditioner.shared:
-            return [self.state[self.parameters[0]].get("hessian")] * len(self.parameters)
-        return [self.state[p].get("hessian") for p in self.parameters]
+        """H for each tensor; the same tensor where several share one."""
+        return [self.state[self.parameters[owner]].get("hessian") for owner in self._owners]
 
     @property
     def stored_hessians(self) -> list[Tensor]:
         """H where stored, each once, in tensor order."""
-        stored = self.hessians[:1] if self.preconditioner.shared else self.hessians
-        return [h for h in stored if h is not None]
+        return [state.value for state in self.tensors() if state.kind == "hessian"]
+
+    def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {kind: value for kind, value in self.state[parameter].items() if kind != "hessian"}
+
+    def _targets(self) -> list[Target]:
+        pairs = enumerate(zip(self.names, self.parameters, strict=True))
+        return [Target(t, name, tuple(p.shape), self.round, self._group["applied"]) for t, (name, p) in pairs]
+
+    def tensors(self) -> list[StateTensor]:
+        """x, H and the rule's state, each tensor once, in the order that digests and checksums have."""
+        return in_order(self.names, self.parameters, [self.state[p] for p in self.parameters])
 
     def _create_state(self) -> None:
-        for i, parameter in enumerate(self.parameters):
-            state = self.state[parameter]
-            hessian = self.preconditioner.initial(parameter) if i == 0 or not self.preconditioner.shared else None
+        preconditioner, targets = self.method.preconditioner, self._targets()
+        self._owners = list(preconditioner.owners(targets))
+        for t, (parameter, target) in enumerate(zip(self.parameters, targets, strict=True)):
+            hessian = preconditioner.initial(parameter, target) if self._owners[t] == t else None
             if hessian is not None:
-                state["hessian"] = hessian
-            state.update(self.update_rule.initial(parameter))
+                self.state[parameter]["hessian"] = hessian
+            self.state[parameter].update(self.method.update_rule.initial(parameter, target))
+        if self._owners != list(range(len(targets))) and not preconditioner.uses_squares:
+            raise ValueError(f"preconditioner={preconditioner!r} shares an H between tensors: it must use squares")
 
     def _tools(self) -> tuple[Kernels, Probe]:
-        if self._kernels is None or self._probe is None:
+        if self._tool is None:
             devices = {p.device for p in self.parameters}
             if len(devices) != 1:
                 raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
-            self._kernels = select(self.backend, devices.pop())
-            self._probe = Probe(
+            kernels = select(self.method.backend, devices.pop())
+            probe = Probe(
                 self.parameters,
-                self._kernels,
-                self.preconditioner,
+                kernels,
+                self.method.preconditioner,
                 network=self.network,
-                memory=self.memory,
-                dtype=DTYPES[self.compute_dtype],
+                memory=self.method.memory,
+                dtype=self.method.dtype,
                 per_forward=self.points_per_forward(),
             )
-        return self._kernels, self._probe
+            self._tool = kernels, probe
+        return self._tool
 
     def points_per_forward(self) -> int:
         """``directions_per_forward`` as a number.
@@ -229,32 +192,30 @@ class ZerothOrderOptimizer(Optimizer):
         Raises:
             ValueError: If it is not 1 and the network is not known.
         """
-        if self.directions_per_forward == 1:
+        method = self.method
+        if method.directions_per_forward == 1:
             return 1
         if self.network is None:
             raise ValueError(
-                f"directions_per_forward={self.directions_per_forward} needs network=, the module that is trained"
+                f"directions_per_forward={method.directions_per_forward} needs network=, the module that is trained"
             )
         # of the number of directions itself, not of a schedule's: a resumed run must find the same
-        directions = int(self._group["num_directions"])
+        directions = method.num_directions
         return resolve(
-            self.directions_per_forward,
-            points=directions + 1 if self._group["difference"] == "forward" else 2 * directions,
+            method.directions_per_forward,
+            points=directions + 1 if method.difference == "forward" else 2 * directions,
             trained=sum(p.numel() for p in self.parameters),
             total=sum(p.numel() for p in self.network.parameters()),
         )
 
-    @contextmanager
-    def at_base(self) -> Iterator[None]:
-        """Inside the block the network computes at x as it does for a round's base loss: in ``compute_dtype``."""
+    def at_base(self, evaluate: Callable[[], T]) -> T:
+        """Evaluates something of the network at x as a round's base loss is evaluated: in ``compute_dtype``."""
         _, probe = self._tools()
-        point = Point(self._sites(self.round), self.hessians)
-        with probe.at(point):
-            yield
+        return probe.at_base(Point(self._sites(self.round), self.hessians), evaluate)
 
     def _sites(self, round: int) -> list[Site]:
-        seed, distribution = self._group["seed"], self._group["distribution"]
-        return [Site(seed, distribution, t, round) for t in range(len(self.parameters))]
+        seed = self._group["seed"]
+        return [Site(seed, self.method.distribution, t, round) for t in range(len(self.parameters))]
 
     # A round
 
@@ -268,6 +229,14 @@ class ZerothOrderOptimizer(Optimizer):
     ) -> Tensor:
         """Runs one round.
 
+        1. **Probe** (:class:`~.client.Work`): each own slot evaluates its losses at displaced points, and forms scalars
+           of them; with several local steps it moves locally in between, by its own scalars.
+        2. **Transform**: what a client does to its scalars before they leave it.
+        3. **Exchange**: own rows in, the rows of all slots out, the same on every process.
+        4. **Aggregate**: the slots whose scalars are finite become one set; with lr, mu and the slots dropped that is
+           the :class:`~.record.RoundRecord`.
+        5. **Apply**: :meth:`apply` rebuilds the directions and moves x, H and the rule's state, by the record alone.
+
         Args:
             closure: The loss of this process's one client, on the same minibatch however often it is called.
             losses: One for each slot hosted here, each a callable of the local step; taken before the closure. A
@@ -275,11 +244,17 @@ class ZerothOrderOptimizer(Optimizer):
             slots: Where these losses belong; without it, the exchange says.
 
         Returns:
-            The cohort's mean loss at the start of the round, over the slots present, fp32; NaN if none is.
+            The cohort's mean loss at the start of the round, over the slots present, fp32; NaN if none is, or if
+            losses are withheld.
 
         Raises:
-            ValueError: If neither losses nor closure are given, or their number is not that of the slots.
+            ValueError: If neither losses nor closure are given, their number is not that of the slots, or one is not
+                the same function each time it is evaluated.
+            RuntimeError: If a module of the network, where it is known, is in training mode.
+            NotFiniteError: If the update leads to a state that is not finite.
         """
+        if self.network is not None:
+            check_evaluating(self.network)
         if losses is None:
             if closure is None:
                 raise ValueError("step() needs a closure or losses=[...]: the loss is evaluated several times a round")
@@ -290,7 +265,7 @@ class ZerothOrderOptimizer(Optimizer):
         plan = self._plan()
         _, probe = self._tools()
 
-        work = Work(probe, plan, losses, slots, self.exchange, self.transform)
+        work = Work(probe, plan, losses, slots, self.exchange, self.method.transform, self.record)
         displacing = probe.displacing_s
         started = time.perf_counter()
         sent, first = work.shared() if slots.shares else work.alone()
@@ -301,13 +276,14 @@ class ZerothOrderOptimizer(Optimizer):
         self.apply(record)
         update_s = time.perf_counter() - started
 
-        present = np.ones(slots.size, dtype=bool)
+        present = np.isfinite(first)
         present[list(record.dropped)] = False
         loss = math.fsum(first[present].tolist()) / int(present.sum()) if present.any() else None
         self.report = RoundReport(
             round=record.round,
             loss=loss,
             scalars=record.scalars,
+            clients=slots.clients,
             dropped=record.dropped,
             lr=record.lr,
             mu=record.mu,
@@ -323,23 +299,23 @@ class ZerothOrderOptimizer(Optimizer):
         return torch.tensor(math.nan if loss is None else loss, dtype=torch.float32)
 
     def _plan(self) -> Plan:
-        group, round = self._group, self.round
-        mu, directions = float(group["mu"]), int(group["num_directions"])
-        if self.mu_schedule is not None:
-            mu = float(self.mu_schedule(mu, round))
-        if self.num_directions_schedule is not None:
-            directions = math.floor(self.num_directions_schedule(directions, round) + 0.5)
-            check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
-        if not (mu > 0.0 and math.isfinite(mu)):
-            raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
-        lr, tau = float(group["lr"]), int(group["local_steps"])
-        return Plan(self._sites(round), self.hessians, mu, lr, directions, tau, group["difference"])
+        method, round = self.method, self.round
+        return Plan(
+            self._sites(round),
+            self.hessians,
+            method.mu_at(round),
+            float(self._group["lr"]),
+            method.directions_at(round),
+            method.local_steps,
+            method.difference,
+        )
 
-    def _aggregate(self, sent: np.ndarray, slots: Slots, plan: Plan) -> RoundRecord:
-        present = np.isfinite(sent).all(axis=(1, 2))
+    def _aggregate(self, sent: NDArray[np.float32], slots: Slots, plan: Plan) -> RoundRecord:
+        present: NDArray[np.bool_] = np.asarray(np.isfinite(sent).all(axis=(1, 2)))
         scalars = np.zeros(sent.shape[1:], dtype=np.float32)
         if present.any():
-            scalars = self.aggregation(sent, present, np.array(slots.weights, dtype=np.float64))
+            weights = None if slots.weights is None else np.array(slots.weights, dtype=np.float64)
+            scalars = self.method.aggregation(sent, present, weights)
             if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not
                 present[:] = False
                 scalars = np.zeros(sent.shape[1:], dtype=np.float32)
@@ -358,6 +334,7 @@ class ZerothOrderOptimizer(Optimizer):
         Raises:
             ValueError: If the record is of another round.
             RuntimeError: If an earlier update was broken off, so that the state is of no round.
+            NotFiniteError: If the update leads to a state that is not finite; then it is of no round.
         """
         self._check_intact()
         if record.round != self.round:
@@ -365,6 +342,8 @@ class ZerothOrderOptimizer(Optimizer):
         self._intact = False  # until the last tensor is done: a state in between is never written
         if not record.empty:
             self._update(record)
+            check_finite(self.tensors(), record)
+            self._group["applied"] += 1
         self.record = record
         self._group["round"] = record.round + 1
         self._intact = True
@@ -373,13 +352,13 @@ class ZerothOrderOptimizer(Optimizer):
         kernels, _ = self._tools()
         step = Update(
             kernels=kernels,
-            preconditioner=self.preconditioner,
-            rule=self.update_rule,
+            preconditioner=self.method.preconditioner,
+            rule=self.method.update_rule,
             weights=directional_weights(record.scalars, record.scalars.shape[1]),
             lr=record.lr,
         )
-        states = [{k: v for k, v in self.state[p].items() if k != "hessian"} for p in self.parameters]
-        step.run(self.parameters, self.hessians, states, self._sites(record.round))
+        states = [self._rule_state(p) for p in self.parameters]
+        step.run(self.parameters, self.hessians, states, self._sites(record.round), self._targets())
 
     # Checkpoints
 
@@ -404,8 +383,7 @@ class ZerothOrderOptimizer(Optimizer):
         Raises:
             ValueError: If the state is of another model, seed or distribution of directions.
         """
-        configured = {key: value for key, value in self._group.items() if key not in ("params", "round", "lr")}
-        saved = state_dict["param_groups"][0]
+        configured, saved = dict(self._group), state_dict["param_groups"][0]
         for key in ("seed", "distribution"):
             if saved.get(key) != configured[key]:
                 raise ValueError(
@@ -414,5 +392,16 @@ class ZerothOrderOptimizer(Optimizer):
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             check_same_shapes(name, state_dict["state"].get(i, {}), self.state[parameter])
         super().load_state_dict(state_dict)
-        self._group.update(configured)
         self._intact = True
+
+
+@new_optimizer.register
+def _(
+    method: Method,
+    params: Iterable[Any],
+    *,
+    seed: int,
+    exchange: Exchange | None = None,
+    network: nn.Module | None = None,
+) -> ZerothOrderOptimizer:
+    return ZerothOrderOptimizer(params, method, seed=seed, exchange=exchange, network=network)

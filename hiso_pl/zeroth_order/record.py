@@ -59,8 +59,10 @@ class RoundReport(NamedTuple):
 
     Attributes:
         round: The round r.
-        loss: Mean of the cohort's losses at the start of the round, over those present; None if none is.
+        loss: Mean of the cohort's losses at the start of the round, over those present; None if none is, or if clients
+            withhold their losses.
         scalars: Aggregated scalars, shape ``[tau, P]``.
+        clients: The client of each slot of the cohort.
         dropped: Slots dropped.
         lr: Learning rate.
         mu: Size of the displacements.
@@ -69,7 +71,7 @@ class RoundReport(NamedTuple):
         update_s: Seconds this process spent in ``apply``.
         forwards: Forwards of the whole cohort.
         sent: Scalars of every slot as exchanged, shape ``[m, tau, P]``.
-        slot_losses: Loss of every slot at the start of the round, shape ``[m]``.
+        slot_losses: Loss of every slot at the start of the round, shape ``[m]``; NaN where it is withheld.
         displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
         exchange_s: Seconds this process spent in the exchange, waiting for others included.
     """
@@ -77,6 +79,7 @@ class RoundReport(NamedTuple):
     round: int
     loss: float | None
     scalars: NDArray[np.float32]
+    clients: tuple[int, ...]
     dropped: tuple[int, ...]
     lr: float
     mu: float

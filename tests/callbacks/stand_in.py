@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from hiso_pl.callbacks import CompleteValidation, DeferredSignals, InStepCheck, RunFolder, RunSummary
+from hiso_pl.callbacks import CompleteValidation, DeferredSignals, InStepCheck, Participation, RunFolder, RunSummary
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ranks import environment, launch_store, process
@@ -173,10 +173,18 @@ class Memory(Logger):
         pass
 
 
-def make_trainer(root: Path, rounds: int, *callbacks: Callback, interval: int = 3, **options: object) -> Trainer:
+def make_trainer(
+    root: Path,
+    rounds: int,
+    *callbacks: Callback,
+    interval: int = 3,
+    participation: Participation | None = None,
+    **options: object,
+) -> Trainer:
     """A trainer as the program makes it, with the callbacks that every run has, in an order that is not theirs."""
     options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "devices": 1} | options
     essential = [RunSummary(), DeferredSignals(), CompleteValidation(), RunFolder("seed: 1\n"), InStepCheck(2)]
+    essential.append(participation or Participation())
     return Trainer(
         accelerator="cpu",
         strategy=ScalarStrategy(timeout_s=60),

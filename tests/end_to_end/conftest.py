@@ -25,7 +25,7 @@ INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "4"))
 # rounds enough for each interrupt to meet some, and validations that are due now and then
 INTERRUPTED = [
     *("--trainer.max_steps", str(100 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
-    *("--checkpoint.every_n_train_steps", "40", "--model.optimizer.init_args.num_directions", "1"),
+    *("--checkpoint.every_n_train_steps", "40", "--model.method.init_args.num_directions", "1"),
 ]
 WORDS = [
     *("<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"),
@@ -304,7 +304,7 @@ def run_jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str
     return run_jobs
 
 
-METHOD = "--model.optimizer.init_args"
+METHOD = "--model.method.init_args"
 DATA = "--data.init_args"
 FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
     # name: the rank counts, and what differs from the base

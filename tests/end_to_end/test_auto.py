@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from hiso_pl.cli import program as cli
-from hiso_pl.ledger import LEDGER, LedgerReader
+from hiso_pl.ledger import LedgerReader
+from hiso_pl.run.folder import LEDGER
 
 from .conftest import HERE, environment, torchrun
 

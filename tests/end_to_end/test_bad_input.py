@@ -14,7 +14,7 @@ from hiso_pl.cli import program as cli
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
-METHOD = "--model.optimizer.init_args"
+METHOD = "--model.method.init_args"
 DATA = "--data.init_args"
 
 
@@ -171,16 +171,16 @@ def test_an_option_changes_on_resume_only_where_that_is_asked_for(refused, finis
     more = [*args, "--trainer.max_steps", "5", "--ckpt_path", "last"]
     lr, batch = [f"{METHOD}.lr", "0.001"], [f"{DATA}.batch_size", "4"]
     for change, named in (
-        (lr, "model.optimizer.init_args.lr was 0.02 and is 0.001"),
+        (lr, "model.method.init_args.lr was 0.02 and is 0.001"),
         (batch, "data.init_args.batch_size was 8 and is 4"),
         (["--seed_everything", "8"], "seed_everything was 7 and is 8"),
         (
-            [*lr, *batch, "--change_on_resume", "[model.optimizer.init_args.lr]"],
+            [*lr, *batch, "--change_on_resume", "[model.method.init_args.lr]"],
             "data.init_args.batch_size was 8 and is 4",
         ),
     ):
         assert named in refused([*more, *change], root=root)
-    allowed = ["--change_on_resume", "[model.optimizer.init_args.lr]"]
+    allowed = ["--change_on_resume", "[model.method.init_args.lr]"]
     assert cli.main([*more, *lr, *allowed, "--trainer.default_root_dir", str(root)]) == 0
     state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 5

@@ -214,7 +214,7 @@ HOSTILE = {
     "another distribution": lambda h: {**h, "method": {**h["method"], "distribution": "os.system"}},
     "options that nest": lambda h: {
         **h,
-        "method": {**h["method"], "preconditioner": {"kind": "Diagonal", "options": {"nu": {"class_path": "x"}}}},
+        "method": {**h["method"], "preconditioner": {"Diagonal": {"nu": {"class_path": "x"}}}},
     },
     "weights that are a list": lambda h: {**h, "weights": {"name": ["/etc"], "revision": None}},
     "versions of numbers": lambda h: {**h, "versions": {"torch": 2}},

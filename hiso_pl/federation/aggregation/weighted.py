@@ -1,16 +1,11 @@
-"""Aggregations: how the cohort's scalars become one set.
-
-An aggregation sees the whole slotted tensor, so a robust rule is one more class here.
-"""
+"""The mean weighted by examples."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.zeroth_order.interfaces import Aggregation, Mean
-
-__all__ = ["Mean", "WeightedMean"]
+from hiso_pl.zeroth_order.aggregation import Aggregation
 
 
 class WeightedMean(Aggregation):
@@ -22,13 +17,17 @@ class WeightedMean(Aggregation):
     """
 
     def __call__(
-        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64]
+        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
     ) -> NDArray[np.float32]:
         """See :class:`Aggregation`.
 
         Raises:
-            ValueError: If a weight is negative or not finite, or none of those present is positive.
+            ValueError: If there are no weights, one is negative or not finite, or none of those present is positive.
         """
+        if weights is None:
+            raise ValueError(
+                "aggregation=WeightedMean needs the examples of each client: step(slots=...) with weights, or take Mean"
+            )
         total = np.zeros(scalars.shape[1:], dtype=np.float64)
         mass = 0.0
         for slot in np.flatnonzero(present):

@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from hiso_pl.ledger.header import Header, Method, TensorFacts, Weights
-from hiso_pl.ledger.stored import tensor_sha256
+from hiso_pl.ledger.header import Header, TensorFacts, Weights
 from hiso_pl.ledger.weights import NamedWeights
+from hiso_pl.zeroth_order.digest import digest_of_hashes, tensors_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.philox import STREAM
 
 log = logging.getLogger(__name__)
 
 
-def describe(
+def header_of(
     parameters: Sequence[tuple[str, Tensor]],
     method: Method,
     *,
@@ -57,19 +58,20 @@ def describe(
         except ValueError as error:
             log.warning("The ledger stores every trained tensor, as its start is in no safetensors file: %s", error)
     tensors = []
-    for name, tensor in parameters:
-        sha256, shape = tensor_sha256(tensor), tuple(tensor.shape)
+    hashes = tensors_sha256(tensor for _, tensor in parameters)
+    for (name, tensor), sha256 in zip(parameters, hashes, strict=True):
+        shape = tuple(tensor.shape)
         found = named is not None and named.find(name, shape, sha256) is not None
         tensors.append(TensorFacts(name, shape, sha256, stored=not found))
     return Header(
         stream=STREAM,
         numerics=NUMERICS,
         seed=seed,
-        method=method,
+        method=method.as_data(),
         clients=clients,
         cohort=cohort,
         tensors=tuple(tensors),
-        trainable_sha256=tensor_sha256(*(tensor for _, tensor in parameters)),
+        trainable_sha256=digest_of_hashes(hashes),
         frozen_sha256=frozen_sha256,
         weights=Weights(weights, revision if named is None or named.revision is None else named.revision),
         configuration=configuration,
