@@ -10,15 +10,15 @@ import torch
 from lightning.pytorch import Trainer
 
 from hiso_pl.data import DigitsData, ModelFacts, facts_of
-from hiso_pl.federation import Identity
+from hiso_pl.federation import Clip
 from hiso_pl.models import DigitsCNN
 from hiso_pl.module import FederatedModule
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Method
 
 
 def module(**options) -> FederatedModule:
     with torch.random.fork_rng():
-        return FederatedModule(DigitsCNN(channels=2), lambda params: ZerothOrderOptimizer(params, lr=0.01, **options))
+        return FederatedModule(DigitsCNN(channels=2), Method(lr=0.01, **options))
 
 
 def digits(**options) -> DigitsData:
@@ -26,8 +26,8 @@ def digits(**options) -> DigitsData:
 
 
 def test_the_facts_are_the_models_own():
-    assert facts_of(module()) == ModelFacts()
-    model = module(local_steps=3, transform=Identity())
+    assert facts_of(module(local_steps=1)) == ModelFacts()
+    model = module(local_steps=3, transform=Clip(1.0))
     model.network.max_positions, model.network.tokenizer_source = 9, "there"
     model.change_on_resume = ["data.init_args.train_file"]
     assert facts_of(model) == ModelFacts(
@@ -63,7 +63,7 @@ def test_a_script_of_ones_own_hands_them_over_in_a_line(tmp_path):
     fit(model, data, tmp_path)
     assert model.optimizer.round == 2
     assert model.last_validation["val/accuracy"] >= 0.0
-    assert model.traffic.protocol_bytes == 2 * 4 * 3 * model.optimizer.defaults["num_directions"] * (2 / 4 + 1)
+    assert model.traffic.protocol_bytes == 2 * 4 * 3 * model.method.num_directions * (2 / 4 + 1)
     data.take(facts_of(model))  # the same once more
     with pytest.raises(ValueError, match=r"^data were prepared for another model, or for none: take"):
         data.take(ModelFacts(local_steps=2))
