@@ -11,19 +11,11 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hiso_pl.data.agreement import tell, together
+from hiso_pl.data.agreement import refuse_dealing_again, tell, together
 from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_split
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.ownership import Ownership, apart, divided
-from hiso_pl.data.rounds import (
-    DealtSampler,
-    EvaluationBatches,
-    Round,
-    Rounds,
-    RoundSampler,
-    make_loader,
-    refuse_dealing_again,
-)
+from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
 from hiso_pl.federation.cohort import resolve_hosting
 from hiso_pl.federation.partition import IID, Indices, Partition
 from hiso_pl.zeroth_order.philox import check_seed
@@ -161,8 +153,9 @@ class FederatedDataModule(LightningDataModule, ABC):
                     partition = IID() if self.partition is None else self.partition
                     self.ownership = divided(splits.train, partition, self.clients, self.seed)
         if not loaded:
-            if splits.train.owners is not None:
-                self.ownership = apart(splits.train.owners, tell(splits.train.owners), self.clients)
+            told = tell(splits.train.owners)
+            if any(owners is not None for owners in told):
+                self.ownership = apart(splits.train.owners or {}, told, self.clients)
             if len(self.ownership.hosted) == self.clients:
                 self.parts = list(self.ownership.hosted.values())
             self.splits = splits

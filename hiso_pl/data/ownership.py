@@ -71,7 +71,7 @@ def divided(train: ExampleSet, partition: Partition, clients: int, seed: int) ->
     return Ownership(sizes, dict(enumerate(parts)))
 
 
-def apart(own: Mapping[int, Owner], told: Sequence[Mapping[int, Owner]], clients: int) -> Ownership:
+def apart(own: Mapping[int, Owner], told: Sequence[Mapping[int, Owner] | None], clients: int) -> Ownership:
     """Puts together what the ranks tell of clients whose examples lie apart, and compares what can be without them.
 
     Args:
@@ -85,6 +85,10 @@ def apart(own: Mapping[int, Owner], told: Sequence[Mapping[int, Owner]], clients
     """
     found: dict[int, Owner] = {}
     for rank, owners in enumerate(told):
+        if owners is None:
+            raise ValueError(
+                f"rank {rank} is to divide all examples, on other ranks they lie apart by client: must agree"
+            )
         for client, owner in owners.items():
             if found.setdefault(client, owner) != owner:
                 raise ValueError(

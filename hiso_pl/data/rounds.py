@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class Round(NamedTuple):
     local_steps: int
 
 
+@dataclass(eq=False)
 class Rounds(Dataset[Round]):
     """The rounds of a run as one rank sees them, addressed by number and without an end.
 
@@ -55,39 +57,24 @@ class Rounds(Dataset[Round]):
         sharing: Whether ranks beyond the number of slots help with the slots' probes.
     """
 
-    def __init__(
-        self,
-        examples: ExampleSet,
-        *,
-        sizes: tuple[int, ...],
-        hosted: Mapping[int, NDArray[np.int64]],
-        hosting: Literal["fixed", "dealt"],
-        rank: int,
-        world: int,
-        seed: int,
-        cohort: int,
-        batch_size: int,
-        local_steps: int,
-        sharing: bool = False,
-    ) -> None:
-        self.examples = examples
-        self.sizes = sizes
-        self.hosted = hosted
-        self.hosting = hosting
-        self.rank = rank
-        self.world = world
-        self.seed = seed
-        self.cohort = cohort
-        self.batch_size = batch_size
-        self.local_steps = local_steps
-        self.sharing = sharing and hosting == "dealt" and world > cohort
+    examples: ExampleSet
+    sizes: tuple[int, ...]
+    hosted: Mapping[int, NDArray[np.int64]]
+    hosting: Literal["fixed", "dealt"]
+    rank: int
+    world: int
+    seed: int
+    cohort: int
+    batch_size: int
+    local_steps: int
+    sharing: bool
 
     def __getitem__(self, index: int) -> Round:
         """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
         clients = sample_cohort(self.seed, index, len(self.sizes), self.cohort)
         shares: tuple[tuple[int, int], ...] = ()
         own: tuple[int, ...]
-        if self.sharing:
+        if self.sharing and self.hosting == "dealt" and self.world > self.cohort:
             slot, share = shared_slot(len(clients), index, self.rank, self.world)
             own, shares = (slot,), (share,)
         else:
@@ -192,14 +179,3 @@ def make_loader(dataset: Dataset[Any], sampler: Sampler[int], workers: int) -> D
 def _as_is(item: Any) -> Any:
     """The loader's own conversion would turn the tuples of a round into lists."""
     return item
-
-
-def refuse_dealing_again(trainer: Any) -> None:
-    """Refuses a trainer that would deal what has been dealt to the ranks already.
-
-    Raises:
-        ValueError: If it would.
-    """
-    connector = getattr(trainer, "_accelerator_connector", None)
-    if getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False):
-        raise ValueError("trainer.use_distributed_sampler=True must be false, as rounds are already dealt to ranks")

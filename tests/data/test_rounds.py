@@ -199,6 +199,21 @@ def test_data_is_loaded_once_and_without_a_trainer_too() -> None:
     assert by_slot(play(data, 3)) == by_slot(play(ready(), 3))
 
 
+def test_a_checkpoint_knows_the_data_it_was_made_with() -> None:
+    data = ready()
+    data.trainer.state = SimpleNamespace(fn="fit")
+    saved = data.state_dict()
+    assert saved == data.fingerprints()
+    data.load_state_dict(saved)
+    other = ready(val=22)
+    other.trainer.state = SimpleNamespace(fn="validate")
+    other.load_state_dict(saved)  # a checkpoint may be measured on anything
+    other.trainer.state.fn = "fit"
+    with pytest.raises(ValueError, match=r"^this run differs from the checkpoint's in its validation data: give"):
+        other.load_state_dict(saved)
+    assert NumbersData().state_dict() == {}
+
+
 def test_fingerprints_tell_data_and_partition_apart() -> None:
     prints = ready().fingerprints()
     assert set(prints) == {"partition", "train data", "validation data"}

@@ -244,6 +244,15 @@ def test_the_tokenizer_comes_from_the_model_when_none_is_named(module, tokenizer
         attached(tokenizer_source=tokenizer_folder, vocabulary_size=12).setup()
 
 
+def test_a_trainer_without_the_models_facts_is_refused(module):
+    data = module()
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    with pytest.raises(
+        ValueError, match=r"hand it over by data\.take\(facts_of\(module\)\) before the trainer starts$"
+    ):
+        data.setup("fit")
+
+
 def test_a_folder_without_tokenizer_is_refused_in_one_line(module, tmp_path):
     empty = tmp_path / "model"
     empty.mkdir()

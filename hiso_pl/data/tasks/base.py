@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 from typing import Any, NamedTuple
+
+from typing_extensions import Self
 
 from hiso_pl.data.readers import Row
 
@@ -104,28 +106,23 @@ class TextTask(ABC):
         """The prompt, which the answer follows."""
         return self.template.format(**texts)
 
-    def changed(
-        self,
-        template: str | None = None,
-        label_words: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        label_column: str | None = None,
-    ) -> TextTask:
-        """The task with those parts replaced that are given.
+    def changed(self, **parts: Any) -> Self:
+        """The task with those parts replaced that are given; None stands for one that is not.
 
         With another template, only those columns may be cut that were before and that it still names.
 
         Raises:
             ValueError: If the new parts do not fit together, or the task has no such part.
         """
-        for name, value in (("label_words", label_words), ("classes", classes), ("label_column", label_column)):
-            if value is not None:
+        given = {name: value for name, value in parts.items() if value is not None}
+        known = {entry.name for entry in fields(self)}
+        for name, value in given.items():
+            if name not in known:
                 raise ValueError(f"{name}={value!r} must be left out: task {self.name!r} generates its answers")
-        return self if template is None else replace(self, **self._retold(template))
-
-    def _retold(self, template: str) -> dict[str, Any]:
-        named = columns_of(template, "template")
-        return {"template": template, "cut": tuple(column for column in self.cut if column in named)}
+        if "template" in given:
+            named = columns_of(given["template"], "template")
+            given["cut"] = tuple(column for column in self.cut if column in named)
+        return replace(self, **tuples(given))
 
     def fingerprint(self) -> str:
         """SHA-256 over all fields, ``prepare`` by its version, as hexadecimal digits."""
@@ -154,3 +151,8 @@ def columns_of(template: str, name: str) -> tuple[str, ...]:
     ):
         raise ValueError(f"{name}={template!r} must name columns in braces, as in '{{sentence}} It was'")
     return tuple(dict.fromkeys(column for _, column, _, _ in parts if column is not None))
+
+
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tuples for lists, as a task keeps them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

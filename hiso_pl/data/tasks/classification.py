@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from hiso_pl.data.measures import CLASS_METRICS, check_metrics
 from hiso_pl.data.readers import Row
@@ -81,20 +79,3 @@ class ClassificationTask(TextTask):
         raise ValueError(
             f"{place}: {self.label_column}={text!r} must be 0 to {len(names) - 1} or one of {', '.join(self.classes)}"
         )
-
-    def changed(
-        self,
-        template: str | None = None,
-        label_words: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        label_column: str | None = None,
-    ) -> ClassificationTask:
-        """See :meth:`TextTask.changed`."""
-        parts: dict[str, Any] = {} if template is None else self._retold(template)
-        if label_words is not None:
-            parts["label_words"] = tuple(label_words)
-        if classes is not None:
-            parts["classes"] = tuple(classes)
-        if label_column is not None:
-            parts["label_column"] = label_column
-        return replace(self, **parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hiso_pl.data.tasks.base import tuples
 from hiso_pl.data.tasks.classification import ClassificationTask
 from hiso_pl.data.tasks.generation import GenerationTask
 
@@ -38,17 +39,9 @@ class ClassificationOptions:
         Raises:
             ValueError: If they do not make one.
         """
-        return ClassificationTask(
-            name=OWN,
-            template=self.template,
-            label_words=tuple(self.label_words),
-            classes=tuple(word.strip(" \n{}") for word in self.label_words)
-            if self.classes is None
-            else tuple(self.classes),
-            label_column=self.label_column,
-            cut=tuple(self.cut),
-            metrics=tuple(self.metrics),
-        )
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        named = {"name": OWN, "classes": tuple(word.strip(" \n{}") for word in self.label_words)}
+        return ClassificationTask(**{**named, **tuples(given)})
 
 
 @dataclass
@@ -79,16 +72,7 @@ class GenerationOptions:
         Raises:
             ValueError: If they do not make one.
         """
-        return GenerationTask(
-            name=OWN,
-            template=self.template,
-            answer=self.answer,
-            answer_prefix=self.answer_prefix,
-            stop=self.stop,
-            max_new_tokens=self.max_new_tokens,
-            cut=tuple(self.cut),
-            metrics=tuple(self.metrics),
-        )
+        return GenerationTask(name=OWN, **tuples(vars(self)))
 
 
 TaskOptions = ClassificationOptions | GenerationOptions

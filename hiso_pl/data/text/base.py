@@ -100,7 +100,7 @@ class TextData(FederatedDataModule):
         if padding_side not in ("right", "left"):
             raise ValueError(f"padding_side={padding_side!r} must be right or left")
         named = find_task(task) if isinstance(task, str) else task.build()
-        self.task = self.change_task(named, template, classes, label_column)
+        self.task = self.change_task(named, template=template, classes=classes, label_column=label_column)
         self.rows = TextRows(
             self.task,
             files=(train_file, validation_file, test_file),
@@ -138,11 +138,9 @@ class TextData(FederatedDataModule):
             Arrays, as :func:`hiso_pl.data.text.encoding.examples_of` reads them.
         """
 
-    def change_task(
-        self, task: TextTask, template: str | None, classes: list[str] | None, label_column: str | None
-    ) -> TextTask:
+    def change_task(self, task: TextTask, **parts: Any) -> TextTask:
         """The task with the options of the configuration in place of its own."""
-        return task.changed(template=template, classes=classes, label_column=label_column)
+        return task.changed(**parts)
 
     def prepare_data(self) -> None:
         """Downloads and tokenises what all processes of the machine then read; of clients' files this rank's own."""

@@ -24,11 +24,9 @@ class PromptData(TextData):
         self._label_words = label_words
         super().__init__(**options)
 
-    def change_task(
-        self, task: TextTask, template: str | None, classes: list[str] | None, label_column: str | None
-    ) -> TextTask:
+    def change_task(self, task: TextTask, **parts: Any) -> TextTask:
         """The task with the options of the configuration in place of its own."""
-        return task.changed(template, self._label_words, classes, label_column)
+        return task.changed(label_words=self._label_words, **parts)
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_prompts`."""
@@ -51,14 +49,12 @@ class SentenceClassification(TextData):
         if len(self.task.columns) > 2:
             raise ValueError(f"template={self.task.template!r} names {len(self.task.columns)} columns, must be 1 or 2")
 
-    def change_task(
-        self, task: TextTask, template: str | None, classes: list[str] | None, label_column: str | None
-    ) -> TextTask:
+    def change_task(self, task: TextTask, **parts: Any) -> TextTask:
         """The task with the options of the configuration in place of its own."""
         if not isinstance(task, ClassificationTask):
             raise ValueError(f"task={task.name!r} generates its answers, must be one with classes")
         # Label words play no part here, so other classes need none.
-        return task.changed(template, classes if classes else None, classes, label_column)
+        return task.changed(label_words=parts["classes"] or None, **parts)
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_sentences`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hiso_pl.data.cache import Arrays, Cache, cache_key, checksum
 from hiso_pl.data.ownership import Owner
@@ -13,6 +14,7 @@ from hiso_pl.data.text.rows import TextRows
 from hiso_pl.data.text.tokenizing import Tokenizer
 
 
+@dataclass
 class TextTokens:
     """Makes tokens of the rows of splits, and keeps them.
 
@@ -28,26 +30,14 @@ class TextTokens:
         kind: What else the tokens follow from, by name.
     """
 
-    def __init__(
-        self,
-        rows: TextRows,
-        *,
-        encode: Callable[[Tokenizer, Rows, Limit], Arrays],
-        tokenizer: Tokenizer,
-        identity: str | None,
-        limit: Limit,
-        cache: Cache | None,
-        column: str | None,
-        kind: Mapping[str, str],
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.limit = limit
-        self._rows = rows
-        self._encode = encode
-        self._cache = None if identity is None else cache
-        self._column = column
-        self._kind = kind
+    rows: TextRows
+    encode: Callable[[Tokenizer, Rows, Limit], Arrays]
+    tokenizer: Tokenizer
+    identity: str | None
+    limit: Limit
+    cache: Cache | None
+    column: str | None
+    kind: Mapping[str, str]
 
     def arrays(self, split: int, client: int | None, writes: bool) -> Arrays:
         """The tokens of a split, or of a client's file.
@@ -61,11 +51,11 @@ class TextTokens:
             ValueError: If they cannot be made; of a client's file the message names the client.
         """
         try:
-            table = self._rows.table(split, client)
-            if self._cache is None:
+            table = self.rows.table(split, client)
+            if self.cache is None or self.identity is None:
                 return self._make(split, client, table)
             key = self._key(split, client, table)
-            found = self._cache.read(key)
+            found = self.cache.read(key)
             if found is not None:
                 return found
             arrays = self._make(split, client, table)
@@ -73,21 +63,21 @@ class TextTokens:
             if client is None:
                 raise
             raise ValueError(f"client {client}: {error}") from error
-        if writes and not self._cache.write(key, arrays):
-            self._cache = None
+        if writes and not self.cache.write(key, arrays):
+            self.cache = None
         return arrays
 
     def owner(self, client: int, arrays: Arrays, classes: Sequence[str]) -> Owner:
         """What is told of a client by the tokens of its file."""
         columns = arrays["columns"].tobytes().decode().split("\0")
         alike = {"columns": ", ".join(columns), "classes": ", ".join(classes), "tokenizer": str(self.identity)}
-        return Owner(str(self._rows.file(0, client)), len(arrays["labels"]), checksum(arrays), alike)
+        return Owner(str(self.rows.file(0, client)), len(arrays["labels"]), checksum(arrays), alike)
 
     def _make(self, split: int, client: int | None, table: Table) -> Arrays:
-        rows = self._rows.drawn(split, table)
-        arrays = self._encode(self.tokenizer, rows, self.limit)
-        if split == 0 and self._column is not None:
-            arrays[f"column:{self._column}"] = column_codes(rows, self._column)
+        rows = self.rows.drawn(split, table)
+        arrays = self.encode(self.tokenizer, rows, self.limit)
+        if split == 0 and self.column is not None:
+            arrays[f"column:{self.column}"] = column_codes(rows, self.column)
         if client is not None:
             arrays["columns"] = columns_array(rows)
         return arrays
@@ -97,11 +87,11 @@ class TextTokens:
         return cache_key(
             {
                 "source": table.identity(),
-                **self._rows.draw(split),
-                **self._kind,
+                **self.rows.draw(split),
+                **self.kind,
                 "tokenizer": self.identity,
                 "limit": self.limit.tokens,
-                "column": self._column if split == 0 else None,
+                "column": self.column if split == 0 else None,
                 **({} if client is None else {"columns": True}),
             }
         )
