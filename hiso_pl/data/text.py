@@ -21,7 +21,7 @@ from hiso_pl.data.examples import Splits
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.prompts import Limit, Tokenizer
 from hiso_pl.data.sources import FileTable, Table, open_dataset
-from hiso_pl.data.statistics import clients_table, describe, one_line
+from hiso_pl.data.statistics import clients_table, counts_line, describe
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
 from hiso_pl.data.tokenized import TokenSequences
 from hiso_pl.models.loading import load_tokenizer
@@ -171,7 +171,7 @@ class TextData(FederatedDataModule):
         if not known and self._place()[0] == 0:
             for name, examples in zip(_NAMES, self.splits, strict=True):
                 if examples is not None:
-                    logger.info("%s: %s", name, one_line(describe(examples)))
+                    logger.info("%s: %s", name, counts_line(describe(examples)))
 
     def load(self) -> Splits:
         """Reads, draws and tokenises the splits, or reads what was made so before.
