@@ -42,6 +42,7 @@ def run(args: Sequence[str]) -> dict[str, Any]:
     settings = parse_settings(
         Settings, "hiso-pl bench", "Measures a round beside plain forward passes on this machine.", args
     )
+    environment.check_launch()
     setup = process.configure(settings.threads, deterministic=True)
     device = choose_device(settings.device)
     if environment.world_size() > 1 and not dist.is_initialized():

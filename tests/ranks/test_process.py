@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hiso_pl.ranks import environment, launch_store, process, roll_call
+from hiso_pl.ranks import launch_store, process, roll_call
 from hiso_pl.run import versions
 
 
@@ -60,25 +60,6 @@ def test_versions_name_packages_and_formats():
     }  # fmt: skip
     assert found["stream"] == found["numerics"] == "1"
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
-
-
-def test_the_place_in_a_launch_is_read_from_its_environment(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert (environment.rank(), environment.world_size(), environment.local_rank(), environment.local_world_size()) == (
-        0,
-        1,
-        0,
-        1,
-    )
-    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    assert (environment.rank(), environment.world_size(), environment.local_rank(), environment.local_world_size()) == (
-        5,
-        8,
-        1,
-        4,
-    )
 
 
 def test_one_of_several_says_a_line(monkeypatch):
