@@ -31,6 +31,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from hiso_pl.errors import RunError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ BACKENDS = r"(?i)gloo|nccl"  # gloo's errors are plain RuntimeErrors, with the p
 TIMED_OUT = r"(?i)timed? ?-?out"
 
 
-class LostRankError(RuntimeError):
+class LostRankError(RunError):
     """A collective failed; the message, one line, says which ranks did not come to it."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hiso_pl.ranks import environment
 from hiso_pl.run.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,11 @@ def newest_checkpoint(root: Path | str, up_to: int | None = None) -> Path | None
         except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
             log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
     return max(found)[-1] if found else None
+
+
+def traceback_path(root: Path) -> Path:
+    """Where this rank writes the traceback of an error; a folder with nothing else in it holds no run."""
+    return root / ("traceback.txt" if environment.world_size() == 1 else f"traceback.rank-{environment.rank()}.txt")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
