@@ -22,7 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl.ranks import environment, roll_call
+from hiso_pl.ranks import environment, gathering, roll_call
+from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.whole_file import whole_file
 
 T = TypeVar("T")
@@ -152,9 +153,8 @@ class ScalarStrategy(DDPStrategy):
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
             os.environ["NCCL_SOCKET_IFNAME"] = f"={self._interface}"  # without = it is what names begin with
         assert self._timeout is not None
-        store = roll_call.open_roll_call(self._launch_store(), self.global_rank, self.world_size, self._timeout)
-        roll = roll_call.current()
-        assert roll is not None
+        store = gathering.gather(self._launch_store(), self.global_rank, self.world_size, self._timeout)
+        roll = roll_call.begin(store, self.global_rank, self.world_size, self._timeout.total_seconds())
         with roll.connecting():
             dist.init_process_group(
                 backend,
@@ -186,6 +186,7 @@ class ScalarStrategy(DDPStrategy):
         roll = roll_call.current()
         if roll is not None:
             roll.rounds_done = lambda: trainer.global_step
+            roll.watch.stacks = traceback_path(Path(trainer.default_root_dir))
         Strategy.setup(self, trainer)
 
     @override

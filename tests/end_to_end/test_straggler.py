@@ -42,3 +42,5 @@ def test_one_line_names_the_rank_and_all_end(start, base, tmp_path, monkeypatch,
     assert found, launch.errors
     assert found.groups() in ((), (process,))
     assert not (tmp_path / "run" / "summary.json").exists()
+    if kind.startswith("hang"):
+        assert "in _trouble" in (tmp_path / "run" / "traceback.rank-2.txt").read_text()
