@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "hiso_pl.export",
     "ledger": "hiso_pl.cli.ledger",
     "replay": "hiso_pl.cli.replay",
+    "study": "hiso_pl.cli.study",
 }
 """Commands beside those of a run, each imported when it is called; its module's ``run`` takes what follows it."""
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
