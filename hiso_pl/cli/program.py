@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "hiso_pl.export",
     "ledger": "hiso_pl.cli.ledger",
     "replay": "hiso_pl.cli.replay",
+    "study": "hiso_pl.cli.study",
 }
 """Commands beside those of a run, each imported when it is called; its module's ``run`` takes what follows it."""
 
