@@ -229,7 +229,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
             "model": type(trainer.strategy.model).__name__,
             "collectives": list(collectives),
             "digest": digest(trainer.optimizers[0]),
-            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),
+            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),  # type: ignore[attr-defined]
             "exchanged_bytes": module.exchange.payload_bytes,
         }
         (root / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(result))

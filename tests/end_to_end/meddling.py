@@ -79,7 +79,7 @@ class Flip(Callback):
             return
         self.done.add(trainer.default_root_dir)
         optimizer = trainer.optimizers[0]
-        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]
+        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]  # type: ignore[attr-defined]
         tensor = parameter.data if self.key is None else optimizer.state[parameter][self.key]
         tensor.view(-1).view(torch.int32)[self.element] ^= 1 << self.bit
 
@@ -138,7 +138,7 @@ class Killed(Callback):
 
 def _half_an_update(update: Update, parameters: Any, hessians: Any, sites: Any) -> None:
     half = len(parameters) // 2
-    _fused(update, parameters[:half], hessians[:half], sites[:half])
+    _fused(update, parameters[:half], hessians[:half], sites[:half])  # type: ignore[call-arg]
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -95,7 +95,7 @@ def test_what_a_rank_says_is_left_for_those_who_will_miss_it(monkeypatch):
         monkeypatch.setenv(name, value)
 
     def verdict(group: str, end) -> str:
-        own = dist.PrefixStore(group, store)
+        own = dist.PrefixStore(group, store)  # type: ignore[attr-defined]
         monkeypatch.setattr(roll_call, "_current", roll_call.RollCall(own, 1, 2, 5.0))
         end()
         return own.get("verdict").decode() if own.check(["verdict"]) else ""

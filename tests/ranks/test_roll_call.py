@@ -24,8 +24,8 @@ LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting
 
 
 @pytest.fixture
-def store() -> dist.TCPStore:
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store() -> dist.TCPStore:  # type: ignore[name-defined]
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def meet(roll: RollCall, error: Exception) -> None:
         raise error
 
 
-def absent(store: dist.Store, process: subprocess.Popen[bytes], **other: str) -> int:
+def absent(store: dist.Store, process: subprocess.Popen[bytes], **other: str) -> int:  # type: ignore[name-defined]
     """Lets a process be that of rank 2."""
     state = place.status(process.pid)
     store.set("place/2", json.dumps(place.own_place() | {"pid": process.pid, "started": state[1]} | other))
@@ -151,7 +151,7 @@ def test_a_collective_that_was_not_wrapped_is_explained(store):
 
 
 def test_attempts_of_a_launch_share_a_store_and_nothing_in_it(store):
-    def attempt() -> list[dist.Store]:
+    def attempt() -> list[dist.Store]:  # type: ignore[name-defined]
         ranks = [lambda rank=rank: gather(store, rank, 3, timedelta(seconds=5)) for rank in range(3)]
         return on_each(*ranks)
 
