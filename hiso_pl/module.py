@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,15 +20,16 @@ from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.resumable import REBUILT
 from hiso_pl.measuring import SplitTable, prediction_lines
-from hiso_pl.models.task_model import TaskModel
+from hiso_pl.models.task_model import Evaluation, TaskModel
 from hiso_pl.run import checkpoint, versions
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import LocalExchange
+from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.options import DTYPES
-from hiso_pl.zeroth_order.points import CastView, cast_frozen, check_compiled
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.precision import CastView, cast_frozen
 from hiso_pl.zeroth_order.record import RoundReport
+from hiso_pl.zeroth_order.watching import check_compiled
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +149,6 @@ class FederatedModule(LightningModule):
         optimizer = self.optimizer
         if batch.index != optimizer.round:
             raise RuntimeError(f"data of round {batch.index} given, round {optimizer.round} comes next")
-        if any(module.training for module in self.network.modules()):
-            raise RuntimeError("a module of the network is in training mode: all probes must see the same function")
         losses = [self._loss_of(minibatches) for minibatches in batch.batches]
         # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
         self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
@@ -191,25 +190,19 @@ class FederatedModule(LightningModule):
         self._table = SplitTable(examples)
         self._view = None
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """The network computes inside the block as it does for a round's base loss."""
-        point: AbstractContextManager[None]
+    def _evaluated(self, batch: dict[str, Tensor]) -> Evaluation:
+        """What the network makes of a batch, computing as it does for a round's base loss."""
         if self.trainer.state.fn == "fit" and self.optimizer.memory == "low":
-            point = self.optimizer.at_base()
-        else:
-            if self._view is None:
-                self._view = CastView([p for _, p in self.trainable()], self.compute_dtype)
-            point = self._view.active()
-        with point, torch.inference_mode():
-            yield
+            return self.optimizer.at_base(partial(self.network.evaluate, batch))
+        if self._view is None:
+            self._view = CastView([p for _, p in self.trainable()], self.compute_dtype)
+        with self._view.active(), torch.inference_mode():
+            return self.network.evaluate(batch)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Evaluates one batch, formed globally and dealt whole to this rank."""
-        with self._computing():
-            evaluation = self.network.evaluate(batch)
         assert self._table is not None
-        self._table.add(batch["index"], evaluation)
+        self._table.add(batch["index"], self._evaluated(batch))
 
     test_step = validation_step
 
@@ -246,9 +239,7 @@ class FederatedModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What is predicted of each example of one batch, as plain values."""
-        with self._computing():
-            evaluation = self.network.evaluate(batch)
-        return prediction_lines(self.trainer.datamodule.predicted, batch["index"], evaluation)  # type: ignore[attr-defined]
+        return prediction_lines(self.trainer.datamodule.predicted, batch["index"], self._evaluated(batch))  # type: ignore[attr-defined]
 
     # Checkpoints
 

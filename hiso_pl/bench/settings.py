@@ -11,8 +11,8 @@ import torch
 
 from hiso_pl.models import LoRA
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype
+from hiso_pl.zeroth_order.plan import Difference
 from hiso_pl.zeroth_order.points import Memory
-from hiso_pl.zeroth_order.probe import Difference
 from hiso_pl.zeroth_order.streams import Distribution
 
 PreconditionerName = Literal["diagonal", "identity", "scalar"]

@@ -29,8 +29,8 @@ from hiso_pl.zeroth_order import (
     Slots,
     ZerothOrderOptimizer,
 )
-from hiso_pl.zeroth_order.points import CastView, cast_frozen
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.precision import CastView, cast_frozen
 
 LR = 1e-8
 """Learning rate of every round: the update does all its work, and the weights stay sane however many rounds run."""

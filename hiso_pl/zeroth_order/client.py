@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from hiso_pl.zeroth_order.interfaces import Exchange, Slots, Transform
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import NO_DRIFT
-from hiso_pl.zeroth_order.probe import Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.probe import Probe
 
 Scalars = NDArray[np.float32]
 

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.interfaces import Aggregation, Exchange, LocalExchange, Mean, Slots, Transform
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order.losses import Loss, check_evaluating
 from hiso_pl.zeroth_order.options import (
     DTYPES,
     ComputeDtype,
@@ -43,14 +43,17 @@ from hiso_pl.zeroth_order.options import (
     check_same_shapes,
 )
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, check_seed
+from hiso_pl.zeroth_order.plan import Difference, Plan, directional_weights
 from hiso_pl.zeroth_order.points import Memory, Point
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
-from hiso_pl.zeroth_order.probe import Difference, Loss, Plan, Probe, directional_weights
+from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution, Site, check_numel
 from hiso_pl.zeroth_order.update import Update
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+
+T = TypeVar("T")
 
 
 class ZerothOrderOptimizer(Optimizer):
@@ -58,8 +61,12 @@ class ZerothOrderOptimizer(Optimizer):
 
     It owns x, H and the round counter, so a checkpoint of the optimizer carries them. In a plain loop::
 
+        model.eval()
         optimizer = ZerothOrderOptimizer(model.named_parameters(), lr=1e-3)
         loss = optimizer.step(lambda: criterion(model(inputs), targets))
+
+    All probes must see the same function. So the first round evaluates a loss at x three more times and refuses one
+    that changes, or whose forward pass moves something; a network that is known is refused in training mode.
 
     Args:
         params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams. Those that do not
@@ -86,7 +93,7 @@ class ZerothOrderOptimizer(Optimizer):
         directions_per_forward: Points evaluated in one forward pass, where a small part of a network is trained;
             ``auto`` decides by that part's size. Other numbers give the same scalars up to rounding.
         network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
-            not look up; more than one direction in a forward pass cannot do without.
+            not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
 
     Raises:
         ValueError: If an option cannot be, or a parameter is not fp32.
@@ -244,13 +251,10 @@ class ZerothOrderOptimizer(Optimizer):
             total=sum(p.numel() for p in self.network.parameters()),
         )
 
-    @contextmanager
-    def at_base(self) -> Iterator[None]:
-        """Inside the block the network computes at x as it does for a round's base loss: in ``compute_dtype``."""
+    def at_base(self, evaluate: Callable[[], T]) -> T:
+        """Evaluates something of the network at x as a round's base loss is evaluated: in ``compute_dtype``."""
         _, probe = self._tools()
-        point = Point(self._sites(self.round), self.hessians)
-        with probe.at(point):
-            yield
+        return probe.at_base(Point(self._sites(self.round), self.hessians), evaluate)
 
     def _sites(self, round: int) -> list[Site]:
         seed, distribution = self._group["seed"], self._group["distribution"]
@@ -278,8 +282,12 @@ class ZerothOrderOptimizer(Optimizer):
             The cohort's mean loss at the start of the round, over the slots present, fp32; NaN if none is.
 
         Raises:
-            ValueError: If neither losses nor closure are given, or their number is not that of the slots.
+            ValueError: If neither losses nor closure are given, their number is not that of the slots, or one is not
+                the same function each time it is evaluated.
+            RuntimeError: If a module of the network, where it is known, is in training mode.
         """
+        if self.network is not None:
+            check_evaluating(self.network)
         if losses is None:
             if closure is None:
                 raise ValueError("step() needs a closure or losses=[...]: the loss is evaluated several times a round")
