@@ -98,7 +98,7 @@ class Stop(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.global_rank, trainer.global_step) == (self.rank, self.round - 1):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 class Killed(Callback):
