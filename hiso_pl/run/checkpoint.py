@@ -160,7 +160,7 @@ def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[st
         try:
             content = read(path)
         except ValueError as error:
-            log.warning("%s is passed over.", error)
+            log.warning("%s cannot be read and is passed over: %s", path, error)
             continue
         if up_to is None or content["global_step"] <= up_to:
             found.append((content["global_step"], path.stat().st_mtime_ns, path, content))
