@@ -24,11 +24,12 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from hiso_pl.cli.parser import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
 from hiso_pl.cli.run import trainer_root
 from hiso_pl.data.tasks import find_task
+from hiso_pl.errors import one_line
 from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
-from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
+from hiso_pl.models.loading import load_tokenizer, unwrapped
 from hiso_pl.module import FederatedModule, SchedulerCallable
 from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint, versions
@@ -151,6 +152,7 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
     parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
+    add_traceback(parser)
     parser.add_lightning_class_args(ExportedModule, "model")
     parser.link_arguments("seed_everything", "model.seed")
     config = parser.parse_args(list(args))

@@ -18,6 +18,7 @@ from typing_extensions import override
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.errors import RunError
 from hiso_pl.run.start import Start
 from hiso_pl.zeroth_order.digest import checksums, digest
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 OnMismatch = Literal["stop", "repair"]
 
 
-class OutOfStepError(RuntimeError):
+class OutOfStepError(RunError):
     """Ranks are out of step; raised on all of them.
 
     Attributes:
@@ -80,7 +81,7 @@ class InStepCheck(OrderedCallback):
         """Forgets an earlier run, and compares where this one goes on from: it decides which collectives come.
 
         Raises:
-            RuntimeError: If the ranks would go on from different points.
+            RunError: If the ranks would go on from different points.
         """
         super().setup(trainer, pl_module, stage)
         self._compared = False
@@ -89,7 +90,7 @@ class InStepCheck(OrderedCallback):
             return
         starts = [found["start"] for found in self._gather_items(trainer, {"start": str(self.start)})]
         if len(set(starts)) > 1:
-            raise RuntimeError(
+            raise RunError(
                 f"the ranks would not go on from the same point ({_groups(starts)}): trainer.default_root_dir must be "
                 "a folder that all machines share, or hold the same on each of them"
             )
@@ -99,7 +100,7 @@ class InStepCheck(OrderedCallback):
         """Compares what the ranks start from, before the first collective that needs them to agree.
 
         Raises:
-            RuntimeError: If they start from different things.
+            RunError: If they start from different things.
         """
         self._compare_starts(trainer, pl_module)
 
@@ -108,7 +109,7 @@ class InStepCheck(OrderedCallback):
         """Compares what the ranks start from, if that has not been done, and the state that they go on from.
 
         Raises:
-            RuntimeError: If they start from different things.
+            RunError: If they start from different things.
         """
         self._compare_starts(trainer, pl_module)
         self.check(trainer, whole=True)  # of a resumed run, only now is the whole state back
@@ -177,7 +178,7 @@ class InStepCheck(OrderedCallback):
             if len({found.get(item) for found in everyone}) > 1
         ]
         if problems:
-            raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+            raise RunError("the ranks do not start from the same " + "; nor the same ".join(problems))
 
     def _gather_items(self, trainer: Trainer, mine: dict[str, str]) -> list[dict[str, str]]:
         """What all ranks give, by rank."""

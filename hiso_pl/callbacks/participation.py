@@ -10,13 +10,14 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
 from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.errors import RunError
 from hiso_pl.run.folder import SUMMARY
 from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
 
 
-class ParticipationError(RuntimeError):
+class ParticipationError(RunError):
     """Too many clients are left out for the run to be what was asked for."""
 
 

@@ -16,7 +16,7 @@ from hiso_pl.bench.machine import choose_device
 from hiso_pl.bench.measure import measure
 from hiso_pl.bench.report import table
 from hiso_pl.bench.settings import METHOD, Settings
-from hiso_pl.cli.parser import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
 from hiso_pl.ranks import environment, process
 from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order.method import Method
@@ -38,9 +38,11 @@ def parse(args: Sequence[str]) -> Settings:
     parser = Parser(prog="hiso-pl bench", description="Measures a round beside plain forward passes on this machine.")
     parser.add_class_arguments(Method, skip=NOT_MEASURED)
     parser.add_class_arguments(Settings, skip={"method"})
+    add_traceback(parser)
     config = parser.parse_args(list(args))
     try:
         given = vars(parser.instantiate(config))
+        del given["traceback"]
         method = {field.name: given.pop(field.name) for field in fields(Method) if field.name not in NOT_MEASURED}
         return Settings(method=replace(METHOD, **method), **given)
     except ValueError as error:
@@ -64,6 +66,7 @@ def run(args: Sequence[str]) -> dict[str, Any]:
         RuntimeError: If the losses are not finite.
     """
     settings = parse(args)
+    environment.check_launch()
     setup = process.configure(settings.threads, deterministic=True)
     device = choose_device(settings.device)
     if environment.world_size() > 1 and not dist.is_initialized():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 T = TypeVar("T")
@@ -17,8 +17,20 @@ class ConfigurationError(ValueError):
     """The command line or a configuration file cannot be understood."""
 
 
+class Answered(SystemExit):
+    """What was asked, for help or for a configuration, has been answered, and there is nothing to do."""
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, which reports what it does not understand in one line."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the program after an answer, told from whatever else may end it with status 0.
+
+        Raises:
+            Answered: Always.
+        """
+        raise Answered(status)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises instead of printing the usage on every rank.
@@ -26,22 +38,29 @@ class Parser(LightningArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
-        if ex is None:
-            raise ConfigurationError(one_line(message))
-        raise ConfigurationError(one_line(message)) from ex
+        raise ConfigurationError(message) from ex
 
 
-def one_line(text: object) -> str:
-    """A message without line breaks, no longer than a terminal shows; of the parser's, what is wrong."""
-    joined = " ".join(line.strip() for line in str(text).splitlines() if line.strip())
-    # an option that may be null is a union to the parser, and it reports each member's complaint
-    found = re.match(
-        r"(?P<key>.*?)Does not validate against any of the Union subtypes.*?Errors: - (?P<what>.*)", joined
+def add_traceback(parser: ArgumentParser) -> None:
+    """Adds the option that all commands have."""
+    parser.add_argument(
+        "--traceback",
+        type=bool,
+        default=False,
+        help="Whether an error is told with its traceback. That of an unexpected one is kept in the run's folder.",
     )
-    if found:
-        what = re.split(r" - Expected a <class 'NoneType'>| Given value type:", found["what"])[0]
-        joined = f"{found['key']}{what}"
-    return joined if len(joined) <= 600 else joined[:597] + "..."
+
+
+def without_union(message: str) -> str:
+    """What is wrong with an option that may be null: a union to the parser, which reports each member's complaint."""
+    found = re.match(
+        r"(?P<key>.*?)Does not validate against any of the Union subtypes.*?Errors:\s+- (?P<what>.*)",
+        message,
+        re.DOTALL,
+    )
+    if not found:
+        return message
+    return found["key"] + re.split(r"\s- Expected a <class 'NoneType'>|\sGiven value type:", found["what"])[0]
 
 
 def parse_settings(
@@ -71,6 +90,7 @@ def parse_settings(
     parser.add_class_arguments(settings, skip={name for name in (positional, flag) if name is not None})
     if flag is not None:
         parser.add_argument(f"--{flag}", action="store_true", help="See above.")
+    add_traceback(parser)
     config: Namespace = parser.parse_args(list(args))
     try:
         built = parser.instantiate(config)

@@ -5,23 +5,19 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
 import sys
-import threading
 import warnings
 from importlib import import_module
-
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import hiso_pl
 from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.signals import last_words
-from hiso_pl.cli.parser import ConfigurationError, Parser, one_line
+from hiso_pl.cli import edge
+from hiso_pl.cli.parser import Parser
 from hiso_pl.cli.run import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.module import FederatedModule
-from hiso_pl.ranks import environment, launch_store, process
-from hiso_pl.ranks.roll_call import LostRankError
+from hiso_pl.ranks import environment
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +32,9 @@ COMMANDS = {
     "export": "hiso_pl.export",
     "ledger": "hiso_pl.cli.ledger",
     "replay": "hiso_pl.cli.replay",
+    "study": "hiso_pl.cli.study",
 }
 """Commands beside those of a run, each imported when it is called; its module's ``run`` takes what follows it."""
-PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
-TRACEBACK = "HISO_PL_TRACEBACK"
-USER_ERRORS = (
-    ValueError,
-    OSError,
-    MisconfigurationException,
-    RuntimeError,
-    ImportError,
-    KeyError,
-    TypeError,
-    MemoryError,
-)
 
 
 def _log_quietly() -> None:
@@ -61,6 +46,7 @@ def _log_quietly() -> None:
         os.environ.setdefault(name, "1")  # a bar for each rank tells nothing
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if environment.rank() == 0 else logging.ERROR)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(level)  # what was asked for by trainer.profiler
     if environment.rank() != 0:
         warnings.filterwarnings("ignore", module=r"lightning\..*")
     for pattern in (
@@ -76,15 +62,6 @@ def _log_quietly() -> None:
         r".*is_gradient_checkpointing. is deprecated.*",  # said to PEFT, not to users
     ):
         warnings.filterwarnings("ignore", message=pattern)
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Lets TensorBoard's writer fail without a traceback: it raises the same error again where it is next called."""
-    error = failure.exc_value
-    if not isinstance(error, OSError):
-        threading.__excepthook__(failure)
-    elif error.filename is None and error.errno is not None:
-        error.filename = "events.out.tfevents"
 
 
 def _run(args: list[str] | None) -> None:
@@ -126,37 +103,12 @@ def main(args: list[str] | None = None) -> int:
         args: The command line; that of the process if none is given.
 
     Returns:
-        The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be.
+        The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be, 130 after
+        an interrupt that found no round to wait for.
     """
     _log_quietly()
-    with last_words():
-        return _status(args)
-
-
-def _status(args: list[str] | None) -> int:
     given = sys.argv[1:] if args is None else args
-    hook, threading.excepthook = threading.excepthook, _thread_failed
-    try:
+    with last_words():
         if given and given[0] in COMMANDS:
-            import_module(COMMANDS[given[0]]).run(given[1:])
-            return 0
-        _run(args)
-    except USER_ERRORS as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        message = one_line(error) or type(error).__name__
-        if (
-            isinstance(error, RuntimeError)
-            and not isinstance(error, LostRankError)  # it has found out more, and quotes the network's own words
-            and re.search(PEER_LOST, message)
-        ):
-            log.debug("%s", message)
-            message = "lost contact with another rank, which has ended or hangs: see its own lines"
-        if launch_store.say_once(message):
-            where = f" (rank {environment.rank()})" if environment.world_size() > 1 else ""
-            sys.stderr.write(f"hiso-pl: error{where}: {message}\n")
-        return 2 if isinstance(error, ConfigurationError) else 1
-    finally:
-        threading.excepthook = hook
-        process.close()
-    return 0
+            return edge.status_of(lambda: import_module(COMMANDS[given[0]]).run(given[1:]), given)
+        return edge.status_of(lambda: _run(args), given)

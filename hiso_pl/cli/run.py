@@ -26,10 +26,11 @@ from hiso_pl.callbacks import (
 )
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.cli import edge, trainer_options
+from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.module import FederatedModule
-from hiso_pl.ranks import environment, process
+from hiso_pl.ranks import process
 from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.run import checkpoint
 from hiso_pl.run.folder import held_by_run, refuse_held
@@ -86,6 +87,7 @@ class FederatedCLI(LightningCLI):
             default=[],
             help="Options that may differ from those of the checkpoint a run is resumed from, by name.",
         )
+        add_traceback(parser)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(InStepCheck, "in_step")
         parser.add_lightning_class_args(RoundLedger, "ledger")
@@ -102,29 +104,19 @@ class FederatedCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, each with the arguments that are no options of it."""
+        return {name: {*skipped, *trainer_options.GIVEN[name]} for name, skipped in LightningCLI.subcommands().items()}
+
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration as given: one found in a checkpoint is compared with it, never used."""
 
     def before_instantiate_classes(self) -> None:
         """Checks and completes what concerns the run as a whole."""
         config = self._config()
-        if isinstance(config.seed_everything, bool):
-            raise ConfigurationError(f"seed_everything={config.seed_everything} must be an integer")
-        trainer = config.trainer
-        if str(trainer.precision) not in ("None", "32", "32-true"):
-            raise ConfigurationError(
-                f"trainer.precision={trainer.precision} must be 32-true: the parameters that are trained are fp32"
-            )
-        for key in ("limit_val_batches", "limit_test_batches"):
-            if trainer[key] not in (None, 0, 1.0):
-                raise ConfigurationError(
-                    f"trainer.{key}={trainer[key]} must be 1.0 or 0: it counts a rank's batches, so metrics would "
-                    "depend on the number of ranks; give the data module fewer examples instead"
-                )
-        if self.subcommand == "fit" and isinstance(trainer.max_steps, int) and trainer.max_steps < 1:
-            raise ConfigurationError(f"trainer.max_steps={trainer.max_steps} must be at least 1: it counts rounds")
-        _check_monitor(config)
-        _fit_devices_to_launch(trainer)
+        edge.begins(Path(trainer_root(config)), config.traceback)
+        trainer_options.check(config, self.subcommand)
         settings = process.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
         fitting, root = self.subcommand == "fit", Path(trainer_root(config))
@@ -169,7 +161,7 @@ class FederatedCLI(LightningCLI):
             RunSummary(),
             PredictionWriter(),
         ]
-        if trainer.progress_bar_callback is not None and type(trainer.progress_bar_callback) is not RoundProgressBar:
+        if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())
         trainer.callbacks.extend(own)  # type: ignore[attr-defined]
@@ -187,17 +179,15 @@ class FederatedCLI(LightningCLI):
             checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
 
     def after_fit(self) -> None:
-        """Tests the final model, if asked to."""
+        """Sees to it that this was the last round, and tests the final model if asked to."""
+        trainer_options.check_reached(self.trainer)
         if self._config().test_at_end and not interrupted(self.trainer):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self.start.source
-        kwargs["weights_only"] = True  # a checkpoint is data
-        if subcommand in ("validate", "test"):
-            kwargs["verbose"] = False  # Lightning's table rounds to fp32; the module says the metrics themselves
-        return kwargs
+        return kwargs | trainer_options.GIVEN[subcommand]
 
     def _config(self) -> Namespace:
         config = self.config.get(str(self.subcommand), self.config)
@@ -208,28 +198,6 @@ class FederatedCLI(LightningCLI):
 def trainer_root(config: Namespace) -> str:
     """The run's folder."""
     return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
-
-
-def _check_monitor(config: Namespace) -> None:
-    """Lightning keeps what is lowest unless told otherwise, which of an accuracy would be the worst."""
-    monitor = config.get("checkpoint.monitor")
-    if monitor and not str(monitor).endswith("loss") and config.get("checkpoint.mode") == "min":
-        raise ConfigurationError(
-            f"checkpoint.mode=min with checkpoint.monitor={monitor} would keep the worst checkpoint: must be max"
-        )
-
-
-def _fit_devices_to_launch(trainer: Namespace) -> None:
-    """Under torchrun the launch says how many processes there are; it need not be said again."""
-    if not environment.under_torchrun():
-        return
-    import torch
-
-    local = environment.local_world_size()
-    if trainer.devices in (None, "auto"):
-        gpus = torch.cuda.device_count() if trainer.accelerator in (None, "auto", "gpu", "cuda") else 0
-        trainer.devices = min(gpus, local) if gpus else local
-    trainer.num_nodes = max(1, environment.world_size() // local)
 
 
 def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:

@@ -40,7 +40,7 @@ def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> 
     return found
 
 
-def one_line(found: dict[str, Any]) -> str:
+def counts_line(found: dict[str, Any]) -> str:
     """What :func:`describe` found as a line for the log; of many classes the first ten."""
     parts = [f"{found['examples']} examples"]
     if "tokens" in found:

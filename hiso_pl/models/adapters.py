@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import nn
 
-from hiso_pl.models.loading import one_line
+from hiso_pl.errors import one_line
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from hiso_pl.ranks import roll_call
 from hiso_pl.ranks.environment import under_torchrun, world_size
+from hiso_pl.ranks.patience import within
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ def say_once(message: str) -> bool:
     first = _is_first(message)
     roll = roll_call.current()
     if first and roll is not None:
-        leave_word(roll, message)
+        words = roll.words(message)
+        _is_first(words)  # those who quote it have nothing to add
+        roll.farewell(words)
     return first
 
 
@@ -46,14 +49,7 @@ def _is_first(line: str) -> bool:
         store = _launch_store()
         return 1 if store is None else int(store.add(f"hiso_pl/say/{restart}/{_short(line)}", 1))
 
-    return roll_call.within(2 * SAY_TIMEOUT_S, count, 1) == 1
-
-
-def leave_word(roll: roll_call.RollCall, message: str) -> None:
-    """Tells those who will miss this rank why it ends, as something that has been said already."""
-    words = roll.words(message)
-    _is_first(words)
-    roll.farewell(words)
+    return within(2 * SAY_TIMEOUT_S, count, 1) == 1
 
 
 def note_begun(root: str) -> None:

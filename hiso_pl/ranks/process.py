@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import torch
 import torch.distributed as dist
 
 from hiso_pl.ranks import roll_call
 from hiso_pl.ranks.environment import under_torchrun
-from hiso_pl.ranks.launch_store import leave_word
 
 CUBLAS_WORKSPACE = ":4096:8"
 
@@ -55,13 +53,7 @@ def configure(threads: int | None = None, deterministic: bool = True) -> dict[st
 
 
 def close() -> None:
-    """Leaves the process group; a gloo group still open when Python exits may abort the process.
-
-    While an exception is on its way, the others are told of it: their own collectives are about to fail.
-    """
-    error, roll = sys.exc_info()[1], roll_call.current()
-    if error is not None and roll is not None:
-        leave_word(roll, str(error).partition("\n")[0] or type(error).__name__)
+    """Leaves the process group; a gloo group still open when Python exits may abort the process."""
     roll_call.close_roll_call()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
@@ -20,7 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl.ranks import environment, roll_call
+from hiso_pl.ranks import environment, gathering, roll_call
+from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
 
@@ -54,8 +57,9 @@ class ScalarStrategy(DDPStrategy):
     It is DDP without DistributedDataParallel: no broadcast of parameters at the start, no gradient buckets. Ranks are
     kept in step by the optimizer's exchange alone, and a callback checks that they are.
 
-    A rank's device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and under torchrun the
-    number of processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
+    torchrun numbers the ranks, or Lightning does, which without torchrun starts ``trainer.devices`` of them. A rank's
+    device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and under torchrun the number of
+    processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
 
     Args:
         process_group_backend: Backend of the process group. ``gloo`` works with any number of ranks to a GPU and is the
@@ -92,6 +96,8 @@ class ScalarStrategy(DDPStrategy):
             process_group_backend=process_group_backend,
             timeout=timedelta(seconds=timeout_s),
             checkpoint_io=AtomicCheckpointIO(),
+            # nobody else numbers the ranks: of a Slurm job Lightning would take any process for one of its tasks
+            cluster_environment=TorchElasticEnvironment() if environment.under_torchrun() else LightningEnvironment(),
         )
         self._interface = interface
         self.start: Start | None = None
@@ -120,6 +126,7 @@ class ScalarStrategy(DDPStrategy):
         # Lightning's launcher insists on devices == WORLD_SIZE even where it has nothing to launch
         assert self.cluster_environment is not None
         if not self.cluster_environment.creates_processes_externally and self.num_processes * self.num_nodes > 1:
+            os.environ[environment.BY_LIGHTNING] = str(os.getpid())
             super()._configure_launcher()
 
     @override
@@ -148,9 +155,8 @@ class ScalarStrategy(DDPStrategy):
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
             os.environ["NCCL_SOCKET_IFNAME"] = f"={self._interface}"  # without = it is what names begin with
         assert self._timeout is not None
-        store = roll_call.open_roll_call(self._launch_store(), self.global_rank, self.world_size, self._timeout)
-        roll = roll_call.current()
-        assert roll is not None
+        store = gathering.gather(self._launch_store(), self.global_rank, self.world_size, self._timeout)
+        roll = roll_call.begin(store, self.global_rank, self.world_size, self._timeout.total_seconds())
         with roll.connecting():
             dist.init_process_group(
                 backend,
@@ -182,6 +188,7 @@ class ScalarStrategy(DDPStrategy):
         roll = roll_call.current()
         if roll is not None:
             roll.rounds_done = lambda: trainer.global_step
+            roll.watch.stacks = traceback_path(Path(trainer.default_root_dir))
         Strategy.setup(self, trainer)
 
     @override

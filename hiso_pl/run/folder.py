@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from hiso_pl.ranks import environment
 from hiso_pl.run.whole_file import whole_file
 
 CONFIG = "config.yaml"
@@ -47,6 +48,11 @@ def remove_leftovers(root: Path) -> None:
     parts = [path.with_name(path.name + ".part") for path in written]
     for part in (*parts, *(root / CHECKPOINTS_FOLDER).glob("*.ckpt.part")):
         part.unlink(missing_ok=True)
+
+
+def traceback_path(root: Path) -> Path:
+    """Where this rank writes the traceback of an error; a folder with nothing else in it holds no run."""
+    return root / ("traceback.txt" if environment.world_size() == 1 else f"traceback.rank-{environment.rank()}.txt")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hiso_pl.cli import edge
 from hiso_pl.cli.parser import ConfigurationError, parse_settings
-from hiso_pl.cli.program import USER_ERRORS
-from hiso_pl.models.loading import one_line
 from hiso_pl.ranks import environment, process
 from hiso_pl.small_language.folder import make
 from hiso_pl.zeroth_order.philox import check_seed
@@ -88,11 +87,5 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("hiso_pl").setLevel(logging.INFO)
-    try:
-        run(sys.argv[1:] if args is None else args)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"hiso-pl: error: {one_line(error)}\n")
-        return 2 if isinstance(error, ConfigurationError) else 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    given = sys.argv[1:] if args is None else args
+    return edge.status_of(lambda: run(given), given)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,15 @@ class RoundRecord:
             raise ValueError(f"scalars of round {self.round} are not all finite: drop such slots before aggregating")
         if self.cohort < 1 or any(not 0 <= s < self.cohort for s in self.dropped):
             raise ValueError(f"dropped={self.dropped} must be slots of a cohort of {self.cohort}")
+
+    def as_data(self) -> dict[str, Any]:
+        """The fields as plain numbers, which lose nothing."""
+        return {**vars(self), "scalars": self.scalars.tolist(), "dropped": list(self.dropped)}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> RoundRecord:
+        """The record that :meth:`as_data` told of."""
+        return cls(**{**data, "scalars": np.array(data["scalars"], np.float32), "dropped": tuple(data["dropped"])})
 
     @property
     def empty(self) -> bool:

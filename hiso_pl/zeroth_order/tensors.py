@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from hiso_pl.errors import RunError
 from hiso_pl.zeroth_order.digest import StateTensor
 from hiso_pl.zeroth_order.record import RoundRecord
 
@@ -31,7 +32,7 @@ class Target(NamedTuple):
     applied: int = 0
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(RunError):
     """An update has led to a state that is not finite; the message names round and tensor."""
 
 

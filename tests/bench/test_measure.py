@@ -103,7 +103,7 @@ def test_displacements_are_those_of_a_round(
     work.round()
     # one of the tensors that every forward pass reads whole, once
     watched = next(t for t, name in enumerate(work.optimizer.names) if name.endswith("layers.0.fc1.weight"))
-    kernels, written = type(work.optimizer._tools()[0]), []
+    kernels, written = type(work.optimizer._kernels()), []
     one, several = kernels.displace, kernels.displace_all
 
     def displace(self: Any, out: Any, base: Any, hessian: Any, site: Any, *more: Any, **options: Any) -> None:

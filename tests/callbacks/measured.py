@@ -152,7 +152,7 @@ class Keep(Callback):
 def main() -> None:
     jobs, outcomes = Path(sys.argv[1]), sys.argv[2]
     sys.argv = sys.argv[:1]  # or Lightning warns of arguments that are not its own
-    import measured  # the one that class paths mean, which is not this script
+    import measured  # type: ignore[import-not-found]  # the one that class paths mean, which is not this script
 
     results = {}
     for name, args in json.loads(jobs.read_text()):

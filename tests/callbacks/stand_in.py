@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -103,7 +102,7 @@ class Module(LightningModule):
         if fault == "raise":
             raise OSError("out of paper")
         if fault in ("term", "int"):
-            os.kill(os.getpid(), signal.SIGTERM if fault == "term" else signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM if fault == "term" else signal.SIGINT)  # to this thread, at once
         own = tuple(slot for slot in range(COHORT) if slot % self.trainer.world_size == self.global_rank)
         slots = Slots(COHORT, own, tuple(range(COHORT)), (1.0,) * COHORT)
         broken = {"nan": 1, "nans": COHORT}.get(fault or "", 0)  # slots without a finite loss, the first ones
@@ -229,7 +228,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
             "model": type(trainer.strategy.model).__name__,
             "collectives": list(collectives),
             "digest": digest(trainer.optimizers[0]),
-            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),
+            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),  # type: ignore[attr-defined]
             "exchanged_bytes": module.exchange.payload_bytes,
         }
         (root / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(result))

@@ -37,7 +37,7 @@ def test_every_image_is_in_one_split(digits: DigitsData) -> None:
 
 
 def test_training_pixels_are_standardised(digits: DigitsData) -> None:
-    pixels = digits.splits.train.pixels
+    pixels = digits.splits.train.pixels  # type: ignore[attr-defined]
     assert pixels.dtype == np.float32
     assert abs(pixels.astype(np.float64).mean()) < 1e-6
     assert abs(pixels.astype(np.float64).std() - 1.0) < 1e-6

@@ -64,7 +64,7 @@ def rounds(ranks) -> dict:
             found[one.index] = one.slots.clients, one.slots.weights
             for slot, batches in zip(one.slots.own, one.batches, strict=True):
                 told = [{name: tensor.tolist() for name, tensor in batch.items()} for batch in batches]
-                assert found.setdefault((one.index, slot), told) == told
+                assert found.setdefault((one.index, slot), told) == told  # type: ignore[comparison-overlap]
     return found
 
 

@@ -208,11 +208,11 @@ def test_labels_by_number_and_name(name, row, label):
         (lambda: find_task("copa").texts({"premise": "P"}, "f line 2"), "f line 2: no column 'question', there are p"),
         (lambda: find_task("copa").texts({"question": "why"}, "f line 2"), "f line 2: question='why' must be cause or"),
         (
-            lambda: find_task("copa").label({**COPA, "question": "cause", "label": "2"}, "f"),
+            lambda: find_task("copa").label({**COPA, "question": "cause", "label": "2"}, "f"),  # type: ignore[attr-defined]
             "f: label='2' must be 0 to",
         ),
         (lambda: find_task("wsc").texts({"text": "T", "target": "[1]"}, "f"), r"f: target='\[1\]' must be a JSON obj"),
-        (lambda: find_task("sst2").label({"label": "fine"}, "f"), "f: label='fine' must be 0 to 1 or one of negative"),
+        (lambda: find_task("sst2").label({"label": "fine"}, "f"), "f: label='fine' must be 0 to 1 or one of negative"),  # type: ignore[attr-defined]
         (lambda: find_task("sst2").changed(classes=["a", "A"]), "classes=.'a', 'A'. must be at least two distinct"),
         (lambda: find_task("sst2").changed(label_words=[" a"]), "label_words=.' a'. must be 2 words, one for each of"),
         (lambda: find_task("sst2").changed(label_words=[" a", " a"]), "label words ' a' and ' a' are the same"),
@@ -223,8 +223,8 @@ def test_labels_by_number_and_name(name, row, label):
         (lambda: replace(find_task("sst2"), metrics=("em",)), "metrics=.'em'. must be one or several of accuracy, mac"),
         (lambda: replace(find_task("squad"), metrics=()), r"metrics=\[\] must be one or several of em, f1"),
         (lambda: replace(find_task("squad"), cut=("passage",)), "cut=.'passage'. must be columns of the template: tit"),
-        (lambda: replace(find_task("squad"), answer="a..b"), "answer='a..b' must be a column, or a path into one"),
-        (lambda: replace(find_task("squad"), max_new_tokens=0), "max_new_tokens=0 must be at least 1"),
+        (lambda: replace(find_task("squad"), answer="a..b"), "answer='a..b' must be a column, or a path into one"),  # type: ignore[call-arg]
+        (lambda: replace(find_task("squad"), max_new_tokens=0), "max_new_tokens=0 must be at least 1"),  # type: ignore[call-arg]
     ],
 )
 def test_bad_input(call, message):

@@ -79,7 +79,7 @@ class Flip(Callback):
             return
         self.done.add(trainer.default_root_dir)
         optimizer = trainer.optimizers[0]
-        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]
+        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]  # type: ignore[attr-defined]
         tensor = parameter.data if self.key is None else optimizer.state[parameter][self.key]
         tensor.view(-1).view(torch.int32)[self.element] ^= 1 << self.bit
 
@@ -98,7 +98,7 @@ class Stop(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.global_rank, trainer.global_step) == (self.rank, self.round - 1):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 class Killed(Callback):
@@ -138,7 +138,7 @@ class Killed(Callback):
 
 def _half_an_update(update: Update, parameters: Any, hessians: Any, sites: Any) -> None:
     half = len(parameters) // 2
-    _fused(update, parameters[:half], hessians[:half], sites[:half])
+    _fused(update, parameters[:half], hessians[:half], sites[:half])  # type: ignore[call-arg]
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -20,7 +20,7 @@ import hiso_pl.models.causal_lm
 from hiso_pl.cli import program as cli
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.tasks import TASKS, GenerationTask
-from hiso_pl.run import checkpoint
+from hiso_pl.run.configuration import as_text
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -149,7 +149,7 @@ def parse():
         files = [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
         found = parser.parse_args(["fit", *files, *options])
         plain = found.fit.as_dict()
-        return checkpoint.flatten({key: value for key, value in plain.items() if key != "config"})
+        return as_text({key: value for key, value in plain.items() if key != "config"})
 
     return parse
 

@@ -193,7 +193,7 @@ def test_lengths_of_another_checksum(ledger, length):
     assert refused(ledger, start + struct.pack("<II", length, 0) + bytes(100)).number == 2
 
 
-HOSTILE = {
+HOSTILE = {  # type: ignore[var-annotated]
     "not a mapping": lambda h: [],
     "no fields": lambda h: {},
     "one field too many": lambda h: {**h, "run": "rm -rf"},

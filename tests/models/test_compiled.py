@@ -84,7 +84,7 @@ def rounds(network, batches, mu=1e-2, **options) -> np.ndarray:
     optimizer.network = network
     seen = []
     for batch in batches:
-        optimizer.step(lambda batch=batch: network.loss(batch))
+        optimizer.step(lambda batch=batch: network.loss(batch))  # type: ignore[misc]
         seen.append([*optimizer.report.scalars.ravel(), optimizer.report.loss])
     return np.array(seen)
 

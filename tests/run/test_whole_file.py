@@ -6,7 +6,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from hiso_pl.cli.program import _thread_failed
+from hiso_pl.cli.edge import _thread_failed
 from hiso_pl.run.whole_file import whole_file
 
 
@@ -62,15 +62,15 @@ def test_a_system_that_cannot_keep_it_is_asked_before_it_is_moved(tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_thread_of_the_curves_is_left_to_be_told_by_the_run(capsys):
+def test_a_failed_thread_of_the_curves_is_left_to_be_told_by_the_run(capsys, caplog):
     import threading
 
     def failure(error):
         return threading.ExceptHookArgs((type(error), error, None, None))
 
     error = OSError(errno.ENOSPC, "No space left on device")
-    _thread_failed(failure(error))
+    _thread_failed(failure(error), [])
     assert capsys.readouterr().err == ""
     assert str(error).endswith("'events.out.tfevents'")
-    _thread_failed(failure(ZeroDivisionError("a fault of ours")))
-    assert "a fault of ours" in capsys.readouterr().err
+    _thread_failed(failure(ZeroDivisionError("a fault of ours")), [])
+    assert "ZeroDivisionError: a fault of ours" in caplog.text

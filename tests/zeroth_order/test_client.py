@@ -3,10 +3,13 @@
 Once with a slot to a process, once with its probes shared among processes, here among one.
 """
 
+import io
+
 import numpy as np
 import pytest
+import torch
 
-from hiso_pl.zeroth_order import Slots, Transform
+from hiso_pl.zeroth_order import RoundRecord, Slots, Transform
 
 CLIENTS = (11, 3)
 TAU, DIRECTIONS = 3, 4
@@ -91,3 +94,25 @@ def test_the_loss_of_a_round_is_the_one_it_starts_from(rounds, shares, tau, diff
     assert np.array_equal(optimizer.report.slot_losses, np.array(expected, dtype=np.float32))
     assert returned == pytest.approx(np.mean(expected), rel=1e-6)
     assert optimizer.report.loss == pytest.approx(returned, rel=1e-6)
+
+
+def test_a_resumed_run_tells_its_transform_of_the_record_before(optimizer_of, fixed):
+    """Promise 5: without it a transform that follows the records would send something else after a stop."""
+    first = optimizer_of([("x", fixed((5, 3), 0))], seed=4)
+    for _ in range(2):
+        first.step(lambda: (first.parameters[0] ** 2).sum())
+    state = first.state_dict()
+    halved = Halved()
+    late = optimizer_of([("x", first.parameters[0].clone())], seed=4, transform=halved)
+    late.load_state_dict(torch.load(saved(state), weights_only=True))
+    assert "record" not in late.param_groups[0]
+    late.step(lambda: (late.parameters[0] ** 2).sum())
+    assert halved.told == [(4, 2, 0, 1)]
+    assert np.array_equal(first.record.scalars, RoundRecord.of_data(first.record.as_data()).scalars)
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl.zeroth_order import Diagonal, Identity, Momentum, RoundRecord, Scalar, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Diagonal, Identity, RoundRecord, Scalar, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.tensors import NotFiniteError
 
 
@@ -23,11 +23,6 @@ def record(round, *scalars, lr=0.1):
         ({"preconditioner": Diagonal()}, [record(0, 3e25)], r"round 0: 'weight \(hessian\)' is not finite"),
         ({"preconditioner": Scalar()}, [record(0, 3e25)], r"round 0: 'weight \(hessian\)' is not finite"),
         ({"preconditioner": Identity()}, [record(0, 1.0), record(1, 3e38, lr=10.0)], "round 1: 'weight' is not finite"),
-        (
-            {"preconditioner": Identity(), "update_rule": Momentum(0.9)},
-            [record(0, 1e38, lr=0.0), record(1, 3e38, lr=0.0)],
-            r"round 1: 'weight \(momentum\)' is not finite",
-        ),
         (
             {"preconditioner": Diagonal(nu=1.0, eps=0.0, floor=0.0)},
             [record(0, 0.0)],

@@ -177,7 +177,8 @@ def test_the_last_addressable_elements_are_drawn_right(distribution):
     drawn, words = np.empty(count + 128, dtype=np.float32), np.empty((4, 288), dtype=np.uint32)
     key = 2**63 + 5
     word = last_word(Purpose.DIRECTIONS, 1, 2)
-    loops._draw(start, count, distribution == "normal", 3, 9, word, key & 0xFFFFFFFF, key >> 32, words, drawn)
+    stream = (distribution == "normal", 9, key & 0xFFFFFFFF, key >> 32)
+    loops._draw(start, count, stream, 3, word, words, drawn)
     expected = direction(Site(key, distribution, 3, 9), 1, 2, start, count)
     assert np.array_equal(drawn[:count].view(np.uint32), expected.view(np.uint32))
     span = torch_ops._Span(CPU, count, first=start)

@@ -99,7 +99,7 @@ def test_a_loss_that_raises_leaves_the_base_weights_in_place():
 
 def test_an_update_broken_off_is_never_written(monkeypatch):
     optimizer = trained(2)
-    kernels, _ = optimizer._tools()
+    kernels = optimizer._kernels()
 
     def update_all(xs, hessians, sites, *args):
         kernels.update(xs[0], hessians[0], sites[0], *args)

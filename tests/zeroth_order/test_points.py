@@ -281,7 +281,7 @@ def described(tensors):
 
 def by_rows(optimizer):
     """Names of the parameters that are not copied."""
-    return {optimizer.names[t] for t in optimizer._tools()[1]._points.by_rows}
+    return {optimizer.names[t] for t in optimizer._probe()._points.by_rows}
 
 
 def warnings(caplog):
@@ -357,7 +357,7 @@ def test_an_exception_in_a_loss_leaves_everything_in_place(memory, known, fails_
 
 def counted(optimizer, monkeypatch):
     """What is written of each parameter: its name, whether by rows, and how many elements."""
-    kernels, _ = optimizer._tools()
+    kernels = optimizer._kernels()
     one, several, found = kernels.displace, kernels.displace_all, []
 
     def displace(out, base, hessian, site, k, offset, drift, lr, rows=None):
@@ -670,7 +670,7 @@ def test_memory_is_what_is_promised(difference):
 
     def beyond_a_forward(memory, known):
         optimizer = optimizer_of(network, memory, known, difference=difference, lr=0.0, num_directions=1)
-        optimizer._tools()
+        optimizer._probe()
         return peak(lambda: optimizer.step(losses=losses)) - plain
 
     assert beyond_a_forward("low", True) <= 1.05 * largest
@@ -686,7 +686,7 @@ def test_what_validates_in_16_bit_takes_no_more_than_a_round():
     losses = losses_of(network, slots("ids"))
     largest = 512 * 8192 * 2
     optimizer = optimizer_of(network, "low", compute_dtype="bfloat16", lr=0.0, num_directions=1)
-    optimizer._tools()
+    optimizer._probe()
     calls = []
 
     def evaluate():
@@ -747,7 +747,7 @@ def test_memory_that_runs_out_is_no_reason_to_need_more_of_it(error, memory, kno
             assert caught.value is error
         while optimizer.round < 3:
             optimizer.step(losses=[evaluate])
-        results.append((digest(optimizer), type(optimizer._tools()[1]._points), optimizer._tools()[1]._points.partial))
+        results.append((digest(optimizer), type(optimizer._probe()._points), optimizer._probe()._points.partial))
     assert results[0] == results[1]
     assert not warnings(caplog)
 
@@ -763,7 +763,7 @@ def test_memory_that_runs_out_where_validation_evaluates(error, build, caplog):
     for _ in range(2):
         with pytest.raises(type(error)):
             optimizer.at_base(evaluate)
-    assert optimizer._tools()[1]._points.partial
+    assert optimizer._probe()._points.partial
     assert not warnings(caplog)
 
 

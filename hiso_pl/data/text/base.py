@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hiso_pl.data.cache import Arrays, Cache, cache_folder
 from hiso_pl.data.examples import Splits
 from hiso_pl.data.module import NOTHING_TOLD, FederatedDataModule
-from hiso_pl.data.statistics import clients_table, describe, one_line
+from hiso_pl.data.statistics import clients_table, counts_line, describe
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
 from hiso_pl.data.text.encoding import Rows, examples_of, joined
 from hiso_pl.data.text.prompts import Limit
@@ -161,7 +161,7 @@ class TextData(FederatedDataModule):
             own = "" if hasattr(self, "parts") else f" (of client 0, one of {self.clients})"
             for name, examples in zip((f"training{own}", "validation", "test"), self.splits, strict=True):
                 if examples is not None:
-                    logger.info("%s: %s", name, one_line(describe(examples)))
+                    logger.info("%s: %s", name, counts_line(describe(examples)))
 
     def load(self) -> Splits:
         """Reads, draws and tokenises the splits, or reads what was made so before.

@@ -15,22 +15,23 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-from hiso_pl.ranks import roll_call
-from hiso_pl.ranks.roll_call import LostRankError, RollCall, meeting, open_roll_call
+from hiso_pl.ranks import patience, place, roll_call
+from hiso_pl.ranks.gathering import gather
+from hiso_pl.ranks.roll_call import LostRankError, RollCall, meeting
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2211")
 LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete")
 
 
 @pytest.fixture
-def store() -> dist.TCPStore:
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store() -> dist.TCPStore:  # type: ignore[name-defined]
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(roll_call, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(roll_call, "PATIENCE_LOST_S", 0.6)
+    monkeypatch.setattr(patience, "LATE_S", 0.3)
+    monkeypatch.setattr(patience, "LOST_S", 0.6)
     yield
     roll_call.close_roll_call()
 
@@ -68,10 +69,10 @@ def meet(roll: RollCall, error: Exception) -> None:
         raise error
 
 
-def absent(store: dist.Store, process: subprocess.Popen[bytes], **other: str) -> int:
+def absent(store: dist.Store, process: subprocess.Popen[bytes], **other: str) -> int:  # type: ignore[name-defined]
     """Lets a process be that of rank 2."""
-    state = roll_call._process(process.pid)
-    store.set("place/2", json.dumps(roll_call._own_place() | {"pid": process.pid, "started": state[1]} | other))
+    state = place.status(process.pid)
+    store.set("place/2", json.dumps(place.own_place() | {"pid": process.pid, "started": state[1]} | other))
     return process.pid
 
 
@@ -88,20 +89,20 @@ def test_ranks_that_came_name_the_one_that_hangs_in_the_same_words(store, sleepe
 def test_a_rank_that_has_ended_is_named_at_once_and_one_that_only_comes_later_is_not(store, sleeper):
     roll = RollCall(store, 0, 3, 60.0)  # rank 1 has not come yet
     pid = absent(store, sleeper, host="here")
-    store.set("place/1", json.dumps(roll_call._own_place()))
+    store.set("place/1", json.dumps(place.own_place()))
     sleeper.kill()
     sleeper.wait()
     began = time.monotonic()
     assert on_each(lambda: meet(roll, LOST)) == [
         f"rank 2 (process {pid} on here) did not come to the exchange of round 1: it has ended"
     ]
-    assert time.monotonic() - began < roll_call.PATIENCE_LOST_S
+    assert time.monotonic() - began < patience.LOST_S
 
 
 def test_a_lost_rank_of_another_machine_is_told_from_one_that_is_alive_here(store, sleeper):
     roll = RollCall(store, 0, 3, 60.0)
     pid = absent(store, sleeper, host="far", machine="another")
-    store.set("place/1", json.dumps(roll_call._own_place()))
+    store.set("place/1", json.dumps(place.own_place()))
     assert on_each(lambda: meet(roll, LOST)) == [
         f"rank 2 (process {pid} on far) did not come to the exchange of round 1: it hangs or has ended"
     ]
@@ -150,8 +151,8 @@ def test_a_collective_that_was_not_wrapped_is_explained(store):
 
 
 def test_attempts_of_a_launch_share_a_store_and_nothing_in_it(store):
-    def attempt() -> list[dist.Store]:
-        ranks = [lambda rank=rank: open_roll_call(store, rank, 3, timedelta(seconds=5)) for rank in range(3)]
+    def attempt() -> list[dist.Store]:  # type: ignore[name-defined]
+        ranks = [lambda rank=rank: gather(store, rank, 3, timedelta(seconds=5)) for rank in range(3)]
         return on_each(*ranks)
 
     store.set("hiso_pl/start/asks/1", "an attempt that came to nothing")
@@ -163,15 +164,15 @@ def test_attempts_of_a_launch_share_a_store_and_nothing_in_it(store):
 
 
 def test_ranks_that_do_not_start_are_named(store, monkeypatch):
-    monkeypatch.setattr(roll_call, "START_S", 0.5)
-    ranks = [lambda rank=rank: open_roll_call(store, rank, 4, timedelta(seconds=0.1)) for rank in (0, 2)]
+    monkeypatch.setattr(patience, "START_S", 0.5)
+    ranks = [lambda rank=rank: gather(store, rank, 4, timedelta(seconds=0.1)) for rank in (0, 2)]
     assert on_each(*ranks)[0] == "ranks 1, 3 did not come to the start within 0.5 s"
 
 
 def test_a_store_that_does_not_answer_is_not_waited_for(store, monkeypatch):
-    assert roll_call.within(0.1, lambda: time.sleep(2.0) or 1, 2) == 2
+    assert patience.within(0.1, lambda: time.sleep(2.0) or 1, 2) == 2
     roll = RollCall(store, 0, 2, 5.0)
-    monkeypatch.setattr(roll_call, "STORE_S", 0.1)
+    monkeypatch.setattr(patience, "STORE_S", 0.1)
     monkeypatch.setattr(store.__class__, "check", lambda *_: time.sleep(5.0))
     assert on_each(lambda: meet(roll, LATE)) == [
         "the launch's store was lost on the way to the exchange of round 1: the process or machine that keeps it has"
@@ -180,11 +181,12 @@ def test_a_store_that_does_not_answer_is_not_waited_for(store, monkeypatch):
 
 
 WATCHED = """
-import sys, time
+import pathlib, sys, time
 import torch.distributed as dist
 from hiso_pl.ranks.roll_call import RollCall
 store = dist.TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False)
 roll = RollCall(store, 1, 2, 0.5)
+roll.watch.stacks = pathlib.Path(sys.argv[2])
 with roll.connecting():
     pass
 print("ready", flush=True)
@@ -192,8 +194,9 @@ time.sleep(60)
 """
 
 
-def test_a_rank_that_hangs_ends_when_it_is_given_up_and_not_before(store):
-    command = [sys.executable, "-c", WATCHED, str(store.port)]
+def test_a_rank_that_hangs_ends_when_it_is_given_up_and_not_before(store, tmp_path):
+    stacks = tmp_path / "traceback.rank-1.txt"
+    command = [sys.executable, "-c", WATCHED, str(store.port), str(stacks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout.readline() == b"ready\n"
@@ -203,3 +206,4 @@ def test_a_rank_that_hangs_ends_when_it_is_given_up_and_not_before(store):
             assert process.wait(5) == 1
         finally:
             process.kill()
+    assert 'File "<string>", line 11 in <module>' in stacks.read_text()  # where it hangs
