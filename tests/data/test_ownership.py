@@ -135,6 +135,15 @@ def test_changed_examples_of_one_client_change_the_fingerprints_on_every_rank(la
         assert [name for name in before if before[name] != after[name]] == ["train data"]
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_client_with_other_columns_is_named(launch, folder, world):
+    path = folder / "1.jsonl"
+    path.write_text(path.read_text().replace("}", ', "site": 3}'))
+    message = r"^client 1 \(\S+1\.jsonl\) has columns label, sentence, site, but client 0 \(\S+0\.jsonl\) has label, s"
+    with pytest.raises(ValueError, match=message):
+        launch(world)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
