@@ -151,7 +151,8 @@ class FederatedDataModule(LightningDataModule, ABC):
                 check_split("validation", splits.val)
                 if splits.train.owners is None:
                     partition = IID() if self.partition is None else self.partition
-                    self.ownership = divided(splits.train, partition, self.clients, self.seed)
+                    values = splits.train.attribute(partition.attribute)
+                    self.ownership = divided(values, partition, self.clients, self.seed)
         if not loaded:
             told = tell(splits.train.owners)
             if any(owners is not None for owners in told):
@@ -208,7 +209,9 @@ class FederatedDataModule(LightningDataModule, ABC):
     def _prints(self) -> dict[str, str]:
         train, val, test = self.splits
         evaluated = {"validation data": val} | ({} if test is None else {"test data": test})
-        return self.ownership.fingerprints(train) | {name: split.fingerprint() for name, split in evaluated.items()}
+        return self.ownership.fingerprints(train.fingerprint) | {
+            name: split.fingerprint() for name, split in evaluated.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of the data: their fingerprints."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hiso_pl.federation.partition import Indices, Partition, partition_fingerprint
-
-if TYPE_CHECKING:
-    from hiso_pl.data.examples import ExampleSet
 
 
 class Owner(NamedTuple):
@@ -43,11 +40,15 @@ class Ownership(NamedTuple):
     hosted: dict[int, Indices]
     owners: tuple[Owner, ...] = ()
 
-    def fingerprints(self, train: ExampleSet) -> dict[str, str]:
-        """Hashes of who owns how much and of the examples; of those that lie apart, by what was told of them."""
+    def fingerprints(self, train: Callable[[], str]) -> dict[str, str]:
+        """Hashes of who owns how much and of the examples; of those that lie apart, by what was told of them.
+
+        Args:
+            train: The fingerprint of the training examples that are here.
+        """
         if not self.owners:
             parts = list(self.hosted.values())
-            return {"partition": partition_fingerprint(parts), "train data": train.fingerprint()}
+            return {"partition": partition_fingerprint(parts), "train data": train()}
         prints = "\n".join(owner.fingerprint for owner in self.owners)
         return {
             "partition": partition_fingerprint(consecutive(self.sizes)),
@@ -55,13 +56,13 @@ class Ownership(NamedTuple):
         }
 
 
-def divided(train: ExampleSet, partition: Partition, clients: int, seed: int) -> Ownership:
-    """Divides the training examples.
+def divided(values: Indices, partition: Partition, clients: int, seed: int) -> Ownership:
+    """Divides the training examples by the attribute of each that the partition asks for.
 
     Raises:
         ValueError: If they cannot be divided so, or a client would own none.
     """
-    parts = partition(train.attribute(partition.attribute), clients, seed)
+    parts = partition(values, clients, seed)
     sizes = tuple(map(len, parts))
     if not all(sizes):
         raise ValueError(
