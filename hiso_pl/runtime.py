@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 CUBLAS_WORKSPACE = ":4096:8"
 SAY_TIMEOUT_S = 5.0
-PACKAGES = ("torch", "lightning", "transformers", "numpy", "numba")
+PACKAGES = (
+    *("torch", "lightning", "transformers", "tokenizers", "peft", "datasets", "safetensors", "jsonargparse"),
+    *("numpy", "numba", "triton"),
+)
 
 
 def under_torchrun() -> bool:

@@ -54,9 +54,7 @@ def test_threads_below_one_are_refused():
 
 def test_versions_name_packages_and_formats():
     versions = runtime.versions()
-    assert set(versions) == {
-        "hiso_pl", "python", "torch", "lightning", "transformers", "numpy", "numba", "stream", "numerics",
-    }  # fmt: skip
+    assert set(versions) == {"hiso_pl", "python", *runtime.PACKAGES, "stream", "numerics"}
     assert versions["stream"] == versions["numerics"] == "1"
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
