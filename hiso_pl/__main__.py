@@ -5,23 +5,31 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from contextlib import suppress
 
 # OpenMP's threads wait for work by spinning, for milliseconds, on the very cores that the kernels' own threads then
 # want: a displacement on two cores takes 1.6 times as long. It is read when torch is imported, so it is said before.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from hiso_pl import cli, runtime
+from hiso_pl.ranks import environment
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    status = cli.main()
-    if runtime.under_torchrun():
+    try:
+        environment.check_numbers()  # Lightning reads them when it is imported
+        from hiso_pl.cli import program
+    except (ValueError, KeyboardInterrupt) as error:
+        sys.stderr.write(f"hiso-pl: error: {str(error) or 'interrupted'}\n")
+        sys.exit(1 if isinstance(error, ValueError) else 130)
+    status = program.main()
+    if environment.under_torchrun():
         # All is written and the process group is closed, but gloo's threads may still abort the process while the C++
         # runtime ends ("terminate called without an active exception"), and the launch would count as failed.
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 

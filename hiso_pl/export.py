@@ -6,7 +6,6 @@ checkpoint gives the values of the trained tensors, once it has been compared wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,15 +23,19 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from hiso_pl import checkpoint, runtime
-from hiso_pl.callbacks.run_folder import newest_checkpoint
-from hiso_pl.command_line import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
+from hiso_pl.cli.run import trainer_root
 from hiso_pl.data.tasks import find_task
-from hiso_pl.federated_cli import trainer_root
+from hiso_pl.errors import one_line
 from hiso_pl.models import CausalLM, SequenceClassifier, TaskModel, TransformersModel
-from hiso_pl.models.loading import load_tokenizer, one_line, unwrapped
-from hiso_pl.module import FederatedModule, OptimizerCallable, SchedulerCallable
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.models.loading import load_tokenizer, unwrapped
+from hiso_pl.module import FederatedModule, SchedulerCallable
+from hiso_pl.ranks import environment, process
+from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.start import resolve
+from hiso_pl.zeroth_order.digest import digest_of_tensors
+from hiso_pl.zeroth_order.interfaces import MethodBase
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import DTYPES
 
 log = logging.getLogger(__name__)
@@ -91,7 +94,7 @@ class ExportedModule(FederatedModule):
 
     Args:
         network: The network with its task.
-        optimizer: The method.
+        method: What a round computed.
         lr_scheduler: How the learning rate follows the rounds.
         seed: The run's seed.
     """
@@ -99,12 +102,12 @@ class ExportedModule(FederatedModule):
     def __init__(
         self,
         network: TaskModel,
-        optimizer: OptimizerCallable = ZerothOrderOptimizer,
+        method: MethodBase = Method(),  # noqa: B008 - it is frozen
         lr_scheduler: SchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         loaded = [p.data for p in network.parameters()]
-        super().__init__(network, optimizer, lr_scheduler, seed)
+        super().__init__(network, method, lr_scheduler, seed)
         self._loaded = loaded
 
     def restore(self, trained: Mapping[str, Tensor]) -> None:
@@ -149,6 +152,7 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
     parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
+    add_traceback(parser)
     parser.add_lightning_class_args(ExportedModule, "model")
     parser.link_arguments("seed_everything", "model.seed")
     config = parser.parse_args(list(args))
@@ -175,13 +179,15 @@ def run(args: Sequence[str]) -> Path:
         ValueError: If there is nothing to export, it is of another model, or the folder is not free.
     """
     settings, parser, config = parse(args)
-    if runtime.world_size() > 1:
-        raise ConfigurationError(f"export is for one process, not {runtime.world_size()}: leave torchrun out")
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     output = Path(settings.output).expanduser().resolve()
     check_output(output, settings.overwrite)
-    path = _checkpoint_path(settings.ckpt_path, config)
-    content = checkpoint.read(path)
-    runtime.configure(config.threads, config.deterministic)
+    start = resolve(Path(trainer_root(config)), settings.ckpt_path, fitting=False)
+    path, content = start.path, start.content
+    assert path is not None
+    assert content is not None
+    process.configure(config.threads, config.deterministic)
     seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
     module = parser.instantiate(config).model
     assert isinstance(module, ExportedModule)
@@ -207,11 +213,11 @@ def run(args: Sequence[str]) -> Path:
         "kind": kind,
         "round": int(content["global_step"]),
         "trained_parameters": sum(t.numel() for t in trained.values()),
-        "trained_sha256": fingerprint(trained.values()),  # in fp32, as the checkpoint holds them
+        "trained_sha256": digest_of_tensors(trained.values()),  # a run's digest where it stores no H
         "dtype": settings.dtype,
         "base_model": {"name": network.pretrained, "revision": network.revision},
         "method": METHOD,
-        "versions": runtime.versions(),
+        "versions": versions.package_versions(),
     }
     with replacing(output) as folder:
         save(network, tokenizer, folder, kind, DTYPES[settings.dtype])
@@ -262,7 +268,7 @@ def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict
         ValueError: If the checkpoint is of another model, or damaged.
     """
     try:
-        checkpoint.compare(content, module, resuming=False)
+        checkpoint.compare(content, module.facts(), resuming=False)
         state = content["state_dict"]
         found = {name: state[f"network.{name}"] for name, _ in module.trainable()}
     except (AttributeError, KeyError, TypeError) as error:  # the file decides what is where
@@ -277,14 +283,6 @@ def trained_tensors(content: Mapping[str, Any], module: FederatedModule) -> dict
         ):
             raise ValueError(f"the checkpoint is damaged: {name!r} must be an fp32 tensor of shape {list(p.shape)}")
     return found
-
-
-def fingerprint(tensors: Any) -> str:
-    """SHA-256 over the little-endian bytes of fp32 tensors: a run's digest where it stores no H."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().reshape(-1).contiguous().numpy().astype("<f4", copy=False))
-    return sha.hexdigest()
 
 
 def save(
@@ -373,16 +371,6 @@ def replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if output.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _checkpoint_path(given: str, config: Namespace) -> Path:
-    if given != "last":
-        return Path(given).expanduser()
-    root = trainer_root(config)
-    newest = newest_checkpoint(root)
-    if newest is None:
-        raise ConfigurationError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-    return newest
 
 
 def _merged(adapted: Any) -> transformers.PreTrainedModel:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 import yaml
@@ -14,25 +13,23 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from hiso_pl import checkpoint, runtime
-from hiso_pl.data.examples import ExampleSet
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
-from hiso_pl.ledger.resumable import REBUILT
-from hiso_pl.metrics import SplitTable, prediction_lines
+from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.checkpoint import Counters, RunFacts
+from hiso_pl.run.configuration import as_text
 from hiso_pl.zeroth_order.digest import digest
-from hiso_pl.zeroth_order.interfaces import LocalExchange
-from hiso_pl.zeroth_order.options import DTYPES
-from hiso_pl.zeroth_order.points import CastView, cast_frozen, check_compiled
-from hiso_pl.zeroth_order.probe import Loss
+from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.precision import cast_frozen
 from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
 
-OptimizerCallable = Callable[[Iterable[Any]], ZerothOrderOptimizer]
 SchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
@@ -40,10 +37,21 @@ class FederatedModule(LightningModule):
     """Runs a network through rounds, and measures it.
 
     It holds no algorithm state: x, H and the round counter are the optimizer's, the data of a round the data module's.
+    A round, from its data to what is written of it:
+
+    1. The data module draws the cohort of round r, finds out which of its slots are this rank's, and draws their
+       minibatches: pure functions of seed, round and local step (:mod:`hiso_pl.data.rounds`).
+    2. :meth:`training_step` makes each slot's minibatches a loss, and hands them to the optimizer.
+    3. The optimizer's ``step`` probes, transforms, exchanges, aggregates and applies
+       (:meth:`hiso_pl.zeroth_order.ZerothOrderOptimizer.step` tells of each); its exchange is the one collective of a
+       round (:class:`hiso_pl.federation.AllReduceExchange`), and carries the vote to stop as well.
+    4. Traffic is counted, and the learning rate's schedule advances.
+    5. The callbacks look at the optimizer's report and record: ranks are compared, the ledger is written, curves are
+       drawn, and at its time a checkpoint is saved (:mod:`hiso_pl.callbacks`).
 
     Args:
         network: The network with its task.
-        optimizer: The method: HiSo with a diagonal preconditioner, DeComFL with the identity.
+        method: What a round computes: HiSo with a diagonal preconditioner, DeComFL with the identity.
         lr_scheduler: How the learning rate follows the rounds, one of torch's schedulers, stepped once a round;
             ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
         seed: The run's seed: directions are drawn from it.
@@ -52,30 +60,20 @@ class FederatedModule(LightningModule):
     def __init__(
         self,
         network: TaskModel,
-        optimizer: OptimizerCallable = ZerothOrderOptimizer,
+        method: MethodBase = Method(),  # noqa: B008 - it is frozen, and the CLI can show its options
         lr_scheduler: SchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint leaves out what never changes; checkpoint.check() is strict instead
+        self.strict_loading = False  # a checkpoint leaves out what never changes; checkpoint.compare is strict instead
         self.network = network
-        self._make_optimizer = optimizer
+        self.method = method
         self._make_scheduler = lr_scheduler
         self.seed = seed
-        # options that cannot be are refused before anything else is set up
-        trial = self.stand_in()
-        own = trial.param_groups[0]["seed"]
-        if own not in (0, seed) or not isinstance(trial.exchange, LocalExchange) or trial.network is not None:
-            raise ValueError(
-                f"model.optimizer's seed={own}, exchange and network are set by the run: "
-                "give seed_everything and leave them out"
-            )
-        check_compiled(network, trial.memory, trial.directions_per_forward)
-        self.compute_dtype = DTYPES[trial.compute_dtype]
-        if self.compute_dtype != torch.float32:
-            cast_frozen(network, self.compute_dtype)
-        self.local_steps = int(trial.param_groups[0]["local_steps"])
+        method.check_network(network)
+        if method.dtype != torch.float32:
+            cast_frozen(network, method.dtype)
         self.config: Mapping[str, Any] = {}
         self.change_on_resume: list[str] = []
         self.changed_on_resume: list[str] = []
@@ -84,8 +82,7 @@ class FederatedModule(LightningModule):
         self.last_round: RoundReport | None = None
         self.last_validation: dict[str, float] = {}
         self.last_test: dict[str, float] = {}
-        self._table: SplitTable | None = None
-        self._view: CastView | None = None
+        self._measuring = Measuring(network, self.trainable(), method)
         self._initial_digest = ""
 
     # What is optimized
@@ -94,22 +91,16 @@ class FederatedModule(LightningModule):
         """Names and parameters in the order that fixes their streams; tied weights once."""
         return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
 
-    def stand_in(self) -> ZerothOrderOptimizer:
-        """An optimizer with the options of the run's, of one number: it tells of the method, and costs nothing."""
-        return self._make_optimizer([("stand-in", nn.Parameter(torch.zeros(1)))])
-
     def configure_optimizers(self) -> Any:
         """Builds the optimizer on the device, and the scheduler if there is one.
 
         Raises:
             ValueError: If nothing is trainable.
         """
-        parameters = self.trainable()
-        if not parameters:
+        if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
         self.exchange.device = self._collective_device()
-        optimizer = self.new_optimizer(parameters)
-        optimizer.exchange = self.exchange
+        optimizer = self.new_optimizer(self.exchange)
         if self._make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
@@ -118,19 +109,14 @@ class FederatedModule(LightningModule):
         """Where a tensor must be to be handed to the process group."""
         return torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
 
-    def new_optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> ZerothOrderOptimizer:
+    def new_optimizer(self, exchange: AllReduceExchange | None = None) -> Any:
         """An optimizer of the network as configured, at round 0."""
-        optimizer = self._make_optimizer(parameters)
-        optimizer.network = self.network
-        optimizer.param_groups[0]["seed"] = optimizer.defaults["seed"] = self.seed
-        return optimizer
+        return new_optimizer(self.method, self.trainable(), seed=self.seed, exchange=exchange, network=self.network)
 
     @property
-    def optimizer(self) -> ZerothOrderOptimizer:
+    def optimizer(self) -> RoundOptimizer:
         """The optimizer itself, without Lightning's wrapper."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, ZerothOrderOptimizer)
-        return optimizer
+        return cast(RoundOptimizer, self.optimizers(use_pl_optimizer=False))
 
     def on_fit_start(self) -> None:
         """Notes what the run starts from."""
@@ -140,23 +126,27 @@ class FederatedModule(LightningModule):
     # A round
 
     def training_step(self, batch: Round, batch_idx: int) -> None:
-        """Runs one round: probe, exchange, aggregate, apply.
+        """Runs one round.
 
         Raises:
-            RuntimeError: If the data is of another round than the state, or a module left evaluation mode.
+            RuntimeError: If the data is of another round than the state.
+            ValueError: If the data is for another number of local steps.
         """
         optimizer = self.optimizer
         if batch.index != optimizer.round:
             raise RuntimeError(f"data of round {batch.index} given, round {optimizer.round} comes next")
-        if any(module.training for module in self.network.modules()):
-            raise RuntimeError("a module of the network is in training mode: all probes must see the same function")
+        if batch.local_steps != self.method.local_steps:
+            raise ValueError(
+                f"the data are for local_steps={batch.local_steps}, the method takes {self.method.local_steps}: "
+                "hand it over by data.take(facts_of(module)) before the trainer starts"
+            )
         losses = [self._loss_of(minibatches) for minibatches in batch.batches]
         # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
         self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
         assert optimizer.report is not None
         self.last_round = optimizer.report
-        clients = getattr(self.trainer.datamodule, "clients", batch.slots.size)  # type: ignore[attr-defined]
-        self.traffic.record(clients, batch.slots.size, self.local_steps, self.last_round.directions)
+        clients = batch.slots.population or batch.slots.size
+        self.traffic.record(clients, batch.slots.size, self.method.local_steps, self.last_round.directions)
         scheduler = self.lr_schedulers()
         if scheduler is not None and not isinstance(scheduler, (list, ReduceLROnPlateau)):
             scheduler.step()
@@ -176,46 +166,26 @@ class FederatedModule(LightningModule):
     # Measuring
 
     def on_validation_epoch_start(self) -> None:
-        """Begins to measure the validation split."""
-        self._begin(self.trainer.datamodule.splits.val)  # type: ignore[attr-defined]
+        """Begins to measure the validation split, which its loader brings."""
+        self._measuring.begin(self.trainer.val_dataloaders.dataset.examples)  # type: ignore[union-attr]
 
     def on_test_epoch_start(self) -> None:
         """Begins to measure the test split."""
-        self._begin(self.trainer.datamodule.splits.test)  # type: ignore[attr-defined]
+        self._measuring.begin(self.trainer.test_dataloaders.dataset.examples)  # type: ignore[union-attr]
 
     def on_predict_epoch_start(self) -> None:
-        """Forgets the weights of an earlier measurement."""
-        self._view = None
-
-    def _begin(self, examples: ExampleSet) -> None:
-        self._table = SplitTable(examples)
-        self._view = None
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """The network computes inside the block as it does for a round's base loss."""
-        point: AbstractContextManager[None]
-        if self.trainer.state.fn == "fit" and self.optimizer.memory == "low":
-            point = self.optimizer.at_base()
-        else:
-            if self._view is None:
-                self._view = CastView([p for _, p in self.trainable()], self.compute_dtype)
-            point = self._view.active()
-        with point, torch.inference_mode():
-            yield
+        """Begins to predict a split."""
+        self._measuring.begin(self.trainer.predict_dataloaders.dataset.examples)  # type: ignore[union-attr]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Evaluates one batch, formed globally and dealt whole to this rank."""
-        with self._computing():
-            evaluation = self.network.evaluate(batch)
-        assert self._table is not None
-        self._table.add(batch["index"], evaluation)
+        self._measuring.add(batch, self.optimizer if self.trainer.state.fn == "fit" else None)
 
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self.last_validation = metrics = self._metrics("val")
+        self.last_validation = metrics = self._measuring.metrics("val", self._collective_device())
         self._tell(metrics)
         if self.trainer.sanity_checking:
             return  # the measurement before round 0: Lightning's log calls do nothing here
@@ -226,7 +196,7 @@ class FederatedModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self.last_test = self._metrics("test")
+        self.last_test = self._measuring.metrics("test", self._collective_device())
         self.log_dict(self.last_test, logger=False)
         self._tell(self.last_test)
 
@@ -237,53 +207,57 @@ class FederatedModule(LightningModule):
         if self.trainer.is_global_zero and self.trainer.state.fn != "fit":
             log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
-    def _metrics(self, split: str) -> dict[str, float]:
-        """Metrics of the split just measured, the same on every rank."""
-        table, self._table, self._view = self._table, None, None  # the memory is wanted for rounds
-        assert table is not None
-        table.gather(self._collective_device())
-        return table.metrics(split)
-
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What is predicted of each example of one batch, as plain values."""
-        with self._computing():
-            evaluation = self.network.evaluate(batch)
-        return prediction_lines(self.trainer.datamodule.predicted, batch["index"], evaluation)  # type: ignore[attr-defined]
+        return self._measuring.predictions(batch)
 
     # Checkpoints
 
+    def facts(self) -> RunFacts:
+        """What a checkpoint says of this run, and is compared with."""
+        return RunFacts(
+            config=as_text(self.config),
+            trainable={name: list(p.shape) for name, p in self.trainable()},
+            frozen=checkpoint.frozen_fingerprint(self.network),
+        )
+
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of everything that must be the same on all ranks before a round."""
+        """Hashes of what must be the same on all ranks before a round; the data module has others."""
         dumped = yaml.safe_dump(dict(self.config), sort_keys=True)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         return {
             "configuration": hashlib.sha256(dumped.encode()).hexdigest(),
-            **(data.fingerprints() if data is not None else {}),
-            **{f"version of {name}": version for name, version in runtime.versions().items()},
+            **{f"version of {name}": version for name, version in versions.package_versions().items()},
             "initial state": self._initial_digest,
             "frozen weights": checkpoint.frozen_fingerprint(self.network),
         }
 
-    def on_save_checkpoint(self, checkpoint_dict: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, content: dict[str, Any]) -> None:
         """Adds what a resumed run is compared with; leaves out what never changes."""
-        checkpoint.write(checkpoint_dict, self)
+        facts = self.facts()
+        names = {f"network.{name}" for name in facts.trainable}
+        content["state_dict"] = {name: t for name, t in content["state_dict"].items() if name in names}
+        counters = Counters(self.traffic.state_dict(), self.exchange.payload_bytes, self.last_validation)
+        content[checkpoint.KEY] = checkpoint.facts_as_data(facts, counters, digest(self.optimizer))
 
-    def on_load_checkpoint(self, checkpoint_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, content: dict[str, Any]) -> None:
         """Compares a checkpoint with this run.
 
         Raises:
             ValueError: If it is of another model, method or data.
         """
         resuming = self.trainer.state.fn == "fit"
-        changed = self.changed_on_resume = checkpoint.compare(checkpoint_dict, self, resuming)
-        if resuming:
-            checkpoint.take_counters(checkpoint_dict, self)
-        schedules = ("model.optimizer.init_args.lr", "model.lr_scheduler")
-        rebuilt = resuming and bool(checkpoint_dict[checkpoint.KEY].get(REBUILT))
-        if rebuilt:
+        changed = checkpoint.compare(content, self.facts(), resuming, self.change_on_resume)
+        if not resuming:
+            return
+        self.changed_on_resume, facts = changed, content[checkpoint.KEY]
+        self.traffic.load_state_dict(facts["traffic"])
+        self.exchange.payload_bytes = int(facts["measured_bytes"])
+        self.last_validation = {str(k): float(v) for k, v in facts["last_validation"].items()}
+        if facts["rebuilt"]:
             self.check_reschedulable("the checkpoint was made from a ledger")
-        if rebuilt or any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
-            self._reschedule(checkpoint_dict)
+        schedules = ("model.method.init_args.lr", "model.lr_scheduler")
+        if facts["rebuilt"] or any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
+            self._reschedule(content)
 
     def check_reschedulable(self, why: str) -> None:
         """Refuses a schedule whose place is not a function of the round.
@@ -291,22 +265,25 @@ class FederatedModule(LightningModule):
         Raises:
             ValueError: If it follows a metric, which a ledger does not hold.
         """
-        scheduler = None if self._make_scheduler is None else self._make_scheduler(self.stand_in())
-        if isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(self._schedule_alone()[1], ReduceLROnPlateau):
             raise ValueError(
                 f"model.lr_scheduler=ReduceLROnPlateau follows a metric, which a ledger does not hold, and {why}: "
                 "resume from a checkpoint that the run wrote"
             )
 
-    def _reschedule(self, checkpoint_dict: dict[str, Any]) -> None:
+    def _schedule_alone(self) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau | None]:
+        """The schedule of the learning rate with nothing behind it, at round 0."""
+        bearer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.method.lr)
+        return bearer, None if self._make_scheduler is None else self._make_scheduler(bearer)
+
+    def _reschedule(self, content: dict[str, Any]) -> None:
         """Puts the learning rate where the changed schedule would have it by now, had it been followed from round 0."""
-        group = checkpoint_dict["optimizer_states"][0]["param_groups"][0]
-        optimizer = self.stand_in()
-        scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
+        group = content["optimizer_states"][0]["param_groups"][0]
+        bearer, scheduler = self._schedule_alone()
         if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
             for _ in range(int(group["round"])):
-                optimizer._opt_called = True  # type: ignore[attr-defined]  # no step of it is meant
+                bearer.step()  # there is no gradient, so nothing moves
                 scheduler.step()
-        reached = optimizer.param_groups[0]
+        reached = bearer.param_groups[0]
         group.update({key: reached[key] for key in ("lr", "initial_lr") if key in reached})
-        checkpoint_dict["lr_schedulers"] = [] if scheduler is None else [scheduler.state_dict()]
+        content["lr_schedulers"] = [] if scheduler is None else [scheduler.state_dict()]

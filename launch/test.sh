@@ -23,5 +23,5 @@ step() {
 
 step "ruff check" "$python" -m ruff check .
 step "ruff format --check" "$python" -m ruff format --check .
-step "mypy hiso_pl" "$python" -m mypy hiso_pl
+step "mypy hiso_pl tests" "$python" -m mypy hiso_pl tests
 step "pytest" "$python" -m pytest -q "$@"

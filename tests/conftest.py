@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+from hiso_pl.zeroth_order import ZerothOrderOptimizer
+
+REPIN = "HISO_PL_REPIN"
+
+
+class Pins:
+    """What must not move: a table committed beside its test, ``test_pins.json`` beside ``test_pins.py``.
+
+    With ``HISO_PL_REPIN=1`` in the environment what is found is written there. A test that finds something else than is
+    pinned fails that time all the same, so no table changes unseen.
+    """
+
+    repin = os.environ.get(REPIN) == "1"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def hold(self, key: str, found: object) -> None:
+        """Fails if something else is pinned under the key."""
+        pinned = self.table.get(key)
+        if self.repin and found != pinned:
+            self.table[key] = found
+            self.path.write_text(json.dumps(self.table, indent=1, sort_keys=True) + "\n")
+        assert found == pinned, f"{self.path.name}: {key!r} is pinned to {pinned}; if it is to move, see {REPIN}"
+
+
+@pytest.fixture
+def pins(request: pytest.FixtureRequest) -> Pins:
+    """The table beside the test."""
+    return Pins(request.path.with_suffix(".json"))
+
+
+@pytest.fixture(scope="session")
+def fixed() -> Callable[..., torch.Tensor]:
+    """Makes a tensor of numbers in [-1, 1) that fp32 has exactly, spread by integers: no generator's, so they stay."""
+
+    def fixed(shape: tuple[int, ...], salt: int) -> torch.Tensor:
+        words = (np.arange(math.prod(shape), dtype=np.uint64) * 2654435761 + 40503 * salt + 12345) % (1 << 32)
+        return torch.from_numpy(((words >> 8) / 2.0**23 - 1.0).astype(np.float32).reshape(shape))
+
+    return fixed
+
+
+@pytest.fixture(scope="session")
+def optimizer_of() -> Callable[..., ZerothOrderOptimizer]:
+    """Builds an optimizer of pairs of names and tensors, with its options by keyword: the one place that knows how."""
+
+    def optimizer_of(tensors: Any, **options: Any) -> ZerothOrderOptimizer:
+        pairs = [(name, torch.nn.Parameter(tensor.detach(), requires_grad=False)) for name, tensor in tensors]
+        return ZerothOrderOptimizer(pairs, **options)
+
+    return optimizer_of
 
 
 @pytest.fixture(scope="session", autouse=True)

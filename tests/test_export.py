@@ -17,7 +17,7 @@ import transformers
 from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from hiso_pl import cli
+from hiso_pl.cli import program as cli
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.tasks import find_task
 from hiso_pl.export import name_classes, save
@@ -120,7 +120,7 @@ def arguments(bases, base, *more, sentences=False):
         *("--seed_everything", "3", "--threads", "1", "--trainer.max_steps", "3", "--trainer.val_check_interval", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
         *("--model.network", f"hiso_pl.models.{network}", "--model.network.pretrained", str(bases / base)),
-        *("--model.optimizer.lr", "0.02", "--data", f"hiso_pl.data.text.{data}", "--data.task", "sst2-hiso"),
+        *("--model.method.lr", "0.02", "--data", f"hiso_pl.data.text.{data}", "--data.task", "sst2-hiso"),
         *("--data.clients", "2", "--data.cohort", "2", "--data.batch_size", "4"),
         *("--data.train_file", str(bases / "train.tsv"), "--data.validation_file", str(bases / "dev.tsv")),
         *more,
@@ -130,7 +130,7 @@ def arguments(bases, base, *more, sentences=False):
 VIRTUAL = '"num_virtual_tokens": 3'
 RUNS = {
     # name: base, whether sentences, what differs
-    "whole": ("opt", False, ["--model.optimizer.preconditioner", "hiso_pl.zeroth_order.Identity"]),
+    "whole": ("opt", False, ["--model.method.preconditioner", "hiso_pl.zeroth_order.Identity"]),
     "bert": ("bert", True, []),
     "gpt2": ("gpt2", True, []),
     "lora": ("opt", False, ["--model.network.peft", '{"r": 2, "alpha": 4}']),
@@ -144,8 +144,8 @@ RUNS = {
         "opt",
         False,
         [
-            *("--model.network.peft", '{"r": 2, "target_modules": ["q_proj", "fc1"]}', "--model.optimizer.mu", "0.02"),
-            *("--model.optimizer.compute_dtype", "bfloat16"),
+            *("--model.network.peft", '{"r": 2, "target_modules": ["q_proj", "fc1"]}', "--model.method.mu", "0.02"),
+            *("--model.method.compute_dtype", "bfloat16"),
         ],
     ),
     "bert lora": ("bert", True, ["--model.network.peft", '{"r": 2, "target_modules": ["query"]}']),
@@ -349,7 +349,7 @@ def test_a_classifier_of_images(tmp_path, peft):
         *("--seed_everything", "3", "--threads", "1", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
         *("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
         *("--trainer.default_root_dir", str(tmp_path / "run"), "--model.network", "hiso_pl.models.ImageClassifier"),
-        *("--model.network.pretrained", str(tmp_path / "vit"), "--model.optimizer.lr", "0.02"),
+        *("--model.network.pretrained", str(tmp_path / "vit"), "--model.method.lr", "0.02"),
         *("--data", "hiso_pl.data.digits.DigitsData", "--data.clients", "2", "--data.cohort", "2"),
         *([] if peft is None else ["--model.network.peft", peft]),
     ]

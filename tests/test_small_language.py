@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from hiso_pl.small_language import command, corpus, grammar, lexicon, pretraining
+from hiso_pl.small_language import corpus, grammar, lexicon, pretraining, program
 from hiso_pl.small_language.folder import FACTS
 from hiso_pl.small_language.tokenizer import SPECIAL, train_tokenizer
 
@@ -46,7 +46,7 @@ def tiny(monkeypatch):
 
 
 def make(folder, *more):
-    return command.main(["--output", str(folder), "--steps", "2", *more])
+    return program.main(["--output", str(folder), "--steps", "2", *more])
 
 
 def digests(folder):
@@ -237,7 +237,7 @@ def test_refuses_in_one_line(tmp_path, capsys, args, status, words):
     (tmp_path / "file").touch()
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "thesis.tex").write_text("all of it")
-    assert command.main([arg.format(tmp_path) for arg in args]) == status
+    assert program.main([arg.format(tmp_path) for arg in args]) == status
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1
     assert err[0].startswith("hiso-pl: error: ")

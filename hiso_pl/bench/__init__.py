@@ -4,8 +4,3 @@ Every number is the product's own: the optimizer, kernels, exchange and reduced 
 compared with is measured in the same process, between the rounds: plain forward passes at weights that stay as they
 are, and the usual way of zeroth-order code, which adds regenerated noise to the weights and takes it off again.
 """
-
-from hiso_pl.bench.command import run
-from hiso_pl.bench.settings import Settings
-
-__all__ = ["Settings", "run"]

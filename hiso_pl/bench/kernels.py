@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiso_pl.bench.settings import Settings
+from hiso_pl.bench.settings import METHOD, Settings
 from hiso_pl.bench.timing import Contestant, Summary, device_seconds_of, interleave, summarize
 from hiso_pl.bench.usual import Noise, published_update
-from hiso_pl.bench.workload import LR, PRECONDITIONERS, Workload
+from hiso_pl.bench.workload import Workload
 from hiso_pl.zeroth_order.kernels import Kernels, Offset, select
 from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.tensors import Target
 
 COPY_ELEMENTS = 1 << 26
 """Elements of each buffer of the copy, 256 MiB."""
@@ -37,23 +38,23 @@ def displacements(settings: Settings, slots: int) -> int:
     In the first local step all slots stand at the same x, so with ``memory: fast`` each point is written once for all
     of them. Later every slot has its own, the local point itself included.
     """
-    central, low = settings.difference == "central", settings.memory == "low"
-    cast = settings.dtype != torch.float32 or settings.directions_per_forward != 1  # x itself is written as well
-    first = settings.forwards_per_step if central or cast else settings.num_directions
-    later = slots * (settings.local_steps - 1) * settings.forwards_per_step
+    central, low = settings.method.difference == "central", settings.method.memory == "low"
+    cast = settings.dtype != torch.float32 or settings.method.directions_per_forward != 1  # x itself is written as well
+    first = settings.forwards_per_step if central or cast else settings.method.num_directions
+    later = slots * (settings.method.local_steps - 1) * settings.forwards_per_step
     return first * (slots if low else 1) + later if slots else 0
 
 
 def displace_all(work: Workload) -> Summary:
     """Seconds to write one displaced point of all trainable parameters, whole."""
     optimizer, settings = work.optimizer, work.settings
-    kernels = select(optimizer.backend, work.device)
+    kernels = select(optimizer.method.backend, work.device)
     bases = [p.data for p in optimizer.parameters]
     outs = [torch.empty_like(x, dtype=settings.dtype) for x in bases]
-    sites = [Site(settings.seed, settings.distribution, t, 0) for t in range(len(bases))]
+    sites = [Site(settings.seed, settings.method.distribution, t, 0) for t in range(len(bases))]
 
     def run() -> None:
-        kernels.displace_all(outs, bases, optimizer.hessians, sites, 0, Offset(0, settings.mu), _NO_DRIFT, 0.0)
+        kernels.displace_all(outs, bases, optimizer.hessians, sites, 0, Offset(0, settings.method.mu), _NO_DRIFT, 0.0)
 
     return _alone(run, work.device)
 
@@ -63,7 +64,7 @@ def _alone(run: Callable[[], object], device: torch.device) -> Summary:
 
 
 def _displace(kernels: Kernels, out: Tensor, x: Tensor, hessian: Tensor | None, site: Site, mu: float) -> None:
-    kernels.displace(out, x, hessian, site, 0, Offset(0, mu), _NO_DRIFT, LR)
+    kernels.displace(out, x, hessian, site, 0, Offset(0, mu), _NO_DRIFT, METHOD.lr)
 
 
 @torch.no_grad()
@@ -82,22 +83,26 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
         ``published`` simulation, which draws each direction twice, and by ``careful`` ones, which draw it once and
         work in place.
     """
-    n, tau, directions = settings.kernel_elements, settings.local_steps, settings.num_directions
+    n, tau, directions = settings.kernel_elements, settings.method.local_steps, settings.method.num_directions
     torch.manual_seed(settings.seed)
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
-    preconditioner = PRECONDITIONERS[settings.preconditioner]()
-    hessian, decay, squares = preconditioner.initial(x), preconditioner.decay, preconditioner.uses_squares
+    preconditioner = settings.method.preconditioner
+    hessian, decay, squares = (
+        preconditioner.initial(x, Target(0, "x", (n,))),
+        preconditioner.decay,
+        preconditioner.uses_squares,
+    )
     elementwise = hessian is not None and hessian.numel() == n
-    kernels, site = select("auto", device), Site(settings.seed, settings.distribution, 0, 0)
+    kernels, site = select("auto", device), Site(settings.seed, settings.method.distribution, 0, 0)
     weights = np.linspace(-1.0, 1.0, tau * directions + 1, dtype=np.float32)[1:].reshape(tau, directions)
     noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()
     contestants = {
         "copy": Contestant(lambda: target.copy_(source)),
-        "displace": Contestant(lambda: _displace(kernels, out, x, hessian, site, settings.mu)),
-        "update": Contestant(lambda: kernels.update(x, hessian, site, weights, LR, decay, squares)),
-        "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, LR, decay)),
-        "careful": Contestant(lambda: noise.update(scalars, LR, decay)),
+        "displace": Contestant(lambda: _displace(kernels, out, x, hessian, site, settings.method.mu)),
+        "update": Contestant(lambda: kernels.update(x, hessian, site, weights, METHOD.lr, decay, squares)),
+        "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, METHOD.lr, decay)),
+        "careful": Contestant(lambda: noise.update(scalars, METHOD.lr, decay)),
     }
     times = interleave(contestants, device, REPETITIONS, 1, device_seconds_of)
     seconds = {name: summarize(values) for name, values in times.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hiso_pl import runtime
+from hiso_pl.ranks import environment
 
 
 def choose_device(name: str) -> torch.device:
@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    device = torch.device("cuda", runtime.local_rank() % torch.cuda.device_count())
+    device = torch.device("cuda", environment.local_rank() % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hiso_pl import runtime
 from hiso_pl.bench.kernels import displace_all, displacements, measure_kernels
 from hiso_pl.bench.machine import machine_facts
 from hiso_pl.bench.memory import measure_memory
@@ -16,6 +15,8 @@ from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.timing import Contestant, Summary, interleave, summarize
 from hiso_pl.bench.usual import Kept
 from hiso_pl.bench.workload import Workload, build_batches, build_workload
+from hiso_pl.ranks import environment
+from hiso_pl.run import versions
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
     Args:
         settings: The settings.
         device: This rank's device.
-        setup: What :func:`hiso_pl.runtime.configure` set, for the record.
+        setup: What :func:`hiso_pl.ranks.process.configure` set, for the record.
 
     Returns:
         Plain values, as they are written to JSON. Seconds are those of the slowest rank; the parts of a round
@@ -62,12 +63,17 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         points.append(_point(settings, tokens, _in_turns(other, usual=False)))
     points.sort(key=lambda point: point["tokens_per_batch"])
     done = settings.clients * settings.forwards_per_slot
-    tau_p = settings.local_steps * settings.num_directions
+    tau_p = settings.method.local_steps * settings.method.num_directions
     network = work.network
     return {
-        "settings": asdict(settings),
-        "versions": runtime.versions(),
-        "machine": machine_facts(device) | setup | {"ranks": runtime.world_size()},
+        "settings": {
+            **vars(settings),
+            "peft": settings.peft and asdict(settings.peft),
+            "method": settings.method.as_data(),
+            "memory": settings.method.memory,
+        },
+        "versions": versions.package_versions(),
+        "machine": machine_facts(device) | setup | {"ranks": environment.world_size()},
         "model": {
             "name": settings.model,
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -91,7 +97,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         "bytes": {  # of one round: a client's scalars there and back, and what a rank hands to the process group
             "client_up": 4 * tau_p,
             "client_paper": 8 * tau_p,
-            "payload": 4 * (settings.clients * (tau_p + 1) + 1) if runtime.world_size() > 1 else 0,
+            "payload": 4 * (settings.clients * (tau_p + 1) + 1) if environment.world_size() > 1 else 0,
         },
         "sweep": {
             "target": TARGET,
@@ -153,7 +159,7 @@ def _split(work: Workload, round: Summary) -> dict[str, Any]:
 
 def _exchange_alone(work: Workload) -> Summary:
     settings, slots = work.settings, work.slots
-    rows = torch.zeros(len(slots.own), settings.local_steps * settings.num_directions + 1)
+    rows = torch.zeros(len(slots.own), settings.method.local_steps * settings.method.num_directions + 1)
     contestant = Contestant(lambda: work.optimizer.exchange(rows, slots))
     return summarize(interleave({"exchange": contestant}, work.device, EXCHANGES, 1)["exchange"])
 

@@ -23,15 +23,16 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _head(found: Mapping[str, Any]) -> str:
     settings, model, machine = found["settings"], found["model"], found["machine"]
+    method = settings["method"]
     what = "reduced logits" if model["reduced_logits"] else "full logits"
     return "\n".join(
         [
             f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}",
-            f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {settings['num_directions']}, "
-            f"tau = {settings['local_steps']}, cohort {settings['clients']}, {settings['difference']} differences, "
-            f"{settings['distribution']}, {settings['preconditioner']}",
-            f"{settings['compute_dtype']}, memory {settings['memory']}, "
-            f"directions per forward {settings['directions_per_forward']}",
+            f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {method['num_directions']}, "
+            f"tau = {method['local_steps']}, cohort {settings['clients']}, {method['difference']} differences, "
+            f"{method['distribution']}, {', '.join(method['preconditioner'])}",
+            f"{method['compute_dtype']}, memory {settings['memory']}, "
+            f"directions per forward {method['directions_per_forward']}",
             f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "
             f"{machine['cores']} cores; torch {found['versions']['torch']}",
         ]

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from hiso_pl.models import LoRA
-from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype
-from hiso_pl.zeroth_order.points import Memory
-from hiso_pl.zeroth_order.probe import Difference
-from hiso_pl.zeroth_order.streams import Distribution
+from hiso_pl.zeroth_order.method import Method
 
-PreconditionerName = Literal["diagonal", "identity", "scalar"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
-_CHOICES: dict[str, Any] = {
-    "distribution": Distribution,
-    "difference": Difference,
-    "preconditioner": PreconditionerName,
-    "compute_dtype": ComputeDtype,
-    "memory": Memory,
-    "device": DeviceName,
-}
 _AT_LEAST = {
     "batch_size": 1,
     "tokens": 1,
-    "num_directions": 1,
-    "local_steps": 1,
     "clients": 1,
     "repetitions": 1,
     "warmup": 0,
@@ -39,25 +24,20 @@ _AT_LEAST = {
 }
 
 
+METHOD = Method(lr=1e-8)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One measurement.
 
     Args:
+        method: What a round computes; its learning rate is so small that the weights stay sane however many rounds run.
         model: A shape with random weights (``opt-tiny``, ``opt-7m``, ``opt-50m``, ``opt-125m``, ``opt-350m``,
             ``opt-1.3b``, ``opt-2.7b``, ``opt-6.7b``), a model's folder, or ``owner/name`` on the hub.
         batch_size: Examples in a client's minibatch.
         tokens: Tokens of every example; there is no padding.
-        num_directions: Directions P probed in a local step.
-        local_steps: Local steps tau of a client in a round.
         clients: Clients in the cohort, dealt over the ranks of the launch.
-        difference: ``forward`` evaluates P + 1 points a local step, ``central`` 2 P.
-        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
-        preconditioner: ``diagonal`` (HiSo), ``identity`` (DeComFL) or one ``scalar``.
-        mu: Size of the displacements.
-        compute_dtype: What forward passes compute in, plain ones and probes alike.
-        memory: Whether probing keeps a copy of the trainable parameters (``fast``) or not (``low``).
-        directions_per_forward: Directions evaluated by one forward pass; ``auto`` leaves it to the optimizer.
         peft: Low-rank adapters to train instead of the whole model.
         attention: Attention implementation, as transformers names it; null leaves the choice to it.
         threads: CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.
@@ -76,19 +56,11 @@ class Settings:
         ValueError: If an option cannot be.
     """
 
+    method: Method = METHOD
     model: str = "opt-7m"
     batch_size: int = 16
     tokens: int = 32
-    num_directions: int = 5
-    local_steps: int = 1
     clients: int = 1
-    difference: Difference = "forward"
-    distribution: Distribution = "normal"
-    preconditioner: PreconditionerName = "diagonal"
-    mu: float = 1e-3
-    compute_dtype: ComputeDtype = "float32"
-    memory: Memory = "fast"
-    directions_per_forward: int | Literal["auto"] = 1
     peft: LoRA | None = None
     attention: str | None = None
     threads: int | None = None
@@ -107,15 +79,10 @@ class Settings:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(get_args(choices))}")
-        if not (self.mu > 0.0 and math.isfinite(self.mu)):
-            raise ValueError(f"mu={self.mu} must be finite and positive")
+        if self.device not in get_args(DeviceName):
+            raise ValueError(f"device={self.device!r} must be one of {', '.join(get_args(DeviceName))}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1")
-        if self.directions_per_forward != "auto" and self.directions_per_forward < 1:
-            raise ValueError(f"directions_per_forward={self.directions_per_forward} must be at least 1, or 'auto'")
         if any(tokens < 1 for tokens in self.sweep_tokens):
             raise ValueError(f"sweep_tokens={self.sweep_tokens} must be at least 1 each")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -126,17 +93,18 @@ class Settings:
     @property
     def dtype(self) -> torch.dtype:
         """What forward passes compute in."""
-        return DTYPES[self.compute_dtype]
+        return self.method.dtype
 
     @property
     def forwards_per_step(self) -> int:
         """Forwards of one client in a local step: P + 1, or 2 P with central differences."""
-        return self.num_directions + 1 if self.difference == "forward" else 2 * self.num_directions
+        directions = self.method.num_directions
+        return directions + 1 if self.method.difference == "forward" else 2 * directions
 
     @property
     def forwards_per_slot(self) -> int:
         """Forwards of one client in a round."""
-        return self.local_steps * self.forwards_per_step
+        return self.method.local_steps * self.forwards_per_step
 
 
 def _check_output(path: Path) -> None:

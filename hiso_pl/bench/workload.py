@@ -11,31 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiso_pl import runtime
 from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.shapes import build_network
 from hiso_pl.bench.usual import Noise, UsualWay
 from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
 from hiso_pl.models import CausalLM
+from hiso_pl.ranks import environment
 from hiso_pl.zeroth_order import (
-    Diagonal,
     Exchange,
-    Identity,
     LocalExchange,
-    Preconditioner,
     RoundReport,
-    Scalar,
     Slots,
     ZerothOrderOptimizer,
 )
-from hiso_pl.zeroth_order.points import CastView, cast_frozen
-from hiso_pl.zeroth_order.probe import Loss
-
-LR = 1e-8
-"""Learning rate of every round: the update does all its work, and the weights stay sane however many rounds run."""
-
-PRECONDITIONERS: dict[str, type[Preconditioner]] = {"diagonal": Diagonal, "identity": Identity, "scalar": Scalar}
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.precision import CastView, cast_frozen
 
 Batches = list[list[dict[str, Tensor]]]
 """Minibatches of the clients hosted here, by client and local step."""
@@ -43,22 +34,8 @@ Batches = list[list[dict[str, Tensor]]]
 
 def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) -> ZerothOrderOptimizer:
     """The optimizer of a run with these settings; made anew it starts at H = 1."""
-    return ZerothOrderOptimizer(
-        [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad],
-        lr=LR,
-        mu=settings.mu,
-        num_directions=settings.num_directions,
-        local_steps=settings.local_steps,
-        difference=settings.difference,
-        distribution=settings.distribution,
-        preconditioner=PRECONDITIONERS[settings.preconditioner](),
-        exchange=exchange,
-        seed=settings.seed,
-        memory=settings.memory,
-        compute_dtype=settings.compute_dtype,
-        directions_per_forward=settings.directions_per_forward,
-        network=network,
-    )
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return ZerothOrderOptimizer(trained, settings.method, seed=settings.seed, exchange=exchange, network=network)
 
 
 def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: int) -> Batches:
@@ -81,7 +58,7 @@ def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: i
     batches: Batches = []
     for slot in slots.own:
         draw = np.random.default_rng([settings.seed, slot, tokens])
-        count = settings.local_steps * settings.batch_size
+        count = settings.method.local_steps * settings.batch_size
         examples = TokenizedExamples(
             draw.integers(vocabulary, size=(count, tokens)).tolist(),
             draw.integers(2, size=count).tolist(),
@@ -89,7 +66,7 @@ def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: i
             padding=0,
             label_words=label_words,
         )
-        steps = np.arange(count).reshape(settings.local_steps, settings.batch_size)
+        steps = np.arange(count).reshape(settings.method.local_steps, settings.batch_size)
         batches.append([{name: v.to(device) for name, v in examples.collate(s).items()} for s in steps])
     return batches
 
@@ -164,11 +141,11 @@ class Workload:
         return UsualWay(
             self.network,
             noise,
-            settings.num_directions,
-            settings.mu,
-            LR,
-            settings.difference == "central",
-            optimizer.preconditioner.decay,
+            settings.method.num_directions,
+            settings.method.mu,
+            settings.method.lr,
+            settings.method.difference == "central",
+            optimizer.method.preconditioner.decay,
             settings.dtype,
         )
 
@@ -197,7 +174,7 @@ def build_workload(settings: Settings, device: torch.device) -> Workload:
     Raises:
         ValueError: If there is no such model, or the settings do not fit it or the launch.
     """
-    world, rank = runtime.world_size(), runtime.rank()
+    world, rank = environment.world_size(), environment.rank()
     hosting = resolve_hosting("auto", settings.clients, world)
     cohort = tuple(range(settings.clients))
     own = own_slots(hosting, cohort, 0, rank, world)

@@ -3,8 +3,9 @@
 from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
+from hiso_pl.callbacks.participation import Participation
 from hiso_pl.callbacks.progress import RoundProgressBar
-from hiso_pl.callbacks.run_folder import RunFolder, newest_checkpoint
+from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.signals import DeferredSignals
 from hiso_pl.callbacks.summary import RunSummary
 from hiso_pl.callbacks.validation import CompleteValidation
@@ -13,10 +14,10 @@ __all__ = [
     "CompleteValidation",
     "DeferredSignals",
     "InStepCheck",
+    "Participation",
     "RoundLedger",
     "RoundProgressBar",
     "RunFolder",
     "RunSummary",
     "TensorBoardPanels",
-    "newest_checkpoint",
 ]

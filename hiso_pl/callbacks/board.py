@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from hiso_pl.callbacks.pictures import partition_picture
 from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.partition import label_counts
+from hiso_pl.run.configuration import leaves
 
 SAMPLE = 1 << 20
 QUANTILES = {"p01": 0.01, "median": 0.5, "p99": 0.99}
@@ -86,7 +87,7 @@ class TensorBoardPanels(OrderedCallback):
                 points["train/loss"] = report.loss
                 points |= scalar_statistics(report.scalars)
         if self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0:
-            points |= hessian_statistics(optimizer_of(trainer).stored_hessians)
+            points |= hessian_statistics([s.value for s in optimizer_of(trainer).tensors() if s.kind == "hessian"])
         if points:
             for logger in trainer.loggers:
                 logger.log_metrics(points, step=done)
@@ -116,7 +117,10 @@ class TensorBoardPanels(OrderedCallback):
         # under a name of their own, or they would become points of the curves at step 0
         metrics = federated(pl_module).last_validation
         final = {f"final/{name.replace('/', '_')}": value for name, value in metrics.items()}
-        parameters = flatten(yaml.safe_load(_config_text(trainer)) or {})
+        parameters = {
+            key: value if isinstance(value, (str, int, float, bool)) else str(value)
+            for key, value in leaves(yaml.safe_load(_config_text(trainer)) or {}).items()
+        }
         for board in _boards(trainer):
             if final and parameters:
                 board.log_hyperparams(parameters, metrics=final)
@@ -167,17 +171,6 @@ def hessian_statistics(tensors: Sequence[Tensor]) -> dict[str, float]:
         "hessian/max": max(float(tensor.max()) for tensor in tensors),
     }
     return points | {f"hessian/{name}": float(sample[int(q * (len(sample) - 1))]) for name, q in QUANTILES.items()}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """The leaves of a configuration under dotted keys; lists and nulls as text."""
-    leaves: dict[str, str | int | float | bool] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value if isinstance(value, (str, int, float, bool)) else str(value)
-    return leaves
 
 
 def _boards(trainer: Trainer) -> list[TensorBoardLogger]:

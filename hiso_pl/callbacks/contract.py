@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from hiso_pl.zeroth_order.optimizer import ZerothOrderOptimizer
+from hiso_pl.zeroth_order.interfaces import RoundOptimizer
 from hiso_pl.zeroth_order.record import RoundReport
 
 UNORDERED = 50
@@ -67,9 +67,9 @@ def federated(pl_module: LightningModule) -> Federated:
     return cast(Federated, pl_module)
 
 
-def optimizer_of(trainer: Trainer) -> ZerothOrderOptimizer:
+def optimizer_of(trainer: Trainer) -> RoundOptimizer:
     """The one optimizer of the run."""
-    return cast(ZerothOrderOptimizer, trainer.optimizers[0])
+    return cast(RoundOptimizer, trainer.optimizers[0])
 
 
 class OrderedCallback(Callback):

@@ -7,6 +7,7 @@ import pickle
 from collections import Counter
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -16,13 +17,16 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.run_folder import RunFolder
-from hiso_pl.zeroth_order.digest import checksums
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.errors import RunError
+from hiso_pl.run.start import Start
+from hiso_pl.zeroth_order.digest import checksums, digest
 
 T = TypeVar("T")
 OnMismatch = Literal["stop", "repair"]
 
 
-class OutOfStepError(RuntimeError):
+class OutOfStepError(RunError):
     """Ranks are out of step; raised on all of them.
 
     Attributes:
@@ -42,12 +46,13 @@ class InStepCheck(OrderedCallback):
     """Compares the ranks, and stops the run when they differ.
 
     At the start they compare hashes of everything that must be equal: configuration, partition, data, versions, stream,
-    initial state. Then, every few rounds, before each checkpoint and at the end, they compare a 64-bit checksum of each
-    tensor of the state. It comes before all that writes, so a run out of step leaves nothing that is.
+    initial state. Then, every few rounds, they compare a 64-bit checksum of each tensor of the state; before each
+    checkpoint and at start and end its digest. It comes before all that writes, so a run out of step leaves
+    nothing that is.
 
     Attributes:
         payload_bytes: Bytes this rank handed to the process group for it.
-        start: Where this rank has found that the run goes on from, as a word; set by the program, empty where none is.
+        start: Where this rank has found that the run goes on from; set by the program.
 
     Args:
         every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
@@ -66,7 +71,7 @@ class InStepCheck(OrderedCallback):
         self.on_mismatch = on_mismatch
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
-        self.start = ""
+        self.start: Start | None = None
         self._compared = False
         self._checked_round: int | None = None
         self._verified: int | None = None
@@ -76,16 +81,16 @@ class InStepCheck(OrderedCallback):
         """Forgets an earlier run, and compares where this one goes on from: it decides which collectives come.
 
         Raises:
-            RuntimeError: If the ranks would go on from different points.
+            RunError: If the ranks would go on from different points.
         """
         super().setup(trainer, pl_module, stage)
         self._compared = False
         self._checked_round = self._verified = None
-        if stage != "fit" or not self.start or trainer.world_size == 1:
+        if stage != "fit" or self.start is None or trainer.world_size == 1:
             return
-        starts = [found["start"] for found in self._gather_items(trainer, {"start": self.start})]
+        starts = [found["start"] for found in self._gather_items(trainer, {"start": str(self.start)})]
         if len(set(starts)) > 1:
-            raise RuntimeError(
+            raise RunError(
                 f"the ranks would not go on from the same point ({_groups(starts)}): trainer.default_root_dir must be "
                 "a folder that all machines share, or hold the same on each of them"
             )
@@ -95,7 +100,7 @@ class InStepCheck(OrderedCallback):
         """Compares what the ranks start from, before the first collective that needs them to agree.
 
         Raises:
-            RuntimeError: If they start from different things.
+            RunError: If they start from different things.
         """
         self._compare_starts(trainer, pl_module)
 
@@ -104,10 +109,10 @@ class InStepCheck(OrderedCallback):
         """Compares what the ranks start from, if that has not been done, and the state that they go on from.
 
         Raises:
-            RuntimeError: If they start from different things.
+            RunError: If they start from different things.
         """
         self._compare_starts(trainer, pl_module)
-        self.check(trainer)  # of a resumed run, only now is the whole state back
+        self.check(trainer, whole=True)  # of a resumed run, only now is the whole state back
 
     @override
     def on_train_batch_end(
@@ -121,25 +126,34 @@ class InStepCheck(OrderedCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compares the states before they are written."""
         if not trainer.interrupted:  # after an exception the other ranks may be anywhere
-            self._checked_round = None  # a callback may have touched the state since
-            self.check(trainer)
+            self.check(trainer, whole=True)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares the final states."""
-        self.check(trainer)
+        self.check(trainer, whole=True)
 
-    def check(self, trainer: Trainer) -> None:
-        """Compares the states of all ranks now, once a round.
+    def check(self, trainer: Trainer, whole: bool = False) -> None:
+        """Compares the states of all ranks now.
+
+        Args:
+            trainer: The trainer.
+            whole: Whether to compare digests; otherwise checksums, once a round.
 
         Raises:
             OutOfStepError: If they differ; it names the ranks, the round and the first tensor.
         """
-        if trainer.world_size == 1 or self._checked_round == trainer.global_step:
+        if trainer.world_size == 1 or (self._checked_round == trainer.global_step and not whole):
             return
-        names, sums = checksums(optimizer_of(trainer))
-        table = self._gather(sums.to(getattr(trainer.strategy, "collective_device", "cpu")))
-        odd, first = disagreement(table.cpu())
+        optimizer, names = optimizer_of(trainer), ["the digest"]
+        odd: list[int] = []
+        if whole:
+            own = np.frombuffer(bytes.fromhex(digest(optimizer)), dtype="<i8").copy()
+            odd, first = disagreement(self._gather(trainer, torch.from_numpy(own)))
+        if odd or not whole:
+            names, sums = checksums(optimizer)
+            differing, first = disagreement(self._gather(trainer, sums))
+            odd = differing or odd
         if odd:
             raise OutOfStepError(
                 f"ranks {odd} of {trainer.world_size} are out of step after round {trainer.global_step}: "
@@ -153,7 +167,10 @@ class InStepCheck(OrderedCallback):
         if trainer.world_size == 1 or self._compared:
             return
         self._compared = True
+        data = trainer.datamodule  # type: ignore[attr-defined]
         mine = federated(pl_module).fingerprints() | _options(trainer)
+        if isinstance(data, FederatedDataModule):
+            mine |= data.fingerprints()
         everyone = self._gather_items(trainer, mine)
         problems = [
             f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
@@ -161,7 +178,7 @@ class InStepCheck(OrderedCallback):
             if len({found.get(item) for found in everyone}) > 1
         ]
         if problems:
-            raise RuntimeError("the ranks do not start from the same " + "; nor the same ".join(problems))
+            raise RunError("the ranks do not start from the same " + "; nor the same ".join(problems))
 
     def _gather_items(self, trainer: Trainer, mine: dict[str, str]) -> list[dict[str, str]]:
         """What all ranks give, by rank."""
@@ -170,12 +187,13 @@ class InStepCheck(OrderedCallback):
         dist.all_gather_object(everyone, mine)
         return everyone
 
-    def _gather(self, sums: Tensor) -> Tensor:
-        """The checksums of all ranks, shape ``[ranks, T]``."""
-        rows = [torch.empty_like(sums) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, sums)
-        self.payload_bytes += sums.numel() * sums.element_size()
-        return torch.stack(rows)
+    def _gather(self, trainer: Trainer, row: Tensor) -> Tensor:
+        """The rows of all ranks, shape ``[ranks, T]``."""
+        row = row.to(getattr(trainer.strategy, "collective_device", "cpu"))
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, row)
+        self.payload_bytes += row.numel() * row.element_size()
+        return torch.stack(rows).cpu()
 
 
 def _options(trainer: Trainer) -> dict[str, str]:

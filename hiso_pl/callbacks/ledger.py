@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -12,16 +13,17 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from hiso_pl import checkpoint, runtime
 from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
-from hiso_pl.callbacks.run_folder import newest_checkpoint
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.ledger import LEDGER, Header, LedgerError, LedgerReader, LedgerWriter, describe, method_of, stored_path
-from hiso_pl.ledger.resumable import REBUILT, go_on, with_state, without_state, write_checkpoint
+from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
+from hiso_pl.ledger.resumable import go_on, with_state, without_state
 from hiso_pl.ledger.writer import cut_back
-from hiso_pl.whole_file import whole_file
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.run import checkpoint, versions
+from hiso_pl.run.folder import LEDGER
+from hiso_pl.run.start import Start
+from hiso_pl.run.whole_file import whole_file
+from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
 if TYPE_CHECKING:
@@ -29,14 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FROM_LEDGER = LEDGER + ".ckpt"
-"""Name of the checkpoint that a run makes of its ledger to go on from; it is there while the run starts, no longer."""
 WITHOUT = "--ledger.enabled false goes on without one"
-
-
-def rebuilt_path(root: Path | str) -> Path:
-    """Where the checkpoint lies that a run in ``root`` makes of its ledger."""
-    return Path(root) / FROM_LEDGER
 
 
 class RoundLedger(OrderedCallback):
@@ -49,7 +44,7 @@ class RoundLedger(OrderedCallback):
 
     Attributes:
         kept: Whether this run keeps a ledger; the same on all ranks.
-        rebuilding: Whether the run is to go on from the ledger; set by the program for ``--ckpt_path ledger``.
+        start: Where the run goes on from; set by the program.
 
     Args:
         enabled: Whether to keep one.
@@ -65,7 +60,7 @@ class RoundLedger(OrderedCallback):
         self.enabled = enabled
         self.sync_every_n_rounds = sync_every_n_rounds
         self.kept = False
-        self.rebuilding = False
+        self.start: Start | None = None
         self._header: Header | None = None
         self._initial: dict[str, Tensor] = {}
         self._writer: LedgerWriter | None = None
@@ -89,36 +84,35 @@ class RoundLedger(OrderedCallback):
             stored = {facts.name for facts in self._header.stored}
             # a copy, as the weights are not the initial ones any more when the ledger is begun
             self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
-        if self.rebuilding:  # Lightning restores what is made here as soon as the callbacks are set up
-            self._rebuild(trainer, module)
+        if self.start is not None and self.start.kind == "ledger":
+            self._rebuild(trainer, module, self.start)  # Lightning asks for it once the callbacks are set up
 
-    def _rebuild(self, trainer: Trainer, module: FederatedModule) -> None:
-        """Makes the checkpoint that the ledger leads to, on every machine, for the run to resume from.
+    def _rebuild(self, trainer: Trainer, module: FederatedModule, start: Start) -> None:
+        """Puts into the start what a checkpoint of the round that the ledger leads to would hold.
+
+        Rank 0 decides; every rank applies the records for itself, from the checkpoint that rank 0 chose if it sees it,
+        or else from the initial weights.
 
         Raises:
             ValueError: If the ledger is damaged, or is of another run.
         """
-        path = rebuilt_path(trainer.default_root_dir)
         said: str | None = None
-        plan: tuple[bytes, dict[str, Any], tuple[int, int]] | None = None
+        plan: tuple[bytes, dict[str, Any], Path | None] | None = None
         if trainer.is_global_zero:
             try:
-                plan = _rebuilt(Path(trainer.default_root_dir), module)
+                plan, start.content = _rebuilt(start.root, module)
             except (ValueError, OSError) as error:
                 said = str(error)
         said, plan = trainer.strategy.broadcast((said, plan))
         if said is not None or plan is None:
             raise LedgerError(said or "")
-        ledger, content, written = plan
-        if trainer.local_rank == 0 and not (path.is_file() and _identity(path) == written):
-            # a machine that does not see rank 0's folder: the records alone lead it there
+        ledger, content, chosen = plan
+        if not trainer.is_global_zero:
+            base = checkpoint.read(chosen) if chosen is not None and chosen.is_file() else None
             with TemporaryDirectory() as folder:
                 copy = Path(folder) / LEDGER
                 copy.write_bytes(ledger)
-                mine = go_on(LedgerReader(copy), _at_start(module))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(path, with_state(content, mine))
-        trainer.strategy.barrier()
+                start.content = with_state(content, go_on(LedgerReader(copy), _at_start(module), base))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +121,6 @@ class RoundLedger(OrderedCallback):
         Raises:
             LedgerError: If there is one that this run cannot go on writing.
         """
-        self._remove_rebuilt(trainer)
         if not self.enabled:
             return
         said = None
@@ -204,7 +197,6 @@ class RoundLedger(OrderedCallback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the records of rounds that the ranks had gone through in step, and no others."""
-        self._remove_rebuilt(trainer)
         writer, self._writer, self._initial = self._writer, None, {}
         if writer is not None:
             writer.close()
@@ -220,23 +212,19 @@ class RoundLedger(OrderedCallback):
             self._writer.close()
             self._writer = None
 
-    def _remove_rebuilt(self, trainer: Trainer) -> None:
-        if self.rebuilding and trainer.local_rank == 0:
-            rebuilt_path(trainer.default_root_dir).unlink(missing_ok=True)
-
 
 def _describe(trainer: Trainer, module: FederatedModule) -> Header:
     data = trainer.datamodule  # type: ignore[attr-defined]
     identity = module.network.weights_identity()
-    return describe(
+    return header_of(
         [(name, p.detach()) for name, p in module.trainable()],
-        method_of(module.stand_in()),
+        cast(Method, module.method),
         seed=module.seed,
         clients=data.clients,
         cohort=data.cohort,
         frozen_sha256=checkpoint.frozen_fingerprint(module.network),
         configuration=module.config,
-        versions=runtime.versions(),
+        versions=versions.package_versions(),
         weights=identity.get("name"),
         revision=identity.get("revision"),
     )
@@ -244,34 +232,26 @@ def _describe(trainer: Trainer, module: FederatedModule) -> Header:
 
 def _at_start(module: FederatedModule) -> ZerothOrderOptimizer:
     """An optimizer of the run at round 0; the network is not on its device yet, so the kernels are the CPU's."""
-    optimizer = module.new_optimizer(module.trainable())
-    optimizer.backend = "auto"
-    return optimizer
+    method = replace(cast(Method, module.method), backend="auto")
+    return ZerothOrderOptimizer(module.trainable(), method, seed=module.seed, network=module.network)
 
 
-def _rebuilt(root: Path, module: FederatedModule) -> tuple[bytes, dict[str, Any], tuple[int, int]]:
-    """Writes the checkpoint; returns the ledger's bytes, the checkpoint without its state, and the file's identity."""
-    ledger, path = root / LEDGER, rebuilt_path(root)
+def _rebuilt(root: Path, module: FederatedModule) -> tuple[tuple[bytes, dict[str, Any], Path | None], dict[str, Any]]:
+    """What all ranks are told (the ledger's bytes, the checkpoint without its state, the base), and the checkpoint."""
+    ledger = root / LEDGER
     reader = LedgerReader(ledger)
-    newest = newest_checkpoint(root, up_to=reader.rounds)
-    base = None if newest is None else checkpoint.read(newest)
+    newest = checkpoint.newest(root, up_to=reader.rounds)
+    path, base = (None, None) if newest is None else newest
     if base is not None:
-        checkpoint.compare(base, module, resuming=False)  # its options are compared once it is restored
+        checkpoint.compare(base, module.facts(), resuming=False)  # its options are compared once it is restored
     content = go_on(reader, _at_start(module), base)
-    start = "the initial weights" if newest is None else str(newest)
-    if content[checkpoint.KEY].get(REBUILT):
+    start = "the initial weights" if path is None else str(path)
+    if content[checkpoint.KEY]["rebuilt"]:
         module.check_reschedulable(f"{ledger} goes beyond {start}")
     log.warning(
         "Going on after round %d, from %s and %s: rounds are applied, not computed.", reader.rounds, start, LEDGER
     )
-    write_checkpoint(path, content)
-    return ledger.read_bytes(), without_state(content), _identity(path)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells whether two machines see the same file."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return (ledger.read_bytes(), without_state(content), path), content
 
 
 def _ledger_of(path: Path) -> Path | None:

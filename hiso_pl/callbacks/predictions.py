@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback
-from hiso_pl.callbacks.run_folder import json_text, write_atomically
+from hiso_pl.run.folder import json_text, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -1,28 +1,16 @@
-"""The folder of a run: one run to a folder, its configuration, its checkpoints."""
+"""The folder of a run: one run to a folder, and its configuration in it."""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback
-from hiso_pl.ledger import LEDGER
-from hiso_pl.whole_file import whole_file
-
-log = logging.getLogger(__name__)
-
-CONFIG = "config.yaml"
-SUMMARY = "summary.json"
-CHECKPOINTS_FOLDER = "checkpoints"
+from hiso_pl.ranks import launch_store
+from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, remove_leftovers, write_atomically
+from hiso_pl.run.start import Start
 
 
 class RunFolder(OrderedCallback):
@@ -33,14 +21,14 @@ class RunFolder(OrderedCallback):
 
     Args:
         config_text: The resolved configuration, as YAML.
-        goes_on: Whether a run in the folder is this one's own even where nothing was saved to resume from.
+        start: Where the run goes on from.
     """
 
     position = 20
 
-    def __init__(self, config_text: str = "", goes_on: bool = False) -> None:
+    def __init__(self, config_text: str = "", start: Start | None = None) -> None:
         self.config_text = config_text
-        self.goes_on = goes_on
+        self.start = start
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,83 +39,22 @@ class RunFolder(OrderedCallback):
         """
         if not trainer.ckpt_path:
             root, found = trainer.default_root_dir, None
-            if trainer.is_global_zero and not self.goes_on and not runtime.has_begun(root):
+            if (
+                trainer.is_global_zero
+                and not (self.start is not None and self.start.owns_folder)
+                and not launch_store.has_begun(root)
+            ):
                 found = held_by_run(Path(root))
             refuse_held(root, trainer.strategy.broadcast(found))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the configuration."""
+        """Writes the configuration, and removes what a kill has left of an earlier part of the run."""
         if not trainer.is_global_zero or not self.config_text:
             return
+        remove_leftovers(Path(trainer.default_root_dir))
         path = Path(trainer.default_root_dir) / CONFIG
         if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
         write_atomically(path, self.config_text)
-        runtime.note_begun(trainer.default_root_dir)
-
-
-def refuse_held(root: str, found: str | None) -> None:
-    """Refuses a folder in which something of a run was found.
-
-    Raises:
-        ValueError: If something was.
-    """
-    if found is not None:
-        raise ValueError(
-            f"trainer.default_root_dir={root} already holds a run ({found}): "
-            "give another folder, or resume it with --ckpt_path last"
-        )
-
-
-def held_by_run(root: Path) -> str | None:
-    """What shows that ``root`` holds a run, if it does."""
-    for name in (CONFIG, SUMMARY, LEDGER):
-        if (root / name).exists():
-            return name
-    return CHECKPOINTS_FOLDER if checkpoints(root) else None
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """The checkpoints of the run in ``root``, by name."""
-    return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
-
-
-def newest_checkpoint(root: Path | str, up_to: int | None = None) -> Path | None:
-    """The checkpoint of the latest round in the run's folder, of several the one written last.
-
-    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
-
-    Args:
-        root: The run's folder.
-        up_to: The latest round that is of use; any if none is given.
-    """
-    found: list[tuple[int, int, Path]] = []
-    for path in checkpoints(Path(root)):
-        try:
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            round = int(content["global_step"])
-            if up_to is None or round <= up_to:
-                found.append((round, path.stat().st_mtime_ns, path))
-        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
-            log.warning("%s cannot be read and is passed over: %s", path, str(error).partition("\n")[0])
-    return max(found)[-1] if found else None
-
-
-def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON, with null for the numbers that JSON has no word for."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a stop at any time leaves the old one or the new one, whole."""
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        launch_store.note_begun(trainer.default_root_dir)

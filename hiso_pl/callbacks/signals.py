@@ -15,7 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated
-from hiso_pl.callbacks.run_folder import CHECKPOINTS_FOLDER
+from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
+from hiso_pl.run.folder import CHECKPOINTS_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +93,9 @@ class DeferredSignals(OrderedCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Installs the handlers for a fit; other stages keep Python's own."""
         super().setup(trainer, pl_module, stage)
-        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        leave_signals_alone(trainer)
         if stage != "fit":
             return
-        # a collective of every round for a flag that nobody sets any more
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         self._stopped = False
         self._rounds = trainer.fit_loop.epoch_loop.max_steps
         if threading.current_thread() is threading.main_thread():
@@ -112,13 +111,10 @@ class DeferredSignals(OrderedCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ends the run here if the ranks have agreed to; a wish in the last round changes nothing."""
-        loop = trainer.fit_loop.epoch_loop
-        if not federated(pl_module).stop_agreed or trainer.global_step == loop.max_steps:
+        if not federated(pl_module).stop_agreed or trainer.global_step == trainer.fit_loop.epoch_loop.max_steps:
             return
         self._stopped = True
-        # `trainer.should_stop` would validate once more, and would wait for `min_steps`
-        loop.max_steps = trainer.global_step
-        loop._skip_next_val = True
+        end_after_this_round(trainer)
         if trainer.is_global_zero:
             log.warning("Stopping after round %d as asked by a signal.", trainer.global_step)
 
@@ -152,7 +148,3 @@ def interrupted(trainer: Trainer) -> bool:
     """Whether a signal has ended the trainer's run early."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(callback, DeferredSignals) and callback.interrupted for callback in callbacks)
-
-
-def _nothing() -> None:
-    """Takes the place of a method of Lightning's."""

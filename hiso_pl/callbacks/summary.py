@@ -13,15 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from hiso_pl import runtime
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.run_folder import SUMMARY, json_text, write_atomically
+from hiso_pl.callbacks.participation import dropped_slots
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
-from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.federation.cohort import sample_cohort
+from hiso_pl.run import versions
+from hiso_pl.run.folder import SUMMARY, json_text, write_atomically
 from hiso_pl.zeroth_order.digest import digest
-from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +43,9 @@ class RunSummary(OrderedCallback):
         self._seconds = 0.0
         self._validation_seconds = 0.0
         self._forwards = 0
-        self._dropped = 0
         self._since: float | None = None
         self._validation_since: float | None = None
         self._written: dict[str, Any] | None = None
-        self._stood_still = False
 
     @property
     def seconds(self) -> float:
@@ -65,26 +61,10 @@ class RunSummary(OrderedCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the forward passes of a round and the clients it left out; the first ones are told."""
+        """Counts the forward passes of a round."""
         report = federated(pl_module).last_round
-        if report is None:
-            return
-        self._forwards += report.forwards
-        if report.dropped and not self._dropped:
-            log.warning(
-                "Round %d leaves out %s: not all of their losses are finite. Further ones are only counted, as "
-                "scalar/dropped in TensorBoard and dropped_slots in %s.",
-                trainer.global_step,
-                _named(trainer, report),
-                SUMMARY,
-            )
-        self._dropped += len(report.dropped)
-        if len(report.dropped) == len(report.sent) and not self._stood_still:
-            self._stood_still = True
-            log.warning(
-                "Round %d moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
-                trainer.global_step,
-            )
+        if report is not None:
+            self._forwards += report.forwards
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,7 +98,7 @@ class RunSummary(OrderedCallback):
             "clients": getattr(data, "clients", None),
             "cohort": getattr(data, "cohort", None),
             "ranks": trainer.world_size,
-            "parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
+            "parameters": sum(state.value.numel() for state in optimizer.tensors() if state.kind == "x"),
             "metrics": self.metrics,
             "comm": {
                 "paper_kb": run.traffic.paper_kb,
@@ -127,9 +107,9 @@ class RunSummary(OrderedCallback):
             },
             "seconds": self.seconds,
             "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
-            "dropped_slots": self._dropped,
+            "dropped_slots": dropped_slots(trainer),
             "digest": digest(optimizer),
-            "versions": runtime.versions(),
+            "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
         }
         self._write(trainer, summary)
@@ -151,7 +131,6 @@ class RunSummary(OrderedCallback):
             "seconds": self.seconds,
             "validation_seconds": self._validation_seconds,
             "forwards": self._forwards,
-            "dropped_slots": self._dropped,
         }
 
     @override
@@ -161,23 +140,11 @@ class RunSummary(OrderedCallback):
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])
         self._forwards = int(state_dict["forwards"])
-        self._dropped = int(state_dict.get("dropped_slots", 0))  # added after the first checkpoints were written
 
     def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         self._written = summary
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
-
-
-def _named(trainer: Trainer, report: RoundReport) -> str:
-    """The clients that a round has dropped."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if isinstance(data, FederatedDataModule):
-        cohort = sample_cohort(data.seed, report.round, data.clients, data.cohort)
-        names = "clients", [cohort[slot] for slot in report.dropped]
-    else:
-        names = "slots", list(report.dropped)
-    return f"{len(report.dropped)} of its {len(report.sent)} {names[0]} ({', '.join(map(str, names[1]))})"
 
 
 def _better(name: str, value: float, best: float) -> bool:

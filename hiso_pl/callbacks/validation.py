@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from hiso_pl import lightning_privates
 from hiso_pl.callbacks.contract import OrderedCallback
 from hiso_pl.callbacks.signals import interrupted
 
@@ -39,16 +38,7 @@ class CompleteValidation(OrderedCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._started = False
-            loop = trainer.fit_loop
-            loop.run = functools.partial(self._run, loop)  # type: ignore[method-assign]
-
-    def _run(self, loop: _FitLoop) -> None:
-        type(loop).run(loop)
-        if not self._started and loop.max_steps >= 0 and loop.epoch_loop.global_step >= loop.max_steps:
-            loop.reset()
-            loop.on_run_start()
-            loop._restarting = False
-            loop.on_run_end()
+            lightning_privates.start_and_end_when_done(trainer, lambda: self._started)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,12 +47,12 @@ class CompleteValidation(OrderedCallback):
         interval = trainer.val_check_batch
         due = isinstance(interval, int) and trainer.global_step > 0 and trainer.global_step % interval == 0
         if due and self._missing(trainer):
-            _validate(trainer)
+            lightning_privates.validate_now(trainer)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keeps the loggers' step equal to the round; a checkpoint written in a validation holds one less."""
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        lightning_privates.log_at_the_round(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,7 +65,7 @@ class CompleteValidation(OrderedCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates the final state if the last round was no validation round."""
         if self._missing(trainer) and trainer.global_step > 0 and not interrupted(trainer):
-            _validate(trainer)
+            lightning_privates.validate_now(trainer)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -94,15 +84,3 @@ class CompleteValidation(OrderedCallback):
 def is_partial(trainer: Trainer) -> bool:
     """Whether the validation under way is a sanity check that does not see all batches."""
     return trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf")
-
-
-def _validate(trainer: Trainer) -> None:
-    """Runs the validation loop as the training loop would have after the last round."""
-    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
-    first_iteration, stepped = connector._first_loop_iter, loop._batches_that_stepped
-    loop._batches_that_stepped = trainer.global_step - 1  # the step of the round's own curves
-    loop.val_loop.restarting = False  # or it would go on from the batch counts in the checkpoint
-    trainer.validating = True
-    loop.val_loop.run()
-    trainer.training = True
-    connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped

@@ -2,6 +2,7 @@
 
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
+from hiso_pl.data.facts import ModelFacts, facts_of
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
 from hiso_pl.data.tasks import ClassificationOptions, GenerationOptions
@@ -14,8 +15,10 @@ __all__ = [
     "ExampleSet",
     "FederatedDataModule",
     "GenerationOptions",
+    "ModelFacts",
     "PromptData",
     "Round",
     "SentenceClassification",
     "Splits",
+    "facts_of",
 ]

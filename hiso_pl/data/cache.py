@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from hiso_pl.data.examples import arrays_fingerprint
@@ -74,13 +75,13 @@ class Cache:
         """
         path = self._path(key)
         try:
-            arrays, checksum = _arrays_in(path.read_bytes(), key)
+            arrays, stated = _arrays_in(path.read_bytes(), key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             logger.warning("%s is damaged (%s): it is not used, and made again.", path, error or type(error).__name__)
             return None
-        if _checksum(arrays) != checksum:
+        if checksum(arrays) != stated:
             logger.warning("%s is damaged (its checksum does not fit): it is not used, and made again.", path)
             return None
         try:
@@ -104,13 +105,13 @@ class Cache:
                 save_file(
                     {name: np.ascontiguousarray(array) for name, array in arrays.items()},
                     name,
-                    {"format": FORMAT, "key": key, "checksum": _checksum(arrays)},
+                    {"format": FORMAT, "key": key, "checksum": checksum(arrays)},
                 )
                 os.replace(name, path)
             except BaseException:
                 os.unlink(name)
                 raise
-        except Exception as error:  # what safetensors raises where a disk is full is no OSError
+        except (OSError, SafetensorError) as error:  # the latter where a disk is full
             logger.warning("Nothing is kept in cache_dir=%s, as it cannot be written (%s).", self.folder, error)
             return False
         self._drop_oldest(path)
@@ -137,7 +138,8 @@ class Cache:
             logger.debug("not all was dropped from %s: %s", self.folder, error)
 
 
-def _checksum(arrays: Arrays) -> str:
+def checksum(arrays: Arrays) -> str:
+    """SHA-256 over names and contents of arrays, as hexadecimal digits."""
     names = sorted(arrays)
     listed = np.frombuffer("\0".join(names).encode(), dtype=np.uint8)
     return arrays_fingerprint(listed, *(arrays[name] for name in names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hiso_pl.data.measures import ClassMeasure, Measure
+from hiso_pl.data.ownership import Owner
 
 Batch = dict[str, torch.Tensor]
 """A minibatch or evaluation batch: tensors by name, the first dimension of each being the example."""
@@ -22,8 +24,10 @@ class ExampleSet(ABC):
     Attributes:
         labels: Label of each example, int64, shape ``[N]``; partitions and metrics are made of them.
         classes: Name of each class; a label is a position in it.
+        owners: Where training examples lie apart by client, those that are here, in the order in which they lie.
     """
 
+    owners: Mapping[int, Owner] | None = None
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
@@ -99,3 +103,17 @@ def arrays_fingerprint(*arrays: NDArray[np.generic]) -> str:
         digest.update(f"{little.dtype.str}{list(array.shape)}".encode())
         digest.update(little.tobytes())
     return digest.hexdigest()
+
+
+def check_split(name: str, examples: ExampleSet) -> None:
+    """Refuses a split that is empty or whose labels are not positions in its classes.
+
+    Raises:
+        ValueError: If it is such.
+    """
+    if len(examples) == 0:
+        raise ValueError(f"the {name} split has 0 examples, at least 1 is needed")
+    low, high = int(examples.labels.min()), int(examples.labels.max())
+    classes = max(1, len(examples.classes))  # without classes every label is 0
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} labels in [{low}, {high}] must be in [0, {classes})")

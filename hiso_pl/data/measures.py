@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.data.task_types import CLASS_METRICS
 from hiso_pl.data.text_metrics import TEXT_METRICS
 
 if TYPE_CHECKING:
     from hiso_pl.models.task_model import Evaluation
+
+CLASS_METRICS = ("accuracy", "macro_f1")
+"""The metrics of classification."""
 
 
 class Measure(ABC):
@@ -71,7 +73,7 @@ class ClassMeasure(Measure):
     def __init__(
         self, labels: NDArray[np.int64], classes: Sequence[str], metrics: Sequence[str] = ("accuracy",)
     ) -> None:
-        _check(metrics, CLASS_METRICS)
+        check_metrics(metrics, CLASS_METRICS)
         self.labels = labels
         self.classes = tuple(classes)
         self.metrics = tuple(metrics)
@@ -144,7 +146,7 @@ class TextMeasure(Measure):
         stop: str,
         metrics: Sequence[str] = ("em", "f1"),
     ) -> None:
-        _check(metrics, TEXT_METRICS)
+        check_metrics(metrics, TEXT_METRICS)
         self.references = references
         self.decode = decode
         self.stop = stop
@@ -182,6 +184,11 @@ class TextMeasure(Measure):
         return {name: TEXT_METRICS[name](text, references) for name in self.columns}
 
 
-def _check(metrics: Sequence[str], known: Iterable[str]) -> None:
-    if not metrics or not set(metrics) <= set(known):
+def check_metrics(metrics: Sequence[str], known: Iterable[str]) -> None:
+    """Refuses names of no metric, none, and one named twice.
+
+    Raises:
+        ValueError: If they are such.
+    """
+    if not metrics or len(set(metrics)) != len(metrics) or not set(metrics) <= set(known):
         raise ValueError(f"metrics={list(metrics)} must be one or several of {', '.join(known)}")

@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from hiso_pl.data.examples import Batch, ExampleSet, Splits
-from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler
+from hiso_pl.data.agreement import refuse_dealing_again, tell, together
+from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_split
+from hiso_pl.data.facts import ModelFacts
+from hiso_pl.data.ownership import Ownership, apart, divided
+from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
 from hiso_pl.federation.cohort import resolve_hosting
-from hiso_pl.federation.partition import IID, Indices, Partition, partition_fingerprint
+from hiso_pl.federation.partition import IID, Indices, Partition
 from hiso_pl.zeroth_order.philox import check_seed
 
-__all__ = ["FederatedDataModule", "Round"]
+logger = logging.getLogger(__name__)
+
+NOTHING_TOLD = ModelFacts()
 
 
 class FederatedDataModule(LightningDataModule, ABC):
     """Divides a task's training examples among clients, and loads rounds and evaluation batches.
 
     A task derives from it and says what its examples are, in :meth:`load`. What one process must do before the others
-    read, such as a download, goes into ``prepare_data``; where that fails, every rank raises the error.
+    read, such as a download, goes into ``prepare_data``. What either raises on one rank, every rank raises.
+
+    What it must know of the model is handed over: the program does so, a script with a trainer of its own by a line::
+
+        data.take(facts_of(module))
+        trainer.fit(module, data)
 
     Args:
         clients: Number of clients, each the owner of one part of the training examples.
         cohort: Clients sampled for a round.
         batch_size: Examples in a minibatch; a client that owns fewer uses all of them.
         eval_batch_size: Examples in a batch of validation, test and prediction.
-        partition: How the training examples are divided.
-        hosting: How clients live on ranks. fixed: each rank is one client, and opens no other's examples. dealt: the
-            slots of a round are dealt over the ranks anew each round. auto: fixed with as many ranks as clients.
+        partition: How the training examples are divided; None is at random, hiso_pl.federation.IID, unless they come
+            divided already.
+        hosting: How clients live on ranks. fixed: each rank is one client and trains on its examples only. It reads
+            all examples to divide them; where each client has a file of its own it opens no other's. dealt: the slots
+            of a round are dealt over the ranks anew each round, so every rank reads all. auto: fixed with as many
+            ranks as clients.
         spare_ranks: What ranks do that a dealt cohort leaves without a slot. help: they take a share of the slots'
             probes; then losses travel instead of scalars, and every further local step takes an exchange of its own.
-            idle: they wait. auto: help with one local step, idle with more. The result is the same to the bit.
+            idle: they wait. auto: help with one local step, idle with more, and where the method transforms scalars
+            before they leave a client, since raw losses would pass that by. The result is the same to the bit.
         seed: Seed of the partition, the cohorts and the minibatches; the run's seed.
         num_workers: Processes that load data beside each rank; 0 loads in the rank itself.
+
+    Attributes:
+        facts: What was told of the model.
+        ownership: Which training examples are whose.
+        parts: The positions of each client's training examples; there only where all clients' are here.
     """
 
     splits: Splits
+    ownership: Ownership
     parts: list[Indices]
-    client_sizes: tuple[int, ...]
+    facts = NOTHING_TOLD
 
     def __init__(
         self,
@@ -52,7 +71,7 @@ class FederatedDataModule(LightningDataModule, ABC):
         cohort: int = 4,
         batch_size: int = 32,
         eval_batch_size: int = 64,
-        partition: Partition = IID(),  # noqa: B008 - it holds nothing that changes, and the CLI can show its options
+        partition: Partition | None = None,
         hosting: Literal["auto", "fixed", "dealt"] = "auto",
         spare_ranks: Literal["auto", "idle", "help"] = "auto",
         seed: int = 0,
@@ -65,10 +84,10 @@ class FederatedDataModule(LightningDataModule, ABC):
                 raise ValueError(f"{name}={value} must be at least {least}")
         if not 1 <= cohort <= clients:
             raise ValueError(f"cohort={cohort} must be in [1, clients={clients}]")
-        if hosting not in ("auto", "fixed", "dealt"):
-            raise ValueError(f"hosting={hosting!r} must be one of auto, fixed, dealt")
-        if spare_ranks not in ("auto", "idle", "help"):
-            raise ValueError(f"spare_ranks={spare_ranks!r} must be one of auto, idle, help")
+        words = {"hosting": (hosting, "auto, fixed, dealt"), "spare_ranks": (spare_ranks, "auto, idle, help")}
+        for name, (word, known) in words.items():
+            if word not in known.split(", "):
+                raise ValueError(f"{name}={word!r} must be one of {known}")
         self.clients = clients
         self.cohort = cohort
         self.batch_size = batch_size
@@ -78,63 +97,91 @@ class FederatedDataModule(LightningDataModule, ABC):
         self.spare_ranks = spare_ranks
         self.seed = check_seed(seed)
         self.num_workers = num_workers
+        self._begun = False
         self._failure: Exception | None = None
-        self._prepares = type(self).prepare_data is not LightningDataModule.prepare_data
-        if self._prepares:
-            # Lightning calls it on one rank of a machine; should it fail there, the others would wait for that rank
-            self.prepare_data = partial(self._prepare, self.prepare_data)  # type: ignore[method-assign]
+        # Lightning calls it on one rank of a machine; should it fail there, the others would wait for that rank
+        self.prepare_data = partial(self._prepare, self.prepare_data)  # type: ignore[method-assign]
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the task's examples; the same ones, in the same order, on every rank."""
+        """Reads the task's examples; the same ones, in the same order, on every rank.
+
+        Where training examples lie apart by client, those of :attr:`own_clients` are read, one client's after
+        another's, and their ``owners`` says which are whose; then no partition is made.
+        """
+
+    def take(self, facts: ModelFacts) -> None:
+        """Takes what must be known of the model; once, before anything is loaded.
+
+        Raises:
+            ValueError: If the data were loaded by other facts, or an option does not go with them.
+        """
+        if self._begun and facts != self.facts:
+            raise ValueError("data were prepared for another model, or for none: take() must come before setup()")
+        if facts.withholds_losses and self.spare_ranks == "help":
+            raise ValueError(
+                "spare_ranks='help' must be idle or auto: it sends raw losses, and the method's transform is to decide "
+                "what leaves a client"
+            )
+        self.facts = facts
+
+    @property
+    def own_clients(self) -> tuple[int, ...]:
+        """The clients whose examples this rank may open where they lie apart: its own if hosting is fixed, else all."""
+        rank, world = self._place()
+        return (rank,) if self.hosting != "dealt" and world == self.clients else tuple(range(self.clients))
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and partitions once, and checks all that the rounds will rely on.
 
         Raises:
-            ValueError: If ranks, clients and examples do not fit each other, or ``prepare_data`` failed elsewhere.
+            ValueError: If ranks, clients and examples do not fit each other, or another rank failed at it.
         """
-        self._raise_failure()
-        if stage in (None, "fit"):
-            resolve_hosting(self.hosting, self.clients, self._place()[1])
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False):
-            raise ValueError("trainer.use_distributed_sampler=True must be false, as rounds are already dealt to ranks")
-        if hasattr(self, "splits"):
-            return
-        splits = self.load()
-        _check("training", splits.train)
-        _check("validation", splits.val)
-        values = splits.train.attribute(self.partition.attribute)
-        parts = self.partition(values, self.clients, self.seed)
-        sizes = tuple(len(part) for part in parts)
-        if not all(sizes):
-            raise ValueError(
-                f"client {sizes.index(0)} owns no training example: partition's minimum={self.partition.minimum} "
-                "must be at least 1"
-            )
-        self.parts, self.client_sizes, self.splits = parts, sizes, splits
+        self._begun, loaded = True, hasattr(self, "splits")
+        failure, self._failure = self._failure, None
+        with together():
+            if failure is not None:
+                raise failure
+            if stage in (None, "fit"):
+                resolve_hosting(self.hosting, self.clients, self._place()[1])
+            refuse_dealing_again(self.trainer)
+            if not loaded:
+                splits = self.load()
+                check_split("training", splits.train)
+                check_split("validation", splits.val)
+                if splits.train.owners is None:
+                    partition = IID() if self.partition is None else self.partition
+                    values = splits.train.attribute(partition.attribute)
+                    self.ownership = divided(values, partition, self.clients, self.seed)
+        if not loaded:
+            told = tell(splits.train.owners)
+            if any(owners is not None for owners in told):
+                self.ownership = apart(splits.train.owners or {}, told, self.clients)
+            if len(self.ownership.hosted) == self.clients:
+                self.parts = list(self.ownership.hosted.values())
+            self.splits = splits
 
     def train_dataloader(self) -> DataLoader[Round]:
         """The rounds from the trainer's on, without an end."""
         rank, world = self._place()
         hosting = resolve_hosting(self.hosting, self.clients, world)
-        local_steps = getattr(getattr(self.trainer, "lightning_module", None), "local_steps", 1)
+        facts, hosted = self.facts, self.ownership.hosted
+        unasked = self.spare_ranks == "auto" and facts.local_steps == 1 and not facts.withholds_losses
         rounds = Rounds(
             self.splits.train,
-            sizes=self.client_sizes,
-            hosted={rank: self.parts[rank]} if hosting == "fixed" else dict(enumerate(self.parts)),
+            sizes=self.ownership.sizes,
+            hosted={rank: hosted[rank]} if hosting == "fixed" else hosted,
             hosting=hosting,
             rank=rank,
             world=world,
             seed=self.seed,
             cohort=self.cohort,
             batch_size=self.batch_size,
-            local_steps=local_steps,
-            sharing=self.spare_ranks == "help" or (self.spare_ranks == "auto" and local_steps == 1),
+            local_steps=facts.local_steps,
+            sharing=unasked or self.spare_ranks == "help",
         )
         # global_step is restored before this is called, so a resumed run begins at its next round.
-        return self._loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)))
+        return make_loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """This rank's batches of the validation split."""
@@ -151,27 +198,45 @@ class FederatedDataModule(LightningDataModule, ABC):
         return self._evaluation(self.splits.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """This rank's batches of the split to predict."""
-        return self._evaluation(self.predicted)
-
-    @property
-    def predicted(self) -> ExampleSet:
-        """The split to predict: the test split, or the validation split if there is no other."""
-        return self.splits.val if self.splits.test is None else self.splits.test
+        """This rank's batches of the test split, or of the validation split if there is no other."""
+        return self._evaluation(self.splits.val if self.splits.test is None else self.splits.test)
 
     def fingerprints(self) -> dict[str, str]:
-        """Hashes by which ranks make sure, before round 0, that they hold the same data."""
-        prints = {
-            "partition": partition_fingerprint(self.parts),
-            "train data": self.splits.train.fingerprint(),
-            "validation data": self.splits.val.fingerprint(),
+        """Hashes by which ranks see, before round 0, that they hold the same data, and a resumed run that it does."""
+        return dict(self._prints)
+
+    @cached_property
+    def _prints(self) -> dict[str, str]:
+        train, val, test = self.splits
+        evaluated = {"validation data": val} | ({} if test is None else {"test data": test})
+        return self.ownership.fingerprints(train.fingerprint) | {
+            name: split.fingerprint() for name, split in evaluated.items()
         }
-        if self.splits.test is not None:
-            prints["test data"] = self.splits.test.fingerprint()
-        return prints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the data: their fingerprints."""
+        return self.fingerprints() if hasattr(self, "splits") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares the data with those of the run that a fit goes on with.
+
+        Raises:
+            ValueError: If they are others, and a change of data was not asked for.
+        """
+        mine = self.fingerprints()
+        changed = ", ".join(name for name in {**state_dict, **mine} if state_dict.get(name) != mine.get(name))
+        if not changed or self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        if not self.facts.data_may_change:
+            raise ValueError(
+                f"this run differs from the checkpoint's in its {changed}: give the data that it was begun with, or "
+                "ask for the change by --change_on_resume '[data]'"
+            )
+        logger.warning("Changed on resume, as asked: %s.", changed)
 
     def _prepare(self, prepare_data: Callable[[], None]) -> None:
         """Prepares the data, and keeps an error for the moment when all ranks can hear of it."""
+        self._begun = True
         try:
             prepare_data()
         except Exception as error:
@@ -179,49 +244,10 @@ class FederatedDataModule(LightningDataModule, ABC):
                 raise
             self._failure = error
 
-    def _raise_failure(self) -> None:
-        """Raises what ``prepare_data`` raised here, and the same in words where it was raised on another rank."""
-        failure, self._failure = self._failure, None
-        said: list[str | None] = []
-        if self._prepares and dist.is_available() and dist.is_initialized():
-            said = [None] * dist.get_world_size()
-            dist.all_gather_object(said, None if failure is None else str(failure) or type(failure).__name__)
-        if failure is not None:
-            raise failure
-        if any(said):
-            raise ValueError(next(message for message in said if message))
-
     def _place(self) -> tuple[int, int]:
         """This process's rank and the number of ranks; one rank where no trainer is attached."""
         return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
 
     def _evaluation(self, examples: ExampleSet) -> DataLoader[Batch]:
         batches = EvaluationBatches(examples, self.eval_batch_size)
-        return self._loader(batches, DealtSampler(len(batches), *self._place()))
-
-    def _loader(self, dataset: Dataset[Any], sampler: Sampler[int]) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=_as_is,
-            # A loader draws a number each time it starts; from its own generator, not from the model's.
-            generator=torch.Generator(),
-        )
-
-
-def _as_is(item: Any) -> Any:
-    """The loader's own conversion would turn the tuples of a round into lists."""
-    return item
-
-
-def _check(name: str, examples: ExampleSet) -> None:
-    """Refuses a split that is empty or whose labels are not positions in its classes."""
-    if len(examples) == 0:
-        raise ValueError(f"the {name} split has 0 examples, at least 1 is needed")
-    low, high = int(examples.labels.min()), int(examples.labels.max())
-    classes = max(1, len(examples.classes))  # without classes every label is 0
-    if low < 0 or high >= classes:
-        raise ValueError(f"{name} labels in [{low}, {high}] must be in [0, {classes})")
+        return make_loader(batches, DealtSampler(len(batches), *self._place()), self.num_workers)

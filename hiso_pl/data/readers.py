@@ -17,30 +17,12 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 Row = dict[str, str]
 
 
-def read_table(path: str | Path) -> list[Row]:
-    """The rows of a file, every value as text.
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a table.
 
     Args:
         path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted) or ``.jsonl`` file in UTF-8, or a ``.parquet``
             file.
-
-    Raises:
-        ValueError: If the file is missing or empty, or a row is broken; the message names file and line.
-    """
-    return [row for _, row in numbered_rows(path)]
-
-
-def numbered_rows(path: str | Path) -> list[tuple[int, Row]]:
-    """The same as :func:`read_table`, each row with the line it starts on, counted from 1.
-
-    In Parquet it is the row's number, counted from 0. Empty lines are passed over. Values that are not text keep their
-    JSON spelling (``true``, ``3``); those that are null are left out.
-    """
-    return parse_rows(path, read_file(path))
-
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a table.
 
     Raises:
         ValueError: If the file cannot be read, or is none of the kinds that are known.
@@ -57,14 +39,17 @@ def read_file(path: str | Path) -> bytes:
 
 
 def parse_rows(path: str | Path, data: bytes) -> list[tuple[int, Row]]:
-    """The rows that the bytes of a file hold, as :func:`numbered_rows` gives them.
+    """The rows that the bytes of a file hold, every value as text, each with the line it starts on, counted from 1.
+
+    In Parquet it is the row's number, counted from 0. Empty lines are passed over. Values that are not text keep their
+    JSON spelling (``true``, ``3``); those that are null are left out.
 
     Args:
         path: The file's name, whose end says what the bytes are.
         data: Its bytes.
 
     Raises:
-        ValueError: If there are none, or one is broken.
+        ValueError: If there are none, or one is broken; the message names file and line.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
 from hiso_pl.federation.batches import draw_batch
@@ -28,13 +29,16 @@ class Round(NamedTuple):
         index: The round r.
         slots: The cohort, and which of its slots are evaluated here.
         batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots.
+        local_steps: The local steps tau that there are minibatches for.
     """
 
     index: int  # type: ignore[assignment]  # nobody searches a round as a tuple
     slots: Slots
     batches: list[list[Batch]]
+    local_steps: int
 
 
+@dataclass(eq=False)
 class Rounds(Dataset[Round]):
     """The rounds of a run as one rank sees them, addressed by number and without an end.
 
@@ -53,46 +57,32 @@ class Rounds(Dataset[Round]):
         sharing: Whether ranks beyond the number of slots help with the slots' probes.
     """
 
-    def __init__(
-        self,
-        examples: ExampleSet,
-        *,
-        sizes: tuple[int, ...],
-        hosted: Mapping[int, NDArray[np.int64]],
-        hosting: Literal["fixed", "dealt"],
-        rank: int,
-        world: int,
-        seed: int,
-        cohort: int,
-        batch_size: int,
-        local_steps: int,
-        sharing: bool = False,
-    ) -> None:
-        self.examples = examples
-        self.sizes = sizes
-        self.hosted = hosted
-        self.hosting = hosting
-        self.rank = rank
-        self.world = world
-        self.seed = seed
-        self.cohort = cohort
-        self.batch_size = batch_size
-        self.local_steps = local_steps
-        self.sharing = sharing and hosting == "dealt" and world > cohort
+    examples: ExampleSet
+    sizes: tuple[int, ...]
+    hosted: Mapping[int, NDArray[np.int64]]
+    hosting: Literal["fixed", "dealt"]
+    rank: int
+    world: int
+    seed: int
+    cohort: int
+    batch_size: int
+    local_steps: int
+    sharing: bool
 
     def __getitem__(self, index: int) -> Round:
         """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
         clients = sample_cohort(self.seed, index, len(self.sizes), self.cohort)
         shares: tuple[tuple[int, int], ...] = ()
         own: tuple[int, ...]
-        if self.sharing:
+        if self.sharing and self.hosting == "dealt" and self.world > self.cohort:
             slot, share = shared_slot(len(clients), index, self.rank, self.world)
             own, shares = (slot,), (share,)
         else:
             own = own_slots(self.hosting, clients, index, self.rank, self.world)
         weights = tuple(float(self.sizes[client]) for client in clients)
         batches = [[self._batch(clients[slot], index, k) for k in range(self.local_steps)] for slot in own]
-        return Round(index, Slots(len(clients), own, clients, weights, shares), batches)
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes))
+        return Round(index, slots, batches, self.local_steps)
 
     def _batch(self, client: int, index: int, k: int) -> Batch:
         part = self.hosted[client]
@@ -164,3 +154,28 @@ class DealtSampler(Sampler[int]):
         if not self.everybody:
             raise TypeError("no length, as there are fewer batches than ranks")
         return len(self.turns)
+
+
+def make_loader(dataset: Dataset[Any], sampler: Sampler[int], workers: int) -> DataLoader[Any]:
+    """A loader of items that are batches already.
+
+    Args:
+        dataset: The items.
+        sampler: Their order.
+        workers: Processes that load beside this one; 0 loads in this one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=_as_is,
+        # A loader draws a number each time it starts; from its own generator, not from the model's.
+        generator=torch.Generator(),
+    )
+
+
+def _as_is(item: Any) -> Any:
+    """The loader's own conversion would turn the tuples of a round into lists."""
+    return item

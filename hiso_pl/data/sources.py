@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hiso_pl.data.readers import Row, parse_rows, read_file, row_name, text_values
-from hiso_pl.models.loading import one_line
+from hiso_pl.errors import one_line
 
 BLOCK = 1 << 20
 ROWS = 1000  # read from a dataset at a time

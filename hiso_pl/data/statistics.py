@@ -40,7 +40,7 @@ def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> 
     return found
 
 
-def one_line(found: dict[str, Any]) -> str:
+def counts_line(found: dict[str, Any]) -> str:
     """What :func:`describe` found as a line for the log; of many classes the first ten."""
     parts = [f"{found['examples']} examples"]
     if "tokens" in found:
@@ -59,7 +59,7 @@ def clients_table(clients: Sequence[dict[str, Any]]) -> str:
     """What :func:`describe` found of each client as a Markdown table; of very many clients the first 200."""
     if not clients:
         return ""
-    first = clients[0]
+    first = max(clients, key=len)  # of a client on another rank only the number of examples may be known
     columns = ["client", "examples"]
     if "tokens" in first:
         columns += ["shortest", "median", "longest"]
@@ -68,9 +68,9 @@ def clients_table(clients: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
     for number, found in enumerate(clients[:MAX_CLIENTS]):
         cells = [str(number), str(found["examples"])]
-        if "tokens" in first:
-            cells += [f"{value:g}" for value in found.get("tokens", {"min": 0, "median": 0, "max": 0}).values()]
-        cells += [str(found[name]) for name in ("cut", "answers_cut") if name in first]
+        if "tokens" in found:
+            cells += [f"{value:g}" for value in found["tokens"].values()]
+        cells += [str(found[name]) for name in ("cut", "answers_cut") if name in found]
         cells += [str(count) for count in found.get("labels", {}).values()]
         lines.append("| " + " | ".join(cells) + " |")
     if len(clients) > MAX_CLIENTS:

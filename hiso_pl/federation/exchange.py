@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiso_pl.roll_call import meeting
+from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.zeroth_order.interfaces import Exchange, Slots
 
 
@@ -52,7 +52,7 @@ class AllReduceExchange(Exchange):
             raise ValueError(f"local={local} losses must be at least 1")
         rank, world = self._place()
         everyone = tuple(range(world * local))
-        return Slots(len(everyone), everyone[rank * local : (rank + 1) * local], everyone, (1.0,) * len(everyone))
+        return Slots(len(everyone), everyone[rank * local : (rank + 1) * local], everyone)
 
     def __call__(self, rows: Tensor, slots: Slots) -> Tensor:
         """Exchanges the rows of a round.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
 
 from hiso_pl.ledger.header import Header
+from hiso_pl.run.configuration import leaves
 
 FREE = ("versions", "configuration.threads", "configuration.deterministic")
 """What may differ between parts of a run: it is recorded, and replay does not depend on it."""
@@ -25,7 +24,7 @@ def difference(there: Header, here: Header, ignoring: tuple[str, ...] = FREE) ->
         here: The one of this run.
         ignoring: Dotted keys that need not be equal, with all below them.
     """
-    first, second = _leaves(_as_json(there)), _leaves(_as_json(here))
+    first, second = _as_json(there), _as_json(here)
     for key in sorted({*first, *second}):
         old, new = first.get(key, _ABSENT), second.get(key, _ABSENT)
         if old != new and not any(key == name or key.startswith(name + ".") for name in ignoring):
@@ -39,16 +38,7 @@ def with_options_of(old: Header, new: Header) -> Header:
     return replace(old, **{key: getattr(new, key) for key in (*CHANGEABLE, "versions")})
 
 
-def _as_json(header: Header) -> dict[str, Any]:
+def _as_json(header: Header) -> dict[str, str]:
     tree = asdict(header)
     tree["tensors"] = {str(i): tensor for i, tensor in enumerate(tree["tensors"])}
-    return tree
-
-
-def _leaves(tree: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(tree, Mapping) and tree:
-        found: dict[str, str] = {}
-        for key, value in tree.items():
-            found |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: json.dumps(tree)}
+    return {key: json.dumps(value) for key, value in leaves(tree).items()}

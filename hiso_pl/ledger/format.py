@@ -1,10 +1,10 @@
-r"""The ledger's file format, byte by byte: ``format: 1``.
+r"""The ledger's file format, byte by byte: ``format: 2``.
 
 All numbers are little-endian. A file is a magic, a format number and a sequence of frames::
 
     offset  size  what
     0       8     magic: 89 48 49 53 4f 50 4c 0a ("\x89HISOPL\n")
-    8       4     format number, u32: 1
+    8       4     format number, u32: 2
     12            frames
 
 A frame::
@@ -21,8 +21,10 @@ Kinds of frames:
 
 **1, header.** The first frame, and it alone, must be one. The body is canonical JSON (keys sorted, no spaces, ASCII,
 floats as Python's ``repr`` spells them, which loses nothing, no NaN or infinity), at most 16 MiB. Its fields are those
-of :class:`~hiso_pl.ledger.header.Header`. Another header may stand between two records where a run was resumed with
-options changed by name: what follows it was made with its options. Seed, stream, numerics and tensors stay the same.
+of :class:`~hiso_pl.ledger.header.Header`; of the method, parts go by name with their options, and what is absent has
+its default, so that a new part or option needs no new format. Another header may stand between two records where a run
+was resumed with options changed by name: what follows it was made with its options. Seed, stream, numerics and tensors
+stay the same.
 
 **0, record.** One a round, from round 0 on, none left out. With tau, P directions and a cohort of m slots, tau and m
 taken from the header in force::
@@ -66,7 +68,7 @@ from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS
 from hiso_pl.zeroth_order.record import RoundRecord
 
 MAGIC = b"\x89HISOPL\n"
-FORMAT = 1
+FORMAT = 2
 PREAMBLE = MAGIC + struct.pack("<I", FORMAT)
 MAX_HEADER = 16 << 20
 MAX_ROUNDS = (1 << 32) - 1

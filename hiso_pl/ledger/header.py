@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from hiso_pl.ledger.checks import Value, check_method, check_sha256, check_tensors, integer
 from hiso_pl.ledger.format import MAX_HEADER
+from hiso_pl.zeroth_order.method import check_data
 from hiso_pl.zeroth_order.options import check_count
-from hiso_pl.zeroth_order.philox import check_seed
+from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, check_seed
 
 MAX_COHORT = 1 << 24
 MAX_CLIENTS = 1 << 32
 MAX_DEPTH = 64
+MAX_DIMENSIONS = 64
 
-
-@dataclass(frozen=True)
-class Part:
-    """One exchangeable part of the method, by name.
-
-    Attributes:
-        kind: Name of a known class, or the full name of one from outside the package, which cannot be replayed.
-        options: Its options; those of a part from outside are not known.
-    """
-
-    kind: str
-    options: Mapping[str, Value]
-
-
-@dataclass(frozen=True)
-class Method:
-    """The method as data. Learning rate, mu and P are in the records.
-
-    Attributes:
-        local_steps: tau.
-        difference: ``forward`` or ``central``.
-        distribution: Of a direction's elements.
-        preconditioner: Which, with its options.
-        update_rule: Which, with its options.
-        aggregation: Its name; the records hold what it gave.
-    """
-
-    local_steps: int
-    difference: Literal["forward", "central"]
-    distribution: Literal["normal", "rademacher"]
-    preconditioner: Part
-    update_rule: Part
-    aggregation: str
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -90,11 +60,11 @@ class Header:
         stream: Number of the streams' format.
         numerics: Number of the order of evaluation.
         seed: The run's 64-bit seed.
-        method: The method.
+        method: The method, by :meth:`~hiso_pl.zeroth_order.method.Method.as_data`; what is absent has its default.
         clients: Number of clients M.
         cohort: Number of slots m.
         tensors: The trainable tensors, in the order that fixes their streams.
-        trainable_sha256: SHA-256 over all of them: the digest of x at the start.
+        trainable_sha256: The digest of x at the start: SHA-256 over the 32 bytes of each tensor's own, in order.
         frozen_sha256: SHA-256 over frozen tensors and buffers, as a checkpoint holds it.
         weights: What the weights were loaded from.
         configuration: The run's configuration, as data.
@@ -107,7 +77,7 @@ class Header:
     stream: int
     numerics: int
     seed: int
-    method: Method
+    method: Mapping[str, Any]
     clients: int
     cohort: int
     tensors: tuple[TensorFacts, ...]
@@ -118,15 +88,16 @@ class Header:
     versions: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Checks the fields, and brings the configuration to what JSON can say."""
-        object.__setattr__(self, "configuration", _plain(self.configuration))
+        """Checks the fields, and brings configuration and method to what JSON can say."""
+        for name in ("configuration", "method"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         check_count("stream", integer("stream", self.stream), 1 << 31)
         check_count("numerics", integer("numerics", self.numerics), 1 << 31)
         check_seed(self.seed)
         check_count("clients", integer("clients", self.clients), MAX_CLIENTS)
         check_count("cohort", integer("cohort", self.cohort), min(MAX_COHORT, self.clients + 1))
-        check_method(self.method)
-        check_tensors(self.tensors)
+        check_data(self.method)
+        _check_tensors(self.tensors)
         check_sha256("trainable_sha256", self.trainable_sha256)
         check_sha256("frozen_sha256", self.frozen_sha256)
         for name in ("name", "revision"):
@@ -135,6 +106,11 @@ class Header:
         for key, version in self.versions.items():
             if not isinstance(key, str) or not isinstance(version, str):
                 raise ValueError(f"versions: {key!r}: {version!r} must be text")
+
+    @property
+    def local_steps(self) -> int:
+        """Local steps tau."""
+        return int(self.method.get("local_steps", 1))
 
     @property
     def stored(self) -> tuple[TensorFacts, ...]:
@@ -165,17 +141,13 @@ class Header:
                 raise ValueError("it is not a mapping in canonical JSON")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no JSON of a header: {str(error).partition(chr(10))[0][:200]}") from error
-        method = _take(Method, tree.get("method"), "method")
-        for name in ("preconditioner", "update_rule"):
-            method[name] = Part(**_take(Part, method[name], f"method.{name}"))
         values = _take(Header, tree, "header")
         tensors = [_take(TensorFacts, t, "tensors") for t in _listed("tensors", values["tensors"])]
         for tensor in tensors:
             tensor["shape"] = tuple(_listed("shape", tensor["shape"]))
-        values["method"] = Method(**method)
         values["tensors"] = tuple(TensorFacts(**tensor) for tensor in tensors)
         values["weights"] = Weights(**_take(Weights, values["weights"], "weights"))
-        for name in ("configuration", "versions"):
+        for name in ("configuration", "method", "versions"):
             if not isinstance(values[name], dict):
                 raise ValueError(f"{name} is {type(values[name]).__name__}, must be a mapping")
         return cls(**values)
@@ -211,3 +183,47 @@ def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{name} is {type(value).__name__}, must be a list")
     return value
+
+
+def integer(name: str, value: Any) -> int:
+    """Returns ``value`` if it is an integer.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r} must be an integer")
+    return value
+
+
+def check_sha256(name: str, value: Any) -> None:
+    """Refuses what is no SHA-256.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ValueError(f"{name}={str(value)[:80]!r} must be 64 hexadecimal digits")
+
+
+def _check_tensors(tensors: tuple[TensorFacts, ...]) -> None:
+    """Refuses tensors that cannot be trained together.
+
+    Raises:
+        ValueError: If there is one too many, or one that cannot be.
+    """
+    if not tensors:
+        raise ValueError("tensors=[] must name at least one trainable tensor")
+    names: set[str] = set()
+    for tensor in tensors:
+        if not isinstance(tensor.name, str) or not isinstance(tensor.stored, bool):
+            raise ValueError(f"tensor {tensor.name!r} must have a name, and stored must be true or false")
+        large = len(tensor.shape) > MAX_DIMENSIONS or any(
+            not 0 <= integer("shape", n) <= MAX_ELEMENTS for n in tensor.shape
+        )
+        if large or math.prod(tensor.shape) > MAX_ELEMENTS:
+            raise ValueError(f"tensor {tensor.name!r}: its shape must be of at most 2**34 elements")
+        check_sha256(f"tensor {tensor.name!r}: sha256", tensor.sha256)
+        if tensor.name in names:
+            raise ValueError(f"tensor {tensor.name!r} is named twice")
+        names.add(tensor.name)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from hiso_pl.ledger.format import LedgerError
 from hiso_pl.ledger.header import Header
-from hiso_pl.ledger.methods import check_numbers, method_of, new_optimizer
 from hiso_pl.ledger.reader import LedgerReader
-from hiso_pl.ledger.stored import read_stored, tensor_sha256
+from hiso_pl.ledger.stored import read_stored
 from hiso_pl.ledger.weights import NamedWeights
-from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
-from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
+from hiso_pl.zeroth_order.digest import tensors_sha256
+from hiso_pl.zeroth_order.kernels.base import NUMERICS, Backend
+from hiso_pl.zeroth_order.philox import STREAM
 
 
 def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | None = None) -> dict[str, Tensor]:
@@ -56,6 +57,7 @@ def replay(
     to: int | None = None,
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
+    method: Method | None = None,
 ) -> ZerothOrderOptimizer:
     """Rebuilds a run's state.
 
@@ -66,6 +68,8 @@ def replay(
         to: How many rounds to apply; all of them if none is given.
         device: Where to compute.
         backend: Kernels. All give the same bits.
+        method: The run's method, where it has parts from outside the package: they are never built because a file
+            names them.
 
     Returns:
         An optimizer that owns the tensors, H and the round.
@@ -79,19 +83,28 @@ def replay(
         if tensor is None or tuple(tensor.shape) != facts.shape:
             raise ValueError(f"initial: tensor {facts.name!r} must be of shape {list(facts.shape)}")
         parameters.append((facts.name, nn.Parameter(tensor.to(device, torch.float32), requires_grad=False)))
-    optimizer = new_optimizer(header, parameters, backend)
+    optimizer = _applying(header, parameters, backend, method)
     for entry in records:
         if optimizer.round == to:
             break
         if isinstance(entry, RoundRecord):
             optimizer.apply(entry)
         else:
-            goes_on = new_optimizer(entry, parameters, backend)
+            goes_on = _applying(entry, parameters, backend, method)
             goes_on.load_state_dict(optimizer.state_dict())
             optimizer = goes_on
     if to is not None and optimizer.round != to:
         raise ValueError(f"to={to} must not exceed the {optimizer.round} rounds of the ledger")
     return optimizer
+
+
+def _applying(
+    header: Header, parameters: list[tuple[str, nn.Parameter]], backend: Backend, method: Method | None
+) -> ZerothOrderOptimizer:
+    """An optimizer at round 0 that computes a header's method; learning rate, mu and P come with the records."""
+    _check_numbers(header)
+    method = Method.applying(header.method, method)
+    return ZerothOrderOptimizer(parameters, method, seed=header.seed, memory="low", backend=backend)
 
 
 def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | None = None) -> int:
@@ -140,23 +153,23 @@ def check_start(optimizer: ZerothOrderOptimizer, header: Header) -> None:
     if [(facts.name, facts.shape) for facts in header.tensors] != [(n, tuple(p.shape)) for n, p in pairs]:
         raise LedgerError("the ledger is of another model: names or shapes of its tensors differ")
     if optimizer.round == 0:
-        for facts, parameter in zip(header.tensors, optimizer.parameters, strict=True):
-            if tensor_sha256(parameter) != facts.sha256:
+        for facts, sha256 in zip(header.tensors, tensors_sha256(optimizer.parameters), strict=True):
+            if sha256 != facts.sha256:
                 raise LedgerError(f"tensor {facts.name!r} does not have the values that the ledger's run started from")
 
 
+def _check_numbers(header: Header) -> None:
+    """Refuses a ledger whose numbers this version would compute otherwise."""
+    for name, number, mine in (("stream", header.stream, STREAM), ("numerics", header.numerics, NUMERICS)):
+        if number != mine:
+            raise ValueError(f"the ledger has {name}={number}, this version computes {name}={mine}")
+
+
 def _check_method(optimizer: ZerothOrderOptimizer, header: Header, round: int) -> None:
-    """The parts that an update depends on must be those of the ledger."""
-    check_numbers(header)
-    mine, theirs = method_of(optimizer), header.method
-    group = optimizer.param_groups[0]
-    pairs: dict[str, tuple[object, object]] = {
-        "seed": (header.seed, group["seed"]),
-        **{
-            name: (getattr(theirs, name), getattr(mine, name))
-            for name in ("local_steps", "distribution", "preconditioner", "update_rule")
-        },
-    }
-    for name, (there, here) in pairs.items():
-        if there != here:
-            raise LedgerError(f"{name} is {there} in the ledger from round {round} on, and {here} here")
+    """What an update depends on must be as in the ledger."""
+    _check_numbers(header)
+    seed = optimizer.param_groups[0]["seed"]
+    what = f"seed is {header.seed} there and {seed} here" if seed != header.seed else None
+    what = what or optimizer.method.differing(header.method)
+    if what is not None:
+        raise LedgerError(f"from round {round} on, the ledger is of another method: {what}")

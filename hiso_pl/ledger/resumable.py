@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from hiso_pl import checkpoint
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import catch_up, check_start, replay
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run import checkpoint
+from hiso_pl.run.checkpoint import Counters, RunFacts
+from hiso_pl.run.configuration import as_text
+from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
-
-REBUILT = "rebuilt"
-"""Among a checkpoint's facts: that it comes from a ledger, so that schedules are to be put where they would stand."""
+from hiso_pl.zeroth_order.digest import digest
 
 
 def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict[str, Any]:
@@ -55,16 +55,16 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
         "lr_schedulers": [],
         "callbacks": {},
         "loops": {"fit_loop": _loop(rounds)},
-        checkpoint.KEY: {
-            "format": checkpoint.FORMAT,
-            "config": checkpoint.flatten(header.configuration),
-            "trainable": {facts.name: list(facts.shape) for facts in header.tensors},
-            "frozen": header.frozen_sha256,
-            "traffic": traffic.state_dict(),
-            "measured_bytes": 0,
-            "last_validation": {},
-            REBUILT: True,
-        },
+        checkpoint.KEY: checkpoint.facts_as_data(
+            RunFacts(
+                as_text(header.configuration),
+                {facts.name: list(facts.shape) for facts in header.tensors},
+                header.frozen_sha256,
+            ),
+            Counters(traffic.state_dict()),
+            digest(optimizer),
+            rebuilt=True,
+        ),
     }
 
 

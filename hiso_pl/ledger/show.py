@@ -11,7 +11,7 @@ import numpy as np
 
 from hiso_pl.ledger.compare import difference
 from hiso_pl.ledger.format import stored_path
-from hiso_pl.ledger.header import Header, Part
+from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.zeroth_order import RoundRecord
 
@@ -78,7 +78,7 @@ def plot(reader: LedgerReader, path: Path) -> None:
 
 
 def _facts(reader: LedgerReader, header: Header) -> list[tuple[str, str]]:
-    survey, method = reader.survey(), header.method
+    survey = reader.survey()
     size = reader.path.stat().st_size
     state = "not closed: the run was interrupted, or goes on"
     if survey.closing is not None:
@@ -89,11 +89,7 @@ def _facts(reader: LedgerReader, header: Header) -> list[tuple[str, str]]:
     parameters = sum(int(np.prod(t.shape, dtype=np.int64)) for t in header.tensors)
     lines = [
         ("ledger", f"{size:,} bytes, {survey.rounds} rounds, {state}"),
-        (
-            "method",
-            f"{_part(method.preconditioner)}, {_part(method.update_rule)}, {method.aggregation}; "
-            f"tau={method.local_steps}, {method.difference} differences, {method.distribution} directions",
-        ),
+        ("method", "; ".join(f"{name} {_said(value)}" for name, value in header.method.items() if value is not None)),
         ("numbers", f"seed {header.seed}, stream {header.stream}, numerics {header.numerics}"),
         ("clients", f"{header.clients}, {header.cohort} in a cohort"),
         ("weights", f"{header.weights.name or 'built from nothing'} {header.weights.revision or ''}".strip()),
@@ -107,9 +103,11 @@ def _facts(reader: LedgerReader, header: Header) -> list[tuple[str, str]]:
     return lines
 
 
-def _part(part: Part) -> str:
-    options = ", ".join(f"{name}={value}" for name, value in part.options.items())
-    return f"{part.kind}({options})"
+def _said(value: Any) -> str:
+    """A number or name of the method; a part as a call of its class."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{part}({', '.join(f'{k}={v}' for k, v in options.items())})" for part, options in value.items())
 
 
 def _line(record: RoundRecord) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,20 +12,8 @@ from torch import Tensor
 
 from hiso_pl.ledger.format import LedgerError, stored_path
 from hiso_pl.ledger.header import Header
-from hiso_pl.whole_file import whole_file
-
-_CHUNK = 1 << 22
-
-
-def tensor_sha256(*tensors: Tensor) -> str:
-    """SHA-256 over the values of tensors, one after the other, as little-endian fp32, row-major."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK].to("cpu", torch.float32).contiguous()
-            sha.update(part.numpy().astype("<f4", copy=False).tobytes())
-    return sha.hexdigest()
+from hiso_pl.run.whole_file import whole_file
+from hiso_pl.zeroth_order.digest import tensor_sha256
 
 
 def write_stored(ledger: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:

@@ -126,7 +126,7 @@ class Walk:
         if kind == Kind.CLOSING and size != CLOSING_SIZE:
             self._refuse(f"a closing frame of {size} bytes must have {CLOSING_SIZE}")
         if kind == Kind.RECORD and self.header is not None:
-            tau, cohort = self.header.method.local_steps, self.header.cohort
+            tau, cohort = self.header.local_steps, self.header.cohort
             if directions_of(size, tau, cohort) is None:
                 self._refuse(f"no record with tau={tau} and a cohort of {cohort} has {size} bytes")
 
@@ -145,7 +145,7 @@ class Walk:
         assert self.header is not None
         if round_of(body) != self.round or self.round >= MAX_ROUNDS:
             self._refuse(f"it is of round {round_of(body)}, round {self.round} comes next")
-        record = unpack_record(body, self.header.method.local_steps, self.header.cohort)
+        record = unpack_record(body, self.header.local_steps, self.header.cohort)
         self.round += 1
         return record
 

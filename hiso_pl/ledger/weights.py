@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hiso_pl.ledger.stored import tensor_sha256
+from hiso_pl.zeroth_order.digest import tensor_sha256
 
 log = logging.getLogger(__name__)
 

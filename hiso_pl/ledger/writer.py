@@ -26,7 +26,7 @@ from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
-from hiso_pl.whole_file import whole_file
+from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order.record import RoundRecord
 
 log = logging.getLogger(__name__)
@@ -141,13 +141,12 @@ class LedgerWriter:
             LedgerError: If it is of another round or shape, or differs from the one that is there.
             OSError: If it cannot be written; the ledger then ends with the record before.
         """
-        method = self.header.method
         if record.round != self.round:
             raise LedgerError(f"{self.path}: a record of round {record.round} was given, round {self.round} comes next")
-        if (record.scalars.shape[0], record.cohort) != (method.local_steps, self.header.cohort):
+        if (record.scalars.shape[0], record.cohort) != (self.header.local_steps, self.header.cohort):
             raise LedgerError(
                 f"{self.path}: round {record.round} has tau={record.scalars.shape[0]} and a cohort of "
-                f"{record.cohort}, its header says tau={method.local_steps} and {self.header.cohort}"
+                f"{record.cohort}, its header says tau={self.header.local_steps} and {self.header.cohort}"
             )
         there = next(self._pending, None) if self._pending is not None else None
         if there is None:

@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from hiso_pl.models.loading import one_line, unwrapped
+from hiso_pl.errors import one_line
+from hiso_pl.models.loading import unwrapped
 
 
 @dataclass(frozen=True)

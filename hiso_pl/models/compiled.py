@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from hiso_pl.models.loading import one_line
+from hiso_pl.errors import one_line
 
 OPTIONS: dict[str, Any] = {"deterministic": True, "freezing": False, "triton.cudagraphs": False}
 """What the compiler must not be told otherwise by environment variables."""

@@ -15,13 +15,9 @@ import transformers
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hiso_pl.errors import one_line
+
 logger = logging.getLogger(__name__)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error from a library, on a single line and of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _refusal(error: BaseException) -> str:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hiso_pl.errors import one_line
 from hiso_pl.models.adapters import adapted_call, virtual_tokens
-from hiso_pl.models.loading import one_line, unwrapped
+from hiso_pl.models.loading import unwrapped
 
 
 def why_full_logits(model: nn.Module) -> str | None:

@@ -11,9 +11,10 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
+from hiso_pl.errors import one_line
 from hiso_pl.models.adapters import LoRA, adapted_call, virtual_tokens
 from hiso_pl.models.compiled import compile_in_place
-from hiso_pl.models.loading import load_pretrained, max_positions, one_line, unwrapped, vocabulary_size
+from hiso_pl.models.loading import load_pretrained, max_positions, unwrapped, vocabulary_size
 from hiso_pl.models.padding import padded_right
 from hiso_pl.models.transformers_model import TransformersModel
 

@@ -8,8 +8,8 @@ from typing import Any
 import transformers
 from torch import nn
 
+from hiso_pl.errors import one_line
 from hiso_pl.models.adapters import LoRA, add_adapter
-from hiso_pl.models.loading import one_line
 from hiso_pl.models.task_model import TaskModel
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from hiso_pl.small_language.command import main
+from hiso_pl.small_language.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hiso_pl.zeroth_order.points import Point, Writer, checked
-from hiso_pl.zeroth_order.substitution import Reads
+from hiso_pl.zeroth_order.losses import checked
+from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
+from hiso_pl.zeroth_order.points import Point, Writer
+from hiso_pl.zeroth_order.watching import Watch
 
 AUTO_SHARE = 0.05
 """``auto`` puts all points of a step into one forward pass if no more than this share of the network is trained."""
@@ -129,17 +131,17 @@ class BatchedPoints:
         def at_one(values: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(self._network, values, (lambda: checked(loss()),))
 
-        reads = Reads({id(p): t for t, p in enumerate(self._parameters)})
+        watch = Watch(self._parameters)
         try:
-            with nullcontext() if self._looked else reads.watch():
-                values = torch.vmap(at_one)(stacks)
-            if reads.whole:  # of which the network, or the loss, holds more than the module's own reference
+            mapped = partial(torch.vmap(at_one), stacks)
+            values = mapped() if self._looked else watch.of(mapped)
+            if watch.whole:  # of which the network, or the loss, holds more than the module's own reference
                 raise RuntimeError("it holds its parameters elsewhere as well")
             self._looked = True
             return values
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"directions_per_forward={self._per_forward} must be 1 for this network, whose forward pass cannot be "

@@ -3,40 +3,92 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from hiso_pl.zeroth_order.optimizer import ZerothOrderOptimizer
-
 _CHUNK = 1 << 22
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit integer
+_THREADS = 8
 
 
-def digest(optimizer: ZerothOrderOptimizer) -> str:
-    """SHA-256 over the little-endian bytes of the trainable parameters, then of H where stored, in tensor order.
+class StateTensor(NamedTuple):
+    """One tensor of a state.
+
+    Attributes:
+        name: The trainable parameter that it is of.
+        kind: ``x`` for the parameter itself, ``hessian``, or the name that a part gives to its state.
+        value: The tensor itself, not a copy.
+    """
+
+    name: str
+    kind: str
+    value: Tensor
+
+
+class Stateful(Protocol):
+    """What has a state to be hashed."""
+
+    def tensors(self) -> list[StateTensor]:
+        """All tensors of the state, in the order of :func:`in_order`."""
+
+
+def in_order(
+    names: Sequence[str], parameters: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]]
+) -> list[StateTensor]:
+    """A state's tensors in the order that digests have: x in tensor order, then H where stored, then what parts keep.
+
+    Args:
+        names: The parameters' names, in tensor order.
+        parameters: x.
+        states: What is kept beside each parameter, by name: H as ``hessian``, the rest taken by tensor and name.
+    """
+    rows = list(zip(names, states, strict=True))
+    tensors = [StateTensor(name, "x", x) for name, x in zip(names, parameters, strict=True)]
+    tensors += [StateTensor(name, "hessian", state["hessian"]) for name, state in rows if "hessian" in state]
+    tensors += [StateTensor(name, kind, s[kind]) for name, s in rows for kind in sorted(s) if kind != "hessian"]
+    return tensors
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's values, little-endian and row-major, as 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    flat = tensor.detach().reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        values = flat[start : start + _CHUNK].cpu().contiguous().numpy()
+        sha.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
+    return sha.hexdigest()
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> list[str]:
+    """SHA-256 of each tensor, in order; by as many threads as torch has here, as hashing lets go of Python's lock."""
+    threads = min(torch.get_num_threads(), _THREADS)
+    if threads == 1:
+        return [tensor_sha256(tensor) for tensor in tensors]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(tensor_sha256, tensors))
+
+
+def digest_of_hashes(hashes: Iterable[str]) -> str:
+    """The digest of tensors whose own SHA-256 are known: SHA-256 over their 32 bytes each, in order.
 
     Returns:
         64 hexadecimal digits.
     """
-    sha = hashlib.sha256()
-    for tensor in [*optimizer.parameters, *optimizer.stored_hessians]:
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            values = flat[start : start + _CHUNK].cpu().contiguous().numpy()
-            sha.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
-    return sha.hexdigest()
+    return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
-def _tensors(optimizer: ZerothOrderOptimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True):
-        yield name, parameter
-        for key, value in optimizer.state[parameter].items():
-            if isinstance(value, Tensor):
-                yield f"{name} ({key})", value
+def digest_of_tensors(tensors: Iterable[Tensor]) -> str:
+    """The digest of tensors in the order given."""
+    return digest_of_hashes(tensors_sha256(tensors))
+
+
+def digest(state: Stateful) -> str:
+    """The digest of a state: of all its tensors, in the order of :func:`in_order`."""
+    return digest_of_tensors(tensor.value for tensor in state.tensors())
 
 
 def _checksum(tensor: Tensor) -> Tensor:
@@ -52,8 +104,8 @@ def _checksum(tensor: Tensor) -> Tensor:
     return total
 
 
-def checksums(optimizer: ZerothOrderOptimizer) -> tuple[list[str], Tensor]:
-    """A 64-bit checksum of every tensor of the state, H and momentum included, computed on the device.
+def checksums(state: Stateful) -> tuple[list[str], Tensor]:
+    """A 64-bit checksum of every tensor of the state, in the digest's order, computed on the device.
 
     It is a sum modulo 2^64 of the elements' bits, each stirred with its place, so it does not depend on an order of
     summation; changing one bit always changes it.
@@ -61,5 +113,6 @@ def checksums(optimizer: ZerothOrderOptimizer) -> tuple[list[str], Tensor]:
     Returns:
         The tensors' names, and their checksums as int64, shape ``[tensors]``.
     """
-    pairs = list(_tensors(optimizer))
-    return [name for name, _ in pairs], torch.stack([_checksum(tensor) for _, tensor in pairs])
+    tensors = state.tensors()
+    names = [t.name if t.kind == "x" else f"{t.name} ({t.kind})" for t in tensors]
+    return names, torch.stack([_checksum(t.value) for t in tensors])

@@ -1,16 +1,23 @@
-"""What the optimizer asks of its surroundings: where its slots are, and who combines the scalars.
+"""The seams of a round: what an optimizer asks of its surroundings, and what these may ask of it.
 
-The mathematics knows no federation. These are the seams at which a federation is plugged in.
+The mathematics knows no federation; module, callbacks and ledger know no mathematics.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from hiso_pl.zeroth_order.digest import StateTensor
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
+
+T = TypeVar("T")
 
 
 class Slots(NamedTuple):
@@ -20,16 +27,18 @@ class Slots(NamedTuple):
         size: Number of slots m of the cohort.
         own: Slots evaluated here, in the order of the losses given to ``step``.
         clients: The client in each of the m slots.
-        weights: Examples held by the client of each of the m slots.
+        weights: Examples held by the client of each of the m slots; None where nobody has told them.
         shares: Where processes share a slot's probes: for each own slot this process's place among those that share
             it, and their number. Empty where every slot is evaluated by one process.
+        population: Number of clients M that the cohort was sampled from; 0 where none was.
     """
 
     size: int
     own: tuple[int, ...]
     clients: tuple[int, ...]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...] | None = None
     shares: tuple[tuple[int, int], ...] = ()
+    population: int = 0
 
 
 class Exchange(ABC):
@@ -57,7 +66,7 @@ class LocalExchange(Exchange):
 
     def slots(self, local: int) -> Slots:
         """All slots are local."""
-        return Slots(local, tuple(range(local)), tuple(range(local)), (1.0,) * local)
+        return Slots(local, tuple(range(local)), tuple(range(local)))
 
     def __call__(self, rows: Tensor, slots: Slots) -> Tensor:
         """Returns the rows in slot order, shape ``[slots.size, width]``."""
@@ -66,57 +75,84 @@ class LocalExchange(Exchange):
         return out + 0.0  # as a sum with zeros would: -0.0 becomes 0.0
 
 
-class Transform(ABC):
-    """What a client does to its scalars before they leave it: nothing, clipping, noise, signs.
+class RoundOptimizer(Protocol):
+    """The optimizer of a run as module and callbacks know it: it makes rounds, and tells of them.
 
-    It must be a function of its arguments: where processes share a client's probes, each of them computes it.
+    Attributes:
+        report: What the last round looked like; None before the first.
+        record: What the last round decided; None before the first, and always for a method that is not scalar-only.
     """
 
-    @abstractmethod
-    def __call__(self, scalars: NDArray[np.float32], *, round: int, client: int) -> NDArray[np.float32]:
-        """Returns the scalars to send.
+    report: RoundReport | None
+    record: RoundRecord | None
 
-        Args:
-            scalars: The client's scalars g, shape ``[tau, P]``.
-            round: The round r.
-            client: The client.
-        """
+    @property
+    def round(self) -> int:
+        """The round that comes next."""
 
+    def step(self, closure: Any = None, *, losses: Sequence[Loss] | None = None, slots: Slots | None = None) -> Tensor:
+        """Runs one round; returns the cohort's mean loss at its start."""
 
-class Aggregation(ABC):
-    """How the cohort's scalars become one set: the mean, a weighted mean, a robust rule."""
+    def tensors(self) -> list[StateTensor]:
+        """All of the state, in the order of the digest."""
 
-    @abstractmethod
-    def __call__(
-        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """Combines the slots.
-
-        Every rank computes this for itself, so it must be a function of its arguments to the bit.
-
-        Args:
-            scalars: All slots, shape ``[m, tau, P]``; rows not present hold anything, NaN included.
-            present: Which slots count, shape ``[m]``; at least one does.
-            weights: Examples of each slot's client, shape ``[m]``.
-
-        Returns:
-            The aggregated scalars ghat, shape ``[tau, P]``.
-        """
+    def at_base(self, evaluate: Callable[[], T]) -> T:
+        """Evaluates something of the network at x as a round's base loss is evaluated."""
 
 
-class Mean(Aggregation):
-    r"""The plain mean over the slots present.
+class MethodBase(ABC):
+    """A description of what a run's rounds do, from which :func:`new_optimizer` makes their optimizer.
 
-    .. math:: \hat g_{k,p} = \mathrm{fp32}\Big(\tfrac{1}{|present|} \sum_{slot} g_{slot,k,p}\Big)
-
-    The sum runs in slot order in float64.
+    Attributes:
+        lr: Learning rate at the start.
+        local_steps: Local steps tau of a client in a round.
     """
 
-    def __call__(
-        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """See :class:`Aggregation`."""
-        total = np.zeros(scalars.shape[1:], dtype=np.float64)
-        for slot in np.flatnonzero(present):
-            total = total + scalars[slot].astype(np.float64)
-        return (total / float(present.sum())).astype(np.float32)
+    lr: float
+    local_steps: int
+
+    def check_network(self, network: nn.Module) -> None:  # noqa: B027
+        """Refuses a network with which the method's options cannot be had.
+
+        Raises:
+            ValueError: If it is one.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What forward passes compute in."""
+        return torch.float32
+
+    @property
+    def lean(self) -> bool:
+        """Whether no whole copy of the weights is to be made."""
+        return False
+
+    @property
+    def withholds_losses(self) -> bool:
+        """Whether clients' losses stay with them."""
+        return False
+
+
+@singledispatch
+def new_optimizer(
+    method: MethodBase,
+    params: Iterable[Any],
+    *,
+    seed: int,
+    exchange: Exchange | None = None,
+    network: nn.Module | None = None,
+) -> Any:
+    """The optimizer of a method, a :class:`RoundOptimizer` at round 0. Each kind of method registers its own.
+
+    Args:
+        method: The method.
+        params: (name, parameter) pairs in the order that fixes their streams.
+        seed: The run's seed.
+        exchange: The one collective of a round; none in a single process.
+        network: The module the parameters belong to.
+
+    Raises:
+        ValueError: If nobody makes rounds of such a method.
+    """
+    raise ValueError(f"method={method!r} must be a method such as hiso_pl.zeroth_order.Method")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
-from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -22,20 +20,6 @@ CHOICES = {
     "memory": ("fast", "low"),
     "compute_dtype": tuple(DTYPES),
 }
-
-
-def check_numbers(lr: float, mu: float, num_directions: int, local_steps: int) -> None:
-    """Refuses numbers that no round can run with.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
-    if not (lr >= 0.0 and math.isfinite(lr)):
-        raise ValueError(f"lr={lr} must be finite and not negative")
-    if not (mu > 0.0 and math.isfinite(mu)):
-        raise ValueError(f"mu={mu} must be finite and positive")
-    check_count("num_directions", num_directions, MAX_DIRECTIONS)
-    check_count("local_steps", local_steps, MAX_LOCAL_STEPS)
 
 
 def check_count(name: str, value: int, limit: int) -> None:

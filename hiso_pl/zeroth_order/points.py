@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import Kernels, Offset
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.streams import Site
-from hiso_pl.zeroth_order.substitution import Reads, Substitution, mark_embeddings
+from hiso_pl.zeroth_order.substitution import Substitution
 
 Memory = Literal["fast", "low"]
-
-_SAMPLE = 4096
-_MEDIAN = 0.6745
 
 NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 
@@ -123,7 +121,7 @@ class Writer:
 
 
 @contextmanager
-def _standing_at(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+def standing_at(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
     """The parameters' data are ``values`` inside the block, and what they were after it."""
     bases = [p.data for p in parameters]
     try:
@@ -205,144 +203,39 @@ class WholePoints(Points):
         self._writer.write_all({t: out for t, out in enumerate(self._values) if t not in self.by_rows}, point)
         self._point = point
         rows = nullcontext() if self._rows is None else self._rows.active()
-        with _standing_at(self._parameters, self._values), rows:
+        with standing_at(self._parameters, self._values), rows:
             yield
 
 
 class LeanPoints(Points):
-    """A point of which no more exists at a time than the running operator takes.
-
-    Args:
-        parameters: See :class:`Points`.
-        writer: See :class:`Points`.
-        dtype: See :class:`Points`.
-        unseen: Positions of parameters that no operator was seen to take. They exist all the time: code that is no
-            operator may read their memory.
-    """
+    """A point of which no more exists at a time than the running operator takes."""
 
     partial = True
 
-    def __init__(
-        self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype, unseen: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
         super().__init__(parameters, writer, dtype)
-        self._values = [
-            torch.empty_like(p, dtype=dtype, requires_grad=False) if t in unseen else _absent(p, dtype)
-            for t, p in enumerate(parameters)
-        ]
-        self._unseen = {t: self._values[t] for t in unseen}
+        self._values = [_absent(p, dtype) for p in parameters]
+        self._kept: dict[int, Tensor] = {}
         self._watch = Substitution(parameters, self._write, dtype, everywhere=True)
+
+    def keep(self, unseen: AbstractSet[int]) -> bool:
+        """Has weights exist all the time that no operator was seen to take: what is no operator may read their memory.
+
+        Args:
+            unseen: Their positions.
+
+        Returns:
+            Whether there is one that did not before.
+        """
+        new = unseen - self._kept.keys()
+        for t in new:
+            self._kept[t] = torch.empty_like(self._parameters[t], dtype=self._dtype, requires_grad=False)
+            self._values[t] = self._kept[t]
+        return bool(new)
 
     @contextmanager
     def _at(self, point: Point) -> Iterator[None]:
-        self._writer.write_all(self._unseen, point)
+        self._writer.write_all(self._kept, point)
         self._point = point
-        with _standing_at(self._parameters, self._values), self._watch.active():
+        with standing_at(self._parameters, self._values), self._watch.active():
             yield
-
-
-class CastView:
-    """The parameters in another storage type, for forward passes at x where nothing is probed.
-
-    Args:
-        parameters: The parameters.
-        dtype: The type; fp32 leaves them as they are.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
-        self._parameters = parameters
-        self._values = [] if dtype == torch.float32 else [p.data.to(dtype) for p in parameters]
-
-    def active(self) -> AbstractContextManager[None]:
-        """The parameters are the cast ones inside the block."""
-        return _standing_at(self._parameters, self._values) if self._values else nullcontext()
-
-
-def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
-    """Stores the floating-point parameters that are not trained in another type, for good; buffers stay as they are."""
-    for p in network.parameters():
-        if not p.requires_grad and p.is_floating_point():
-            p.data = p.data.to(dtype)
-
-
-def displacements_in_ulps(
-    parameters: Sequence[Tensor], hessians: Sequence[Tensor | None], mu: float, dtype: torch.dtype
-) -> float:
-    r"""How far a direction moves the weights in units in the last place of a type, in the median over weights.
-
-    .. math:: \mathrm{median}\; \frac{\mu\, m / \sqrt{H}}{\mathrm{ulp}(x)}
-
-    with m = 0.6745, the median of a standard normal's magnitude, over at most 4096 evenly spaced weights a tensor.
-
-    Args:
-        parameters: x.
-        hessians: H, for each tensor.
-        mu: Size of the displacements.
-        dtype: The type.
-    """
-    found = []
-    for p, h in zip(parameters, hessians, strict=True):
-        step = max(1, p.numel() // _SAMPLE)
-        x = p.detach().reshape(-1)[::step].abs().double()
-        root = torch.ones_like(x)
-        if h is not None and h.numel() in (1, p.numel()):
-            root = h.reshape(-1)[:: step if h.numel() == p.numel() else 1].double().sqrt()
-        info = torch.finfo(dtype)
-        ulp = info.eps * torch.exp2(torch.floor(torch.log2(x.clamp(min=info.tiny))))
-        found.append((mu * _MEDIAN / root / ulp).expand(x.shape))
-    return float(torch.cat(found).median())
-
-
-def watched(parameters: Sequence[Tensor], network: nn.Module | None, evaluate: Callable[[], object]) -> Reads:
-    """Watches how one forward pass reads the parameters.
-
-    Args:
-        parameters: The trainable parameters, in tensor order.
-        network: Whose embeddings are marked as reading rows, if known.
-        evaluate: Runs the forward pass.
-    """
-    if network is not None:
-        mark_embeddings(network)
-    reads = Reads({id(p): t for t, p in enumerate(parameters)})
-    with torch.inference_mode(), reads.watch():
-        evaluate()
-    return reads
-
-
-def is_compiled(network: nn.Module) -> bool:
-    """Whether operators run where no dispatch mode sees them."""
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in network.modules()
-    )
-
-
-def check_compiled(network: nn.Module, memory: Memory, directions_per_forward: int | str) -> None:
-    """Refuses what a compiled network cannot do.
-
-    Raises:
-        ValueError: If its operators would have to be seen, or its forward pass mapped over parameters.
-    """
-    if not is_compiled(network):
-        return
-    if memory == "low":
-        raise ValueError(
-            "memory='low' must be 'fast' with a compiled network, whose operators nobody sees, or compile=False"
-        )
-    if directions_per_forward != 1:
-        raise ValueError(
-            f"directions_per_forward={directions_per_forward} must be 1 with a compiled network, or compile=False: "
-            "what is mapped over parameters does not run compiled"
-        )
-
-
-def checked(loss: Tensor) -> Tensor:
-    """A loss as a scalar tensor.
-
-    Raises:
-        ValueError: If it is not one fp32 number.
-    """
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.dtype != torch.float32:
-        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"a loss must be one float32 number, computed from float32 logits; got {what}")
-    return loss.detach().reshape(())

@@ -1,18 +1,11 @@
-r"""Probes: losses at displaced points, and the scalars they give.
-
-.. math::
-
-    g_{k,p} = \frac{f(x + \mu z) - f(x)}{\mu} \quad\text{or}\quad \frac{f(x + \mu z) - f(x - \mu z)}{2\mu}
-
-Both are evaluated in float64 from fp32 losses and rounded to fp32 once.
-"""
+"""Probes: losses at displaced points."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,95 +13,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.batched import BatchedPoints
-from hiso_pl.zeroth_order.kernels import Kernels, Offset
-from hiso_pl.zeroth_order.points import (
-    NO_DRIFT,
-    CastView,
-    LeanPoints,
-    Memory,
-    Point,
-    Points,
-    WholePoints,
-    Writer,
-    check_compiled,
-    checked,
-    displacements_in_ulps,
-    is_compiled,
-    watched,
-)
+from hiso_pl.zeroth_order.kernels import Kernels
+from hiso_pl.zeroth_order.losses import Loss, SameFunction, checked
+from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
+from hiso_pl.zeroth_order.plan import Plan
+from hiso_pl.zeroth_order.points import LeanPoints, Memory, Point, Points, WholePoints, Writer
+from hiso_pl.zeroth_order.precision import CastView, displacements_in_ulps
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
-from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.watching import Watch, check_compiled, is_compiled, uncompiled
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[int], Tensor]
-"""A slot's loss: the local step k in, the scalar fp32 loss on that step's minibatch out."""
-
-Difference = Literal["forward", "central"]
-
-
-def directional_weights(scalars: NDArray[np.float32], directions: int) -> NDArray[np.float32]:
-    """w = fp32(float64(g) / P), elementwise."""
-    return (scalars.astype(np.float64) / directions).astype(np.float32)
-
-
-class Plan(NamedTuple):
-    """What a round's probes are.
-
-    Attributes:
-        sites: Each tensor's stream in this round.
-        hessians: H of the round, for each tensor.
-        mu: Size of the displacements.
-        lr: Learning rate of the local moves.
-        directions: P.
-        local_steps: tau.
-        difference: ``forward`` or ``central``.
-    """
-
-    sites: list[Site]
-    hessians: list[Tensor | None]
-    mu: float
-    lr: float
-    directions: int
-    local_steps: int
-    difference: Difference
-
-    @property
-    def offsets(self) -> list[Offset | None]:
-        """Where a local step is probed, in order."""
-        if self.difference == "forward":
-            return [None, *(Offset(p, self.mu) for p in range(self.directions))]
-        return [Offset(p, sign * self.mu) for p in range(self.directions) for sign in (1.0, -1.0)]
-
-    @property
-    def forwards(self) -> int:
-        """Forwards of one slot."""
-        return self.local_steps * len(self.offsets)
-
-    def point(self, k: int, offset: Offset | None, drift: NDArray[np.float32]) -> Point:
-        """The point at an offset from a slot's local point."""
-        return Point(self.sites, self.hessians, self.lr, k, offset, drift)
-
-    def scalars(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The scalars of losses in the order of :attr:`offsets`: the last dimension goes from points to directions."""
-        wide = values.astype(np.float64)
-        with np.errstate(all="ignore"):
-            if self.difference == "forward":
-                g = (wide[..., 1:] - wide[..., :1]) / self.mu
-            else:
-                g = (wide[..., 0::2] - wide[..., 1::2]) / (2.0 * self.mu)
-            return g.astype(np.float32)
-
-    def first_losses(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The loss that a slot starts from, by the first step's losses: for the log."""
-        with np.errstate(all="ignore"):
-            if self.difference == "forward":
-                return values[..., 0]
-            return values.astype(np.float64).mean(axis=-1).astype(np.float32)
+T = TypeVar("T")
 
 
 class Probe:
     """Evaluates losses around a point.
+
+    The first losses it evaluates are looked at more closely: how the forward pass reads the weights, by which points
+    are made to be seen, and whether it is the same function each time.
 
     Args:
         parameters: The trainable parameters, in tensor order.
@@ -134,11 +57,11 @@ class Probe:
             check_compiled(network, memory, per_forward)
         self._parameters = parameters
         self._network = network
-        self._memory = memory
         self._dtype = dtype
         self._writer = Writer(parameters, kernels, preconditioner)
-        self._points: Points | None = None
-        self._told = dtype == torch.float32
+        self._points: Points | None = LeanPoints(parameters, self._writer, dtype) if memory == "low" else None
+        self._watch: Watch | None = None
+        self._checked = self._at_base_looked = False
         self._batched = None
         if per_forward > 1:
             assert network is not None
@@ -149,14 +72,9 @@ class Probe:
         """Host time spent writing points so far."""
         return self._writer.seconds
 
-    def at(self, point: Point) -> AbstractContextManager[None]:
-        """The parameters stand at the point inside the block."""
-        if point.at_x and self._dtype == torch.float32:
-            return nullcontext()
-        way = self._points
-        if way is None or (way.partial and self._memory == "fast"):
-            way = self._whole()  # as what is evaluated here may read otherwise than the losses do
-        return way.at(point)
+    def pass_size(self, points: int) -> int:
+        """Points of a step that one forward pass takes."""
+        return 1 if self._batched is None else self._batched.pass_size(points)
 
     def losses(
         self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
@@ -174,38 +92,113 @@ class Probe:
             fp32, shape ``[slots, chosen]``.
 
         Raises:
-            ValueError: If a loss is not one fp32 number.
+            ValueError: If a loss is not one fp32 number, or not the same function each time it is evaluated.
         """
-        every = [plan.point(k, offset, drift) for offset in plan.offsets]
-        points = [every[i] for i in chosen]
-        if not self._told:
-            self._told = True
-            self._warn_of_lost(plan)
+        points = [plan.point(k, offset, drift) for offset in plan.offsets]
+        function = None
+        if not self._checked:
+            if self._watch is None:
+                self._watch = self._look(partial(losses[0], k), plan)
+            written, random = self._watch.written.values(), self._watch.random
+            function = SameFunction(self._at_x(losses[0], k, plan), self._network, written, random)
         if self._batched is not None:
-            return self._batched.losses([_At(loss, k) for loss in losses], every, chosen)
-        way = self._learnt(lambda: losses[0](k), plan)
-        reason = "it reads some in a way that cannot be followed"
-        values: NDArray[np.float32] | None = None
+            values = self._batched.losses([partial(loss, k) for loss in losses], points, chosen)
+        else:
+            values = self._values(losses, k, [points[i] for i in chosen])
+        if function is not None:
+            function.check(self._at_x(losses[0], k, plan))
+            self._checked, self._watch = True, None
+        return values
+
+    @torch.inference_mode(False)  # memory that is made in here serves rounds as well
+    def at_base(self, x: Point, evaluate: Callable[[], T]) -> T:
+        """Evaluates at x, in the type that probes compute in, what may read the weights otherwise than a loss does.
+
+        It runs in inference mode, whether or not this is called there.
+
+        Args:
+            x: The round's x.
+            evaluate: What to evaluate. The first time it may be run again, should that show how it is to be done.
+        """
+        way, evaluate = self._points, torch.inference_mode()(evaluate)
+        if self._dtype == torch.float32:
+            return evaluate()
+        if isinstance(way, LeanPoints):
+            try:
+                return self._at_base_lean(way, x, evaluate)
+            except (RuntimeError, IndexError) as error:
+                reason = self._why_whole(error)
+            way = self._whole()
+            with way.at(x):
+                result = evaluate()
+            self._stay_whole(way, reason)
+            return result
+        with CastView(self._parameters, self._dtype).active() if way is None or way.partial else way.at(x):
+            return evaluate()
+
+    def _at_base_lean(self, way: LeanPoints, x: Point, evaluate: Callable[[], T]) -> T:
+        if not self._at_base_looked:
+            watch = Watch(self._parameters)
+            with way.at(x):
+                result = watch.of(evaluate, self._network)
+            self._at_base_looked = True
+            if not way.keep(watch.unseen):
+                return result
+        with way.at(x):
+            return evaluate()
+
+    # How points are made to be seen, and whether they are
+
+    def _look(self, evaluate: Callable[[], object], plan: Plan) -> Watch:
+        """Finds out by one forward pass at x how points are made to be seen, and what else it does."""
+        if self._dtype != torch.float32:
+            self._warn_of_lost(plan)
+        watch, network, rows = Watch(self._parameters), self._network, frozenset[int]()
+        marked = network if self._batched is None else None
+        try:
+            if isinstance(self._points, LeanPoints):
+                with self._points.at(plan.x):
+                    watch.of(evaluate, marked)
+                self._points.keep(watch.unseen)
+            elif network is None or not is_compiled(network):
+                with CastView(self._parameters, self._dtype).active(), uncompiled():
+                    watch.of(evaluate, marked)
+                rows = frozenset(watch.rows - watch.whole) if network is not None else rows
+        except (RuntimeError, IndexError) as error:  # the evaluation proper meets it again, if it is not of the watch
+            if is_out_of_memory(error):
+                raise
+        if self._points is None and self._batched is None:
+            self._points = WholePoints(self._parameters, self._writer, self._dtype, rows)
+        return watch
+
+    def _at_x(self, loss: Loss, k: int, plan: Plan) -> NDArray[np.float32]:
+        if self._batched is not None:
+            return self._cast(loss, k).cpu().numpy()
+        return self._values([loss], k, [plan.x])[0, 0]
+
+    def _cast(self, loss: Loss, k: int) -> Tensor:
+        with CastView(self._parameters, self._dtype).active(), torch.inference_mode():
+            return checked(loss(k))
+
+    def _values(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> NDArray[np.float32]:
+        """Losses at points; if it turns out that they were not seen as a whole, with all weights displaced whole."""
+        way = self._points
+        assert way is not None
         try:
             values = self._evaluate(way, losses, k, points)
         except (RuntimeError, IndexError) as error:
             if not way.partial:
                 raise
-            reason = str(error).strip().split("\n")[0]
-        if values is None:
-            return self._again(losses, k, points, reason)
+            return self._again(losses, k, points, self._why_whole(error))
         doubtful = [i for i, row in enumerate(values) if not np.isfinite(row).all()] if way.partial else []
         # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
-        doubtful = [i for i in doubtful if self._finite_at_x(losses[i], k)]
+        doubtful = [i for i in doubtful if bool(torch.isfinite(self._cast(losses[i], k)))]
         if doubtful:
+            reason = "it reads some in a way that cannot be followed"
             found = self._again([losses[i] for i in doubtful], k, points, reason, values[doubtful])
             values = values.copy()
             values[doubtful] = found
         return values
-
-    def _finite_at_x(self, loss: Loss, k: int) -> bool:
-        with CastView(self._parameters, self._dtype).active(), torch.inference_mode():
-            return bool(torch.isfinite(checked(loss(k))))
 
     def _again(
         self,
@@ -219,8 +212,7 @@ class Probe:
         everything = self._whole()
         whole = self._evaluate(everything, losses, k, points)
         if values is None or not np.array_equal(whole, values, equal_nan=True):
-            log.warning("All weights of %s are displaced whole: %s.", self._described(), reason)
-            self._points = everything
+            self._stay_whole(everything, reason)
         return whole
 
     def _evaluate(self, way: Points, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> NDArray[np.float32]:
@@ -230,6 +222,20 @@ class Probe:
                 rows.append(torch.stack([checked(loss(k)) for loss in losses]))
         # one transfer to the host for all losses of the step
         return torch.stack(rows).cpu().numpy().T
+
+    def _whole(self) -> Points:
+        return WholePoints(self._parameters, self._writer, self._dtype)
+
+    def _why_whole(self, error: Exception) -> str:
+        """An error's first line, of one that may say that a forward pass cannot be followed."""
+        if is_out_of_memory(error):
+            raise error
+        return str(error).strip().split("\n")[0]
+
+    def _stay_whole(self, everything: Points, reason: str) -> None:
+        self._points = everything
+        network = "the network" if self._network is None else type(self._network).__name__
+        log.warning("All weights of %s are displaced whole: %s.", network, reason)
 
     def _warn_of_lost(self, plan: Plan) -> None:
         """Says so if most displacements are too small for the type that displaced weights are stored in."""
@@ -242,47 +248,3 @@ class Probe:
                 share,
                 str(self._dtype).removeprefix("torch."),
             )
-
-    def _whole(self) -> Points:
-        return WholePoints(self._parameters, self._writer, self._dtype)
-
-    def _described(self) -> str:
-        return "the network" if self._network is None else type(self._network).__name__
-
-    def _learnt(self, evaluate: Callable[[], object], plan: Plan) -> Points:
-        """How points are made to be seen; found out by the first forward pass."""
-        if self._points is None:
-            lean = self._memory == "low"
-            self._points = self._learn_lean(evaluate, plan) if lean else self._learn_rows(evaluate)
-        return self._points
-
-    def _learn_lean(self, evaluate: Callable[[], object], plan: Plan) -> Points:
-        way = LeanPoints(self._parameters, self._writer, self._dtype)
-        try:
-            with way.at(plan.point(0, None, NO_DRIFT)):
-                reads = watched(self._parameters, self._network, evaluate)
-        except (RuntimeError, IndexError):
-            return way  # the evaluation proper meets it again
-        unseen = frozenset(range(len(self._parameters))) - reads.whole - reads.rows
-        return LeanPoints(self._parameters, self._writer, self._dtype, unseen) if unseen else way
-
-    def _learn_rows(self, evaluate: Callable[[], object]) -> Points:
-        if self._network is None or is_compiled(self._network):
-            return self._whole()
-        with CastView(self._parameters, self._dtype).active():  # beside weights that are not trained, in the same type
-            reads = watched(self._parameters, self._network, evaluate)
-        return WholePoints(self._parameters, self._writer, self._dtype, frozenset(reads.rows - reads.whole))
-
-    def pass_size(self, points: int) -> int:
-        """Points of a step that one forward pass takes."""
-        return 1 if self._batched is None else self._batched.pass_size(points)
-
-
-class _At:
-    """A slot's loss at one local step."""
-
-    def __init__(self, loss: Loss, k: int) -> None:
-        self._loss, self._k = loss, k
-
-    def __call__(self) -> Tensor:
-        return self._loss(self._k)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,15 @@ class RoundRecord:
         if self.cohort < 1 or any(not 0 <= s < self.cohort for s in self.dropped):
             raise ValueError(f"dropped={self.dropped} must be slots of a cohort of {self.cohort}")
 
+    def as_data(self) -> dict[str, Any]:
+        """The fields as plain numbers, which lose nothing."""
+        return {**vars(self), "scalars": self.scalars.tolist(), "dropped": list(self.dropped)}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> RoundRecord:
+        """The record that :meth:`as_data` told of."""
+        return cls(**{**data, "scalars": np.array(data["scalars"], np.float32), "dropped": tuple(data["dropped"])})
+
     @property
     def empty(self) -> bool:
         """Whether every slot was dropped, so that x and H stay as they are."""
@@ -59,8 +69,10 @@ class RoundReport(NamedTuple):
 
     Attributes:
         round: The round r.
-        loss: Mean of the cohort's losses at the start of the round, over those present; None if none is.
+        loss: Mean of the cohort's losses at the start of the round, over those present; None if none is, or if clients
+            withhold their losses.
         scalars: Aggregated scalars, shape ``[tau, P]``.
+        clients: The client of each slot of the cohort.
         dropped: Slots dropped.
         lr: Learning rate.
         mu: Size of the displacements.
@@ -69,7 +81,7 @@ class RoundReport(NamedTuple):
         update_s: Seconds this process spent in ``apply``.
         forwards: Forwards of the whole cohort.
         sent: Scalars of every slot as exchanged, shape ``[m, tau, P]``.
-        slot_losses: Loss of every slot at the start of the round, shape ``[m]``.
+        slot_losses: Loss of every slot at the start of the round, shape ``[m]``; NaN where it is withheld.
         displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
         exchange_s: Seconds this process spent in the exchange, waiting for others included.
     """
@@ -77,6 +89,7 @@ class RoundReport(NamedTuple):
     round: int
     loss: float | None
     scalars: NDArray[np.float32]
+    clients: tuple[int, ...]
     dropped: tuple[int, ...]
     lr: float
     mu: float

@@ -9,13 +9,15 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 
+from hiso_pl.zeroth_order.part import Part
+
 
 def _check_rounds(rounds: int) -> None:
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     """A value that depends on the round."""
 
     @abstractmethod

@@ -20,14 +20,14 @@ _aten = torch.ops.aten
 _BY_ROWS = (_aten.embedding.default, _aten.index.Tensor, _aten.index_select.default)
 
 
-class _Region(Protocol):
+class Region(Protocol):
     """What happens where a network says that it reads parameters by rows."""
 
     def region(self) -> AbstractContextManager[Any]:
         """Acts while such a read is made."""
 
 
-_current: list[_Region] = []
+_current: list[Region] = []
 
 
 def reads_rows() -> AbstractContextManager[Any]:
@@ -70,7 +70,8 @@ def mark_embeddings(network: nn.Module) -> None:
 
 
 @contextmanager
-def _as_current(region: _Region) -> Iterator[None]:
+def as_current(region: Region) -> Iterator[None]:
+    """Inside the block the region acts where reads of rows are marked."""
     _current.append(region)
     try:
         yield
@@ -78,7 +79,7 @@ def _as_current(region: _Region) -> Iterator[None]:
         _current.remove(region)
 
 
-def _row_read(func: Any, args: Sequence[Any]) -> Tensor | None:
+def row_read(func: Any, args: Sequence[Any]) -> Tensor | None:
     """The row indices, if the operator takes rows of its first argument and of nothing else."""
     if func not in _BY_ROWS:
         return None
@@ -92,54 +93,18 @@ def _row_read(func: Any, args: Sequence[Any]) -> Tensor | None:
     return None
 
 
-class Reads(TorchDispatchMode):
-    """Records how one forward pass reads each parameter.
-
-    Attributes:
-        whole: Positions of the parameters that an operator took whole.
-        rows: Positions of those of which an operator took rows, at a place that is marked for it.
-
-    Args:
-        positions: Position of each parameter by its ``id``.
-    """
-
-    def __init__(self, positions: Mapping[int, int]) -> None:
-        super().__init__()
-        self._positions = positions
-        self._depth = 0
-        self.whole: set[int] = set()
-        self.rows: set[int] = set()
-
-    @contextmanager
-    def region(self) -> Iterator[None]:
-        """Reads in here are marked."""
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Records what is read inside the block."""
-        with _as_current(self), self:
-            yield
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Notes the parameters among the arguments."""
-        found = [self._positions[id(a)] for a in _leaves(args, kwargs) if id(a) in self._positions]
-        if found:
-            by_rows = self._depth > 0 and len(found) == 1 and _row_read(func, args) is not None
-            (self.rows if by_rows else self.whole).update(found)
-        return func(*args, **(kwargs or {}))
-
-
-def _leaves(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Iterator[Any]:
+def leaves(args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """An operator's arguments, those in lists one by one."""
     for a in (*args, *(kwargs or {}).values()):
         if isinstance(a, (list, tuple)):
             yield from a
         else:
             yield a
+
+
+def writes_to_a_weight(func: Any) -> str:
+    """What is said of an operator that does."""
+    return f"the forward pass writes to the weights that are trained, by {func}: only a round's update may move them"
 
 
 Write = Callable[[int, Tensor, "Tensor | None"], None]
@@ -169,7 +134,7 @@ class Substitution(TorchDispatchMode):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Substitutes inside the block."""
-        with _as_current(self):
+        with as_current(self):
             if self._everywhere:
                 with self:
                     yield
@@ -186,9 +151,9 @@ class Substitution(TorchDispatchMode):
         positions = self._positions
         first = positions.get(id(args[0])) if args else None
         if func is _aten.embedding_renorm_.default or (first is not None and func._schema.is_mutable):
-            raise RuntimeError(f"{func} writes to a weight")  # which here would be a passing copy of it
+            raise ValueError(writes_to_a_weight(func))
         if first is not None:
-            rows = _row_read(func, args)
+            rows = row_read(func, args)
             if rows is not None and rows.numel() < self._layouts[first].shape[0]:
                 return self._by_rows(func, first, rows, args, kwargs)
         lent: list[Tensor] = []
@@ -221,7 +186,7 @@ class Substitution(TorchDispatchMode):
 
     def _keep(self, lent: list[Tensor], result: Any) -> None:
         """Memory serves the next operator as well, unless a result is a view of it."""
-        taken = {r.untyped_storage().data_ptr() for r in _leaves((result,), None) if isinstance(r, Tensor)}
+        taken = {r.untyped_storage().data_ptr() for r in leaves((result,)) if isinstance(r, Tensor)}
         for place, memory in enumerate(lent):
             if memory.untyped_storage().data_ptr() in taken:
                 self._pool.pop(place, None)

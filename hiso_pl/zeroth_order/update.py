@@ -14,6 +14,7 @@ from hiso_pl.zeroth_order.kernels import Kernels
 from hiso_pl.zeroth_order.kernels.torch_ops import squares_sum
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.streams import Site
+from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule import UpdateRule
 
 
@@ -41,25 +42,32 @@ class Update:
         hessians: Sequence[Tensor | None],
         states: Sequence[dict[str, Tensor]],
         sites: Sequence[Site],
+        targets: Sequence[Target],
     ) -> None:
         """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end."""
         squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
         filled = [t for t, x in enumerate(parameters) if x.numel()]
         if self.preconditioner.structured or not self.rule.fused:
             for t in filled:
-                sums = self._by_buffer(parameters[t], hessians[t], states[t], sites[t])
+                sums = self._by_buffer(parameters[t], hessians[t], states[t], sites[t], targets[t])
                 squares[t] = 0.0 if sums is None else sums
         else:
             all_sums = self._fused(
-                [parameters[t] for t in filled], [hessians[t] for t in filled], [sites[t] for t in filled]
+                [parameters[t] for t in filled],
+                [hessians[t] for t in filled],
+                [sites[t] for t in filled],
+                [targets[t] for t in filled],
             )
             squares[filled] = 0.0 if all_sums is None else all_sums
         if self.preconditioner.uses_squares:
-            stored = [h for h in hessians if h is not None]
-            self.preconditioner.advance_by_squares(stored, squares, [p.numel() for p in parameters])
+            self.preconditioner.advance_by_squares(hessians, squares, targets)
 
     def _fused(
-        self, parameters: Sequence[Tensor], hessians: Sequence[Tensor | None], sites: Sequence[Site]
+        self,
+        parameters: Sequence[Tensor],
+        hessians: Sequence[Tensor | None],
+        sites: Sequence[Site],
+        targets: Sequence[Target],
     ) -> NDArray[np.float64] | None:
         preconditioner = self.preconditioner
         decay, uses = preconditioner.decay, preconditioner.uses_squares
@@ -67,12 +75,13 @@ class Update:
         sums = self.kernels.update_all(data, hessians, sites, self.weights, self.lr, decay, uses)
         if decay is None and not uses and type(preconditioner).advance is not Preconditioner.advance:
             # it divides inside the kernel but advances by code of its own
-            for x, hessian, site in zip(parameters, hessians, sites, strict=True):
-                preconditioner.advance(hessian, [preconditioner.divide(s, hessian) for s in self._sums(x, site)])
+            for x, hessian, site, target in zip(parameters, hessians, sites, targets, strict=True):
+                steps = [preconditioner.divide(s, hessian) for s in self._sums(x, site)]
+                preconditioner.advance(hessian, steps, target)
         return sums
 
     def _by_buffer(
-        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site
+        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site, target: Target
     ) -> NDArray[np.float64] | None:
         """Where rule or preconditioner do not run inside the kernel: directions, apply, add; the same bits."""
         sums = self._sums(x, site)
@@ -81,10 +90,10 @@ class Update:
             total.add_(s)
         direction = self.preconditioner.divide(total, hessian)
         steps = [self.preconditioner.divide(s, hessian) for s in sums]
-        self.rule.move(x.data, direction, self.lr, state)
+        self.rule.move(x.data, direction, self.lr, state, target)
         if self.preconditioner.uses_squares:
             return np.array([squares_sum(d) for d in steps])
-        self.preconditioner.advance(hessian, steps)
+        self.preconditioner.advance(hessian, steps, target)
         return None
 
     def _sums(self, x: Tensor, site: Site) -> list[Tensor]:

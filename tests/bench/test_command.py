@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hiso_pl import bench, cli
-from hiso_pl.command_line import ConfigurationError
+from hiso_pl.cli import bench
+from hiso_pl.cli import program as cli
+from hiso_pl.cli.parser import ConfigurationError
 
 TINY = ["--model", "opt-tiny", "--batch_size", "2", "--tokens", "8", "--num_directions", "2", "--device", "cpu"]
 SHORT = ["--threads", "1", "--repetitions", "3", "--warmup", "1", "--kernel_elements", "5000"]
@@ -81,7 +82,7 @@ def test_leaves_out_what_is_not_asked_for(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_options_reach_the_round(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--local_steps", "2", "--difference", "central", "--preconditioner", "identity", "--peft.r", "2")
+    options = ("--local_steps", "2", "--difference", "central", "--preconditioner", "Identity", "--peft.r", "2")
     more = ("--compute_dtype", "bfloat16", "--distribution", "rademacher", "--memory", "low", "--clients", "2")
     found, _ = run(capsys, *options, *more, "--usual", "true")
     assert found["forwards"] == {"per_slot": 8, "per_round": 16}

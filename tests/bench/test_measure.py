@@ -15,6 +15,7 @@ from hiso_pl.bench.memory import largest_block, peak_growth, resident
 from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.timing import Contestant, interleave, seconds_of, summarize
 from hiso_pl.bench.workload import build_workload
+from hiso_pl.zeroth_order import Method, Scalar
 
 CPU = torch.device("cpu")
 MB = 1 << 20
@@ -81,7 +82,7 @@ def test_largest_block_leaves_embeddings_out() -> None:
 
 
 def test_kernels_are_set_against_the_copy_of_the_same_run() -> None:
-    found = measure_kernels(Settings(kernel_elements=4096, preconditioner="scalar"), CPU, copied=1 << 16)
+    found = measure_kernels(Settings(Method(preconditioner=Scalar()), kernel_elements=4096), CPU, copied=1 << 16)
     assert found["copy_bytes_per_second"] > 0
     assert (found["displace"]["floor_bytes_per_element"], found["update"]["floor_bytes_per_element"]) == (8, 8)
     for name in ("displace", "update"):
@@ -96,21 +97,13 @@ def test_kernels_are_set_against_the_copy_of_the_same_run() -> None:
 def test_displacements_are_those_of_a_round(
     difference: Any, memory: Any, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        model="opt-tiny",
-        batch_size=2,
-        tokens=8,
-        num_directions=3,
-        clients=2,
-        local_steps=steps,
-        difference=difference,
-        memory=memory,
-    )
+    method = Method(num_directions=3, local_steps=steps, difference=difference, memory=memory)
+    settings = Settings(method, model="opt-tiny", batch_size=2, tokens=8, clients=2)
     work = build_workload(settings, CPU)
     work.round()
     # one of the tensors that every forward pass reads whole, once
     watched = next(t for t, name in enumerate(work.optimizer.names) if name.endswith("layers.0.fc1.weight"))
-    kernels, written = type(work.optimizer._tools()[0]), []
+    kernels, written = type(work.optimizer._kernels()), []
     one, several = kernels.displace, kernels.displace_all
 
     def displace(self: Any, out: Any, base: Any, hessian: Any, site: Any, *more: Any, **options: Any) -> None:

@@ -11,14 +11,23 @@ import transformers
 from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.shapes import SHAPES
 from hiso_pl.bench.usual import Kept, Noise, published_update
-from hiso_pl.bench.workload import LR, Workload, build_workload
+from hiso_pl.bench.workload import Workload, build_workload
+from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.kernels import Decay
 
-SMALL = Settings(model="opt-tiny", batch_size=2, tokens=8, num_directions=2, clients=2, local_steps=2, threads=1)
+METHOD = Method(lr=1e-8, num_directions=2, local_steps=2)
+SMALL = Settings(METHOD, model="opt-tiny", batch_size=2, tokens=8, clients=2, threads=1)
 
 
 def built(**options: object) -> Workload:
-    return build_workload(replace(SMALL, **options), torch.device("cpu"))  # type: ignore[arg-type]
+    return build_workload(
+        replace(
+            SMALL,
+            method=replace(METHOD, **{k: v for k, v in options.items() if hasattr(METHOD, k)}),  # type: ignore[arg-type]
+            **{k: v for k, v in options.items() if not hasattr(METHOD, k)},  # type: ignore[arg-type]
+        ),
+        torch.device("cpu"),
+    )
 
 
 def state(work: Workload) -> list[torch.Tensor]:
@@ -119,4 +128,4 @@ def test_random_weights_follow_the_seed_and_are_scored_by_reduced_logits() -> No
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
     assert not first.full_logits
     assert first.model.get_output_embeddings().weight is first.model.get_input_embeddings().weight
-    assert LR > 0
+    assert METHOD.lr > 0

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from hiso_pl import cli, runtime
+from hiso_pl.cli import program as cli
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.measures import Measure
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.models.task_model import Evaluation, TaskModel
+from hiso_pl.ranks import environment
 
 
 class Digits(Measure):
@@ -101,7 +102,7 @@ class NumbersData(FederatedDataModule):
         self.folder, self.validation, self.texts, self.fail = Path(folder), validation, texts, fail
 
     def prepare_data(self) -> None:
-        if self.fail == runtime.rank():
+        if self.fail == environment.rank():
             raise OSError(f"{self.folder.name}: the shelf is empty")
         self.folder.mkdir(exist_ok=True)
         with (self.folder / "count").open("a") as file:
@@ -151,7 +152,7 @@ class Keep(Callback):
 def main() -> None:
     jobs, outcomes = Path(sys.argv[1]), sys.argv[2]
     sys.argv = sys.argv[:1]  # or Lightning warns of arguments that are not its own
-    import measured  # the one that class paths mean, which is not this script
+    import measured  # type: ignore[import-not-found]  # the one that class paths mean, which is not this script
 
     results = {}
     for name, args in json.loads(jobs.read_text()):
@@ -161,7 +162,7 @@ def main() -> None:
             status = cli.main(args)
         errors = [line for line in said.getvalue().splitlines() if line.startswith("hiso-pl: error")]
         results[name] = [status, errors, measured.Keep.found]
-        Path(f"{outcomes}.{runtime.rank()}").write_text(json.dumps(results))
+        Path(f"{outcomes}.{environment.rank()}").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from hiso_pl import runtime
-from hiso_pl.callbacks import CompleteValidation, DeferredSignals, InStepCheck, RunFolder, RunSummary
+from hiso_pl.callbacks import CompleteValidation, DeferredSignals, InStepCheck, Participation, RunFolder, RunSummary
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
-from hiso_pl.strategy import ScalarStrategy
+from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
 from hiso_pl.zeroth_order.optimizer import ZerothOrderOptimizer
@@ -103,7 +102,7 @@ class Module(LightningModule):
         if fault == "raise":
             raise OSError("out of paper")
         if fault in ("term", "int"):
-            os.kill(os.getpid(), signal.SIGTERM if fault == "term" else signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM if fault == "term" else signal.SIGINT)  # to this thread, at once
         own = tuple(slot for slot in range(COHORT) if slot % self.trainer.world_size == self.global_rank)
         slots = Slots(COHORT, own, tuple(range(COHORT)), (1.0,) * COHORT)
         broken = {"nan": 1, "nans": COHORT}.get(fault or "", 0)  # slots without a finite loss, the first ones
@@ -173,10 +172,18 @@ class Memory(Logger):
         pass
 
 
-def make_trainer(root: Path, rounds: int, *callbacks: Callback, interval: int = 3, **options: object) -> Trainer:
+def make_trainer(
+    root: Path,
+    rounds: int,
+    *callbacks: Callback,
+    interval: int = 3,
+    participation: Participation | None = None,
+    **options: object,
+) -> Trainer:
     """A trainer as the program makes it, with the callbacks that every run has, in an order that is not theirs."""
     options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "devices": 1} | options
     essential = [RunSummary(), DeferredSignals(), CompleteValidation(), RunFolder("seed: 1\n"), InStepCheck(2)]
+    essential.append(participation or Participation())
     return Trainer(
         accelerator="cpu",
         strategy=ScalarStrategy(timeout_s=60),
@@ -205,7 +212,7 @@ def main(root: Path, runs: dict[str, dict]) -> None:
         faults = {int(round): fault for round, fault in options.get("faults", {}).items()}
         module = Module(faults, fault_rank=1, size=SIZE)
         if options.get("partitions_differ"):
-            module.items["partition"] = f"{runtime.rank()}-th partition"
+            module.items["partition"] = f"{environment.rank()}-th partition"
         trainer = make_trainer(folder, 6, History(), devices=options.get("devices", 1))
         error = None
         try:
@@ -214,18 +221,18 @@ def main(root: Path, runs: dict[str, dict]) -> None:
             error = f"{type(problem).__name__}: {problem}"
         result = {
             "error": error,
-            "said": runtime.say_once(error) if error else None,
+            "said": launch_store.say_once(error) if error else None,
             "rounds": trainer.global_step,
             "world": trainer.world_size,
             "group": dist.is_initialized(),
             "model": type(trainer.strategy.model).__name__,
             "collectives": list(collectives),
             "digest": digest(trainer.optimizers[0]),
-            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),
+            "checked_bytes": next(c.payload_bytes for c in trainer.callbacks if isinstance(c, InStepCheck)),  # type: ignore[attr-defined]
             "exchanged_bytes": module.exchange.payload_bytes,
         }
         (root / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(result))
-    runtime.close()
+    process.close()
 
 
 def record_sizes(name: str, collectives: list[list]) -> None:

@@ -5,7 +5,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hiso_pl.callbacks import RunFolder, TensorBoardPanels
-from hiso_pl.callbacks.board import SAMPLE, flatten, hessian_statistics, scalar_statistics
+from hiso_pl.callbacks.board import SAMPLE, hessian_statistics, scalar_statistics
 from hiso_pl.callbacks.pictures import partition_picture
 
 CURVES = {
@@ -126,13 +126,6 @@ def test_many_classes_have_colours_of_their_own_and_the_last_are_counted():
     assert len(colours) == 60
     assert dark(picture, slice(6 + 18 * 40, 6 + 18 * 41)) > 0  # "20 more"
     assert dark(picture, slice(6 + 18 * 41, None)) == 0
-
-
-def test_a_configuration_is_flattened():
-    tree = {"seed": 1, "model": {"lr": 0.1, "rule": None, "layers": [1, 2], "deep": {"on": True}}}
-    assert flatten(tree) == {
-        "seed": 1, "model.lr": 0.1, "model.rule": "None", "model.layers": "[1, 2]", "model.deep.on": True,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hiso_pl.callbacks.run_folder import held_by_run
+from hiso_pl.run.folder import held_by_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # two launches of the program
 

@@ -3,8 +3,9 @@ import os
 import pytest
 import torch
 
-from hiso_pl.callbacks import RunFolder, newest_checkpoint
-from hiso_pl.callbacks.run_folder import held_by_run, write_atomically
+from hiso_pl.callbacks import RunFolder
+from hiso_pl.run.checkpoint import newest
+from hiso_pl.run.folder import held_by_run, write_atomically
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "checkpoints/step=3.ckpt"])
@@ -45,7 +46,7 @@ def test_the_configuration_is_written_and_a_changed_one_kept(stand_in, tmp_path)
 
 def test_the_newest_checkpoint_is_that_of_the_latest_round(tmp_path):
     folder = tmp_path / "checkpoints"
-    assert newest_checkpoint(tmp_path) is None
+    assert newest(tmp_path) is None
     folder.mkdir()
     for date, (name, step) in enumerate({"step=9.ckpt": 9, "step=10.ckpt": 10, "last.ckpt": 10, "a.ckpt": 2}.items()):
         torch.save({"global_step": step}, folder / name)
@@ -54,9 +55,9 @@ def test_the_newest_checkpoint_is_that_of_the_latest_round(tmp_path):
     (folder / "z.ckpt.part").write_bytes(b"cut short")
     torch.save([1], folder / "list.ckpt")
     torch.save({"global_step": 99, "code": object.__new__(Evil)}, folder / "code.ckpt")
-    assert newest_checkpoint(tmp_path) == folder / "last.ckpt"
+    assert newest(tmp_path)[0] == folder / "last.ckpt"
     os.utime(folder / "step=10.ckpt", (9, 9))
-    assert newest_checkpoint(str(tmp_path)) == folder / "step=10.ckpt"
+    assert newest(str(tmp_path))[0] == folder / "step=10.ckpt"
 
 
 class Evil:

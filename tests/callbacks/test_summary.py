@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 
 import pytest
@@ -48,25 +47,6 @@ def test_a_run_in_one_file(stand_in, tmp_path):
     assert tested == summary
 
 
-def test_clients_that_are_left_out_are_told_once_and_counted(stand_in, tmp_path, caplog):
-    module = stand_in.Module(faults={1: "nan", 2: "nan", 4: "nans", 5: "nans"})
-    with caplog.at_level(logging.WARNING, logger="hiso_pl"):
-        stand_in.make_trainer(tmp_path, 7).fit(module, datamodule=stand_in.Data())
-    assert [record.message for record in caplog.records] == [
-        "Round 2 leaves out 1 of its 2 slots (0): not all of their losses are finite. Further ones are only counted, "
-        "as scalar/dropped in TensorBoard and dropped_slots in summary.json.",
-        "Round 5 moves nothing, as no client is left. If that goes on, start again with a smaller lr.",
-    ]
-    assert json.loads((tmp_path / "summary.json").read_text())["dropped_slots"] == 6
-
-    caplog.clear()
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    trainer = stand_in.make_trainer(tmp_path, 9)
-    trainer.fit(stand_in.Module(faults={7: "nan"}), datamodule=stand_in.Data(), ckpt_path=last)
-    assert json.loads((tmp_path / "summary.json").read_text())["dropped_slots"] == 7
-    assert not [record for record in caplog.records if "leaves out" in record.message]
-
-
 def test_a_sanity_check_of_a_few_batches_is_no_measurement(stand_in, tmp_path):
     trainer = stand_in.make_trainer(tmp_path, 3)
     trainer.num_sanity_val_steps = 1
@@ -92,6 +72,6 @@ def test_the_order_of_callbacks_does_not_depend_on_the_configuration(stand_in, t
     trainer = stand_in.make_trainer(tmp_path, 1, stand_in.History())
     trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
     assert [type(callback).__name__ for callback in trainer.callbacks] == [
-        "InStepCheck", "RunFolder", "CompleteValidation", "History", "DeferredSignals", "RunSummary",
+        "InStepCheck", "RunFolder", "CompleteValidation", "History", "DeferredSignals", "RunSummary", "Participation",
     ]  # fmt: skip
     assert all(isinstance(c, OrderedCallback) for c in trainer.callbacks if not isinstance(c, stand_in.History))

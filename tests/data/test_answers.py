@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hiso_pl.data.answers import AnswerExamples
-from hiso_pl.data.encoding import encode_prompts, examples_of
-from hiso_pl.data.prompts import Limit
 from hiso_pl.data.tasks import GenerationTask
+from hiso_pl.data.text.encoding import encode_prompts, examples_of
+from hiso_pl.data.text.prompts import Limit
 
 IT_WAS = [8, 9]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import hiso_pl.data.text
+import hiso_pl.data.text.kinds
 from hiso_pl.data.cache import Cache, cache_folder, cache_key
+from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.tasks import GenerationOptions
 from hiso_pl.data.text import PromptData, SentenceClassification
 
@@ -162,18 +163,19 @@ def made(monkeypatch):
     """Counts how often rows are turned into tokens."""
     count = []
     for name in ("encode_prompts", "encode_sentences"):
-        original = getattr(hiso_pl.data.text, name)
+        original = getattr(hiso_pl.data.text.kinds, name)
 
         def counted(*args, original=original):
             count.append(1)
             return original(*args)
 
-        monkeypatch.setattr(hiso_pl.data.text, name, counted)
+        monkeypatch.setattr(hiso_pl.data.text.kinds, name, counted)
     return count
 
 
 def attach(data, rank: int, world: int) -> None:
     data.trainer = SimpleNamespace(global_rank=rank, local_rank=rank, world_size=world)
+    data.take(ModelFacts())
 
 
 def test_tokens_are_made_once_for_all_ranks_and_runs(module, made):

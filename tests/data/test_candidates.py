@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hiso_pl.data.candidates import CandidateExamples, shared_rows
-from hiso_pl.data.encoding import encode_prompts, examples_of
-from hiso_pl.data.prompts import Limit
 from hiso_pl.data.tasks import ClassificationTask
+from hiso_pl.data.text.encoding import encode_prompts, examples_of
+from hiso_pl.data.text.prompts import Limit
 
 VOCABULARY = 16
 

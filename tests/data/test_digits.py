@@ -20,7 +20,7 @@ def digits() -> DigitsData:
 def test_splits_have_the_sizes_asked_for(digits: DigitsData) -> None:
     assert [len(split) for split in digits.splits] == [1257, 180, 360]
     assert digits.splits.train.classes == tuple("0123456789")
-    assert sum(digits.client_sizes) == 1257
+    assert sum(digits.ownership.sizes) == 1257
 
 
 def test_every_image_is_in_one_split(digits: DigitsData) -> None:
@@ -37,7 +37,7 @@ def test_every_image_is_in_one_split(digits: DigitsData) -> None:
 
 
 def test_training_pixels_are_standardised(digits: DigitsData) -> None:
-    pixels = digits.splits.train.pixels
+    pixels = digits.splits.train.pixels  # type: ignore[attr-defined]
     assert pixels.dtype == np.float32
     assert abs(pixels.astype(np.float64).mean()) < 1e-6
     assert abs(pixels.astype(np.float64).std() - 1.0) < 1e-6

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hiso_pl.data.readers import numbered_rows, read_table
+from hiso_pl.data.readers import Row, parse_rows, read_file
+
+
+def numbered_rows(path: str | Path) -> list[tuple[int, Row]]:
+    return parse_rows(path, read_file(path))
+
+
+def read_table(path: str | Path) -> list[Row]:
+    return [row for _, row in numbered_rows(path)]
 
 
 def write(path: Path, content: str | bytes) -> Path:

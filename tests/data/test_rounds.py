@@ -13,7 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
-from hiso_pl.data.module import FederatedDataModule, Round
+from hiso_pl.data.facts import ModelFacts
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.data.rounds import Round
 from hiso_pl.federation import IID, ByColumn, Dirichlet
 from hiso_pl.zeroth_order.interfaces import Slots
 
@@ -56,9 +58,8 @@ class NumbersData(FederatedDataModule):
 
 def ready(rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, **settings) -> NumbersData:
     data = NumbersData(**settings)
-    data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, global_step=start, lightning_module=SimpleNamespace(local_steps=local_steps)
-    )
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start)
+    data.take(ModelFacts(local_steps))
     data.setup("fit")
     return data
 
@@ -81,12 +82,12 @@ def test_a_round_is_what_its_names_say() -> None:
     for index, one in enumerate(play(data, 4)):
         assert one.index == index
         assert one.slots.size == len(one.slots.clients) == len(one.batches) == 4
-        assert one.slots.weights == tuple(float(data.client_sizes[client]) for client in one.slots.clients)
+        assert one.slots.weights == tuple(float(data.ownership.sizes[client]) for client in one.slots.clients)
         for client, batches in zip(one.slots.clients, one.batches, strict=True):
             assert len(batches) == 3
             for batch in batches:
                 assert set(batch["number"].tolist()) <= set(data.parts[client].tolist())
-                assert len(batch["number"]) == min(5, data.client_sizes[client])
+                assert len(batch["number"]) == min(5, data.ownership.sizes[client])
 
 
 def test_rounds_are_the_ones_written_down() -> None:
@@ -98,7 +99,7 @@ def test_rounds_are_the_ones_written_down() -> None:
 @pytest.mark.parametrize("world", [2, 3, 5, 6])
 def test_every_rank_count_plays_the_same_rounds(world: int) -> None:
     alone = by_slot(play(ready(local_steps=2), 8))
-    together = {}
+    together = {}  # type: ignore[var-annotated]
     for rank in range(world):
         rounds = play(ready(rank, world, local_steps=2), 8)
         assert [one.slots.clients for one in rounds] == [one.slots.clients for one in play(ready(), 8)]
@@ -125,8 +126,8 @@ def test_under_fixed_hosting_no_rank_opens_anothers_examples() -> None:
         data = ready(rank, 6)
         dataset = data.train_dataloader().dataset
         rounds = play(data, 10)
-        assert set(data.splits.train.asked) <= set(data.parts[rank].tolist())
-        assert set(dataset.hosted) == {rank}
+        assert set(data.splits.train.asked) <= set(data.parts[rank].tolist())  # type: ignore[attr-defined]
+        assert set(dataset.hosted) == {rank}  # type: ignore[attr-defined]
         assert all(one.slots.clients[slot] == rank for one in rounds for slot in one.slots.own)
 
 
@@ -194,8 +195,23 @@ def test_data_is_loaded_once_and_without_a_trainer_too() -> None:
     data.setup("fit")
     data.setup("validate")
     assert data.loads == 1
-    assert data.client_sizes == (17, 17, 17, 17, 16, 16)
+    assert data.ownership.sizes == (17, 17, 17, 17, 16, 16)
     assert by_slot(play(data, 3)) == by_slot(play(ready(), 3))
+
+
+def test_a_checkpoint_knows_the_data_it_was_made_with() -> None:
+    data = ready()
+    data.trainer.state = SimpleNamespace(fn="fit")
+    saved = data.state_dict()
+    assert saved == data.fingerprints()
+    data.load_state_dict(saved)
+    other = ready(val=22)
+    other.trainer.state = SimpleNamespace(fn="validate")
+    other.load_state_dict(saved)  # a checkpoint may be measured on anything
+    other.trainer.state.fn = "fit"
+    with pytest.raises(ValueError, match=r"^this run differs from the checkpoint's in its validation data: give"):
+        other.load_state_dict(saved)
+    assert NumbersData().state_dict() == {}
 
 
 def test_fingerprints_tell_data_and_partition_apart() -> None:
@@ -291,8 +307,6 @@ def test_alone_a_failed_preparation_is_raised_at_once() -> None:
 class Spy(LightningModule):
     """Writes down what a real trainer hands to its hooks."""
 
-    local_steps = 2
-
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
@@ -324,11 +338,13 @@ def test_a_trainer_plays_rounds_and_resumes_at_the_next(tmp_path) -> None:
         )  # fmt: skip
 
     first, second = Spy(), Spy()
-    begun = trainer(3)
-    begun.fit(first, NumbersData())
+    begun, data = trainer(3), NumbersData()
+    data.take(ModelFacts(local_steps=2))
+    begun.fit(first, data)
     begun.save_checkpoint(tmp_path / "at3.ckpt")
     assert first.indices == list(range(21))
     data = NumbersData()
+    data.take(ModelFacts(local_steps=2))
     resumed = trainer(5)
     resumed.fit(second, data, ckpt_path=tmp_path / "at3.ckpt")
     assert by_slot(first.rounds + second.rounds) == by_slot(play(ready(local_steps=2), 5))

@@ -18,7 +18,7 @@ import tokenizers
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hiso_pl.data.readers import read_table
+from hiso_pl.data.readers import parse_rows, read_file
 from hiso_pl.data.tasks import (
     TASKS,
     ClassificationOptions,
@@ -80,7 +80,8 @@ def answer(example: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_ten_golden_examples(name):
-    rows = read_table(GOLDEN / "rows" / f"{name.removesuffix('-hiso')}.jsonl")
+    path = GOLDEN / "rows" / f"{name.removesuffix('-hiso')}.jsonl"
+    rows = [row for _, row in parse_rows(path, read_file(path))]
     examples = [formatted(find_task(name), row) for row in rows]
     tokenizer = small_tokenizer()
     for example in examples[:2]:
@@ -207,23 +208,23 @@ def test_labels_by_number_and_name(name, row, label):
         (lambda: find_task("copa").texts({"premise": "P"}, "f line 2"), "f line 2: no column 'question', there are p"),
         (lambda: find_task("copa").texts({"question": "why"}, "f line 2"), "f line 2: question='why' must be cause or"),
         (
-            lambda: find_task("copa").label({**COPA, "question": "cause", "label": "2"}, "f"),
+            lambda: find_task("copa").label({**COPA, "question": "cause", "label": "2"}, "f"),  # type: ignore[attr-defined]
             "f: label='2' must be 0 to",
         ),
         (lambda: find_task("wsc").texts({"text": "T", "target": "[1]"}, "f"), r"f: target='\[1\]' must be a JSON obj"),
-        (lambda: find_task("sst2").label({"label": "fine"}, "f"), "f: label='fine' must be 0 to 1 or one of negative"),
+        (lambda: find_task("sst2").label({"label": "fine"}, "f"), "f: label='fine' must be 0 to 1 or one of negative"),  # type: ignore[attr-defined]
         (lambda: find_task("sst2").changed(classes=["a", "A"]), "classes=.'a', 'A'. must be at least two distinct"),
         (lambda: find_task("sst2").changed(label_words=[" a"]), "label_words=.' a'. must be 2 words, one for each of"),
         (lambda: find_task("sst2").changed(label_words=[" a", " a"]), "label words ' a' and ' a' are the same"),
         (lambda: find_task("sst2").changed(label_words=[" a", " {b"]), "label_words=' {b' is not a format string"),
-        (lambda: find_task("sst2").changed("It was"), "template='It was' must name columns in braces"),
-        (lambda: find_task("sst2").changed("{a.b} It"), "template='{a.b} It' must name columns in braces"),
+        (lambda: find_task("sst2").changed(template="It was"), "template='It was' must name columns in braces"),
+        (lambda: find_task("sst2").changed(template="{a.b} It"), "template='{a.b} It' must name columns in braces"),
         (lambda: find_task("squad").changed(label_words=["a"]), "label_words=.'a'. must be left out: task 'squad' gen"),
         (lambda: replace(find_task("sst2"), metrics=("em",)), "metrics=.'em'. must be one or several of accuracy, mac"),
         (lambda: replace(find_task("squad"), metrics=()), r"metrics=\[\] must be one or several of em, f1"),
         (lambda: replace(find_task("squad"), cut=("passage",)), "cut=.'passage'. must be columns of the template: tit"),
-        (lambda: replace(find_task("squad"), answer="a..b"), "answer='a..b' must be a column, or a path into one"),
-        (lambda: replace(find_task("squad"), max_new_tokens=0), "max_new_tokens=0 must be at least 1"),
+        (lambda: replace(find_task("squad"), answer="a..b"), "answer='a..b' must be a column, or a path into one"),  # type: ignore[call-arg]
+        (lambda: replace(find_task("squad"), max_new_tokens=0), "max_new_tokens=0 must be at least 1"),  # type: ignore[call-arg]
     ],
 )
 def test_bad_input(call, message):
@@ -233,10 +234,12 @@ def test_bad_input(call, message):
 
 
 def test_a_changed_template_keeps_what_may_be_cut():
-    squad = find_task("squad").changed("Context: {context}\nQ: {question}\nA:")
+    squad = find_task("squad").changed(template="Context: {context}\nQ: {question}\nA:")
     assert squad.cut == ("context",)
-    assert squad.changed("{question}").cut == ()
-    sst2 = find_task("sst2").changed("{sentence} is", [" a", " b", " c"], ["x", "y", "z"], "mark")
+    assert squad.changed(template="{question}").cut == ()
+    sst2 = find_task("sst2").changed(
+        template="{sentence} is", label_words=[" a", " b", " c"], classes=["x", "y", "z"], label_column="mark"
+    )
     assert sst2.label({"mark": "z"}, "here") == 2
 
 
@@ -350,6 +353,6 @@ def test_fingerprints_tell_tasks_apart():
 )
 def test_real_rows_are_understood(name, file):
     task = find_task(name)
-    examples = [formatted(task, row) for row in read_table(SHARED / file)]
+    examples = [formatted(task, row) for _, row in parse_rows(SHARED / file, read_file(SHARED / file))]
     assert len(examples) > 50
     assert len({example.get("label") for example in examples}) == len(getattr(task, "classes", [None]))

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tokenizers import normalizers
 
-from hiso_pl.data.encoding import encode_prompts, encode_sentences
-from hiso_pl.data.prompts import Limit, label_word_tokens
+from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, find_task
 from hiso_pl.data.text import PromptData, SentenceClassification
+from hiso_pl.data.text.encoding import encode_prompts, encode_sentences
+from hiso_pl.data.text.prompts import Limit, label_word_tokens
 from hiso_pl.data.tokenized import Ragged
 
 IT_WAS = [8, 9]
@@ -120,7 +121,7 @@ def test_tokens_do_not_depend_on_how_the_tokenizer_was_saved(make_tokenizer, mon
     sentences = encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist()
     odd.backend_tokenizer.enable_truncation(3)
     assert encode_sentences(odd, task, rows, Limit(16))["tokens"].tolist() == sentences
-    monkeypatch.setattr("hiso_pl.data.prompts._by_backend", lambda *_: None)
+    monkeypatch.setattr("hiso_pl.data.text.tokenizing._by_backend", lambda *_: None)
     assert encode_prompts(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == expected
     assert encode_sentences(make_tokenizer(), task, rows, Limit(16))["tokens"].tolist() == sentences
 
@@ -225,9 +226,7 @@ def test_sub_samples_follow_the_split_seed(module):
 def test_the_tokenizer_comes_from_the_model_when_none_is_named(module, tokenizer_folder, tmp_path):
     def attached(**network):
         data = module(tokenizer=None)
-        data.trainer = SimpleNamespace(
-            lightning_module=SimpleNamespace(network=SimpleNamespace(**network)), global_rank=0, world_size=1
-        )
+        data.take(ModelFacts(**network))
         return data
 
     data = attached(tokenizer_source=tokenizer_folder, max_positions=6, vocabulary_size=13)
@@ -243,6 +242,15 @@ def test_the_tokenizer_comes_from_the_model_when_none_is_named(module, tokenizer
         attached(tokenizer_source=tokenizer_folder, max_positions=2).setup()
     with pytest.raises(ValueError, match="tokenizer makes token 12, but the model's vocabulary ends at 11"):
         attached(tokenizer_source=tokenizer_folder, vocabulary_size=12).setup()
+
+
+def test_a_trainer_without_the_models_facts_is_refused(module):
+    data = module()
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    with pytest.raises(
+        ValueError, match=r"hand it over by data\.take\(facts_of\(module\)\) before the trainer starts$"
+    ):
+        data.setup("fit")
 
 
 def test_a_folder_without_tokenizer_is_refused_in_one_line(module, tmp_path):
@@ -314,8 +322,7 @@ def test_batches_are_padded_to_buckets_within_max_length(module, options, length
 
 def test_rounds_and_evaluation_are_padded_to_buckets_the_model_has_positions_for(module, tokenizer_folder):
     data = module(pad_to_multiple_of=4, max_length=30, eval_batch_size=1)
-    network = SimpleNamespace(tokenizer_source=tokenizer_folder, max_positions=7, vocabulary_size=13)
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network), global_rank=0, world_size=1)
+    data.take(ModelFacts(tokenizer_source=tokenizer_folder, max_positions=7, vocabulary_size=13))
     data.setup()
     minibatches = [batch for slot in next(iter(data.train_dataloader())).batches for batch in slot]
     assert {batch["input_ids"].shape[1] for batch in minibatches} == {7}
@@ -444,7 +451,8 @@ def test_what_is_known_of_examples(module, files):
     assert examples.text(2) == "a Ġbad Ġfilm ĠIt Ġwas"  # the tokenizer has no decoder; and no <s>
     with pytest.raises(ValueError, match="attribute='column:idx' must be one of label, length, column:author"):
         examples.attribute("column:idx")
-    data.partition.column = "site"
+    data = module()
+    data.partition = SimpleNamespace(column="site")
     with pytest.raises(ValueError, match=r"train\.tsv line 2: no column 'site', there are sentence, label, author"):
         data.load()
 
@@ -477,11 +485,8 @@ def test_sentences_that_are_too_long_are_cut_and_counted(module, files, tokenize
     data.setup()
     assert data.splits.train.tokens(0) == [0, 10, 11]
     assert data.splits.train.cut.tolist() == [True, True, False, True]
-    network = SimpleNamespace(tokenizer_source=tokenizer_folder, max_positions=3)
     short = module(SentenceClassification, tokenizer=None)
-    short.trainer = SimpleNamespace(
-        lightning_module=SimpleNamespace(network=network), global_rank=0, local_rank=0, world_size=1
-    )
+    short.take(ModelFacts(tokenizer_source=tokenizer_folder, max_positions=3))
     short.setup()
     assert short.fingerprints() == data.fingerprints()
 

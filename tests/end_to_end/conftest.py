@@ -25,7 +25,7 @@ INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "4"))
 # rounds enough for each interrupt to meet some, and validations that are due now and then
 INTERRUPTED = [
     *("--trainer.max_steps", str(100 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
-    *("--checkpoint.every_n_train_steps", "40", "--model.optimizer.init_args.num_directions", "1"),
+    *("--checkpoint.every_n_train_steps", "40", "--model.method.init_args.num_directions", "1"),
 ]
 WORDS = [
     *("<s>", "<pad>", "<unk>", "</s>", "Ġbad", "Ġgood", "Ġterrible", "Ġgreat", "ĠIt", "Ġwas", "a", "Ġfine", "Ġfilm"),
@@ -252,6 +252,24 @@ def text_args(opt: Path, table: Callable[[str, int], str]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def clients_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Writes a file of labelled sentences for each of four clients; one may be left out or be another."""
+
+    def write(name: str, client: int = 2, content: str | None = None) -> str:
+        folder = tmp_path_factory.mktemp(name)
+        rows = [f"{text}\t{label}\n" for text, label in sentences(60)]
+        for number, (first, last) in enumerate([(0, 20), (20, 23), (23, 41), (41, 60)]):
+            (folder / f"{number}.tsv").write_text("sentence\tlabel\n" + "".join(rows[first:last]))
+        if content is not None:
+            (folder / f"{client}.tsv").write_text(content)
+        elif name == "missing":
+            (folder / f"{client}.tsv").unlink()
+        return f"{folder}/{{client}}.tsv"
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def run_jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Outcome]]:
     """Runs the program several times in the ranks of one launch."""
 
@@ -286,7 +304,7 @@ def run_jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str
     return run_jobs
 
 
-METHOD = "--model.optimizer.init_args"
+METHOD = "--model.method.init_args"
 DATA = "--data.init_args"
 FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
     # name: the rank counts, and what differs from the base
@@ -365,13 +383,25 @@ START_JOBS = {
     "start: options of in_step": ["--in_step.every_n_rounds", "{rank}"],
     "start: version of torch": ["--trainer.callbacks+", of_class("meddling.OtherVersion", rank=1)],
 }
+# files of four clients, the third of which may be missing or another
+CLIENTS_FILES = {
+    "whole": None,
+    "missing": None,
+    "empty": "",
+    "bare": "sentence\tlabel\n",
+    "header": "sentence\tlabel\tsite\na film\t0\tx\n",
+    "column": "text\tlabel\na film\t0\n",
+}
 EVALUATED = ("--ckpt_path", "{root}/default/checkpoints/last.ckpt", "--trainer.callbacks+")
 
 
 @pytest.fixture(scope="session")
-def matrix(run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str]) -> Callable[[int], dict[str, Outcome]]:
+def matrix(
+    run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str], clients_files: Callable[..., str]
+) -> Callable[[int], dict[str, Outcome]]:
     """All runs that are made with so many ranks; made once."""
     made: dict[int, dict[str, Outcome]] = {}
+    files = {name: clients_files(name, content=content) for name, content in CLIENTS_FILES.items()}
 
     def matrix(ranks: int) -> dict[str, Outcome]:
         if ranks not in made:
@@ -382,6 +412,11 @@ def matrix(run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str]) ->
                 lora = ["fit", *text_args, "--model.network.peft", '{"r": 2, "alpha": 4}']
                 jobs.append(("lora", lora))
                 jobs.append(("lora batched", [*lora, f"{METHOD}.directions_per_forward", "auto"]))
+            if ranks in (1, 2, 4):
+                for name, path in files.items():
+                    jobs.append((f"clients: {name}", ["fit", *text_args, "--data.train_file", path]))
+                opened = of_class("meddling.Opened", folder=str(Path(files["whole"]).parent), path="{root}/opened")
+                jobs[-len(files)][1].extend(["--trainer.callbacks+", opened])
             if ranks in (1, 3):
                 # label words of several tokens; answers of a model's own words
                 jobs.append(("candidates", ["fit", *text_args, "--data.label_words", '[" bad film", " bad"]']))

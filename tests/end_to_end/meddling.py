@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiso_pl import runtime
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Splits
 from hiso_pl.models import DigitsCNN
+from hiso_pl.ranks import environment
+from hiso_pl.run import versions
 from hiso_pl.zeroth_order.update import Update
 
 
@@ -77,7 +79,7 @@ class Flip(Callback):
             return
         self.done.add(trainer.default_root_dir)
         optimizer = trainer.optimizers[0]
-        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]
+        parameter = optimizer.parameters[optimizer.names.index(self.tensor)]  # type: ignore[attr-defined]
         tensor = parameter.data if self.key is None else optimizer.state[parameter][self.key]
         tensor.view(-1).view(torch.int32)[self.element] ^= 1 << self.bit
 
@@ -96,7 +98,7 @@ class Stop(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.global_rank, trainer.global_step) == (self.rank, self.round - 1):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 class Killed(Callback):
@@ -136,7 +138,7 @@ class Killed(Callback):
 
 def _half_an_update(update: Update, parameters: Any, hessians: Any, sites: Any) -> None:
     half = len(parameters) // 2
-    _fused(update, parameters[:half], hessians[:half], sites[:half])
+    _fused(update, parameters[:half], hessians[:half], sites[:half])  # type: ignore[call-arg]
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -188,6 +190,25 @@ class Collectives(Callback):
         self.mode.seen = []
 
 
+class Opened(Callback):
+    """Notes the files of a folder that this process opens from now on in ``path.RANK``, a name a line.
+
+    Args:
+        folder: The folder.
+        path: Where.
+    """
+
+    def __init__(self, folder: str, path: str) -> None:
+        notes = f"{path}.{environment.rank()}"
+
+        def hear(event: str, args: tuple[Any, ...]) -> None:
+            if event == "open" and str(args[0]).startswith(folder):
+                with open(notes, "a") as file:
+                    file.write(Path(str(args[0])).name + "\n")
+
+        sys.addaudithook(hear)
+
+
 class Metrics(Callback):
     """Writes the metrics that Lightning knows after a validation or a test into ``path.RANK``.
 
@@ -213,15 +234,15 @@ class OtherVersion(Callback):
     """
 
     def __init__(self, rank: int) -> None:
-        found = runtime.versions
+        found = versions.package_versions
 
-        def versions() -> dict[str, str]:
-            return found() | {"torch": "0.0"} if runtime.rank() == rank else found()
+        def changed() -> dict[str, str]:
+            return found() | {"torch": "0.0"} if environment.rank() == rank else found()
 
-        runtime.versions = versions
+        versions.package_versions = changed
 
         def restore(*_: Any) -> None:
-            runtime.versions = found
+            versions.package_versions = found
 
         self.on_exception = restore  # type: ignore[method-assign]
 
@@ -253,8 +274,8 @@ class OtherWeights(DigitsCNN):
 
     def __init__(self, rank: int = -1, buffer_rank: int = -1) -> None:
         super().__init__(3)
-        self.register_buffer("constant", torch.full((2,), float(runtime.rank() == buffer_rank)))
-        if runtime.rank() == rank:
+        self.register_buffer("constant", torch.full((2,), float(environment.rank() == buffer_rank)))
+        if environment.rank() == rank:
             self.head.bias.data[3] += 1e-7
 
 
@@ -273,6 +294,6 @@ class OtherData(DigitsData):
 
     def load(self) -> Splits:
         splits = super().load()
-        if runtime.rank() == self.rank:
+        if environment.rank() == self.rank:
             getattr(splits, self.split).pixels[0, 0, 0, 0] += 1.0
         return splits

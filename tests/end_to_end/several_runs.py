@@ -14,7 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from hiso_pl import cli, runtime
+from hiso_pl.cli import program as cli
+from hiso_pl.ranks import environment
 
 
 def main() -> None:
@@ -23,9 +24,9 @@ def main() -> None:
     for name, args in json.loads(jobs.read_text()):
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            status = cli.main([arg.replace("{rank}", str(runtime.rank())) for arg in args])
+            status = cli.main([arg.replace("{rank}", str(environment.rank())) for arg in args])
         found[name] = [status, said.getvalue().splitlines()]
-        Path(f"{outcomes}.{runtime.rank()}").write_text(json.dumps(found))
+        Path(f"{outcomes}.{environment.rank()}").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

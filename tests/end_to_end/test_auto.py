@@ -9,8 +9,9 @@ import subprocess
 
 import pytest
 
-from hiso_pl import cli
-from hiso_pl.ledger import LEDGER, LedgerReader
+from hiso_pl.cli import program as cli
+from hiso_pl.ledger import LedgerReader
+from hiso_pl.run.folder import LEDGER
 
 from .conftest import HERE, environment, torchrun
 

@@ -17,10 +17,10 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import hiso_pl.models.causal_lm
-from hiso_pl import checkpoint, cli
+from hiso_pl.cli import program as cli
 from hiso_pl.data.module import FederatedDataModule
-from hiso_pl.data.task_types import GenerationTask
-from hiso_pl.data.tasks import TASKS
+from hiso_pl.data.tasks import TASKS, GenerationTask
+from hiso_pl.run.configuration import as_text
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -30,7 +30,7 @@ PAPER_TASKS = {"sst2": "sst2-hiso", "qqp": "qqp-hiso", "squad": "squad-hiso"}
 GRID = [(model, task, method) for model in MODELS for task in PAPER_TASKS for method in ("hiso", "decomfl")]
 # what a file of the grid says beside model, task and method
 OWN = {"seed_everything", "trainer.max_steps", "trainer.val_check_interval", "trainer.default_root_dir"}
-OWN |= {"model.optimizer.init_args.lr", "model.seed", "data.init_args.seed"}  # the last two follow seed_everything
+OWN |= {"model.method.init_args.lr", "model.seed", "data.init_args.seed"}  # the last two follow seed_everything
 # rounds to converge of DeComFL, arXiv 2506.02370, table 2
 DECOMFL_ROUNDS = {
     "opt-350m": {"sst2": 550, "qqp": 775, "squad": 1350},
@@ -83,7 +83,7 @@ def hub(monkeypatch, byte_opt):
     """Answers the hub's names; returns what was asked for."""
     asked = []
     load_pretrained = hiso_pl.models.causal_lm.load_pretrained
-    load_tokenizer = hiso_pl.data.text.load_tokenizer
+    load_tokenizer = hiso_pl.data.text.base.load_tokenizer
 
     def model(auto_class, pretrained, **options):
         if Path(pretrained).is_dir():
@@ -111,7 +111,7 @@ def hub(monkeypatch, byte_opt):
         return [row(i) for i in range(ROWS)]
 
     monkeypatch.setattr(hiso_pl.models.causal_lm, "load_pretrained", model)
-    monkeypatch.setattr(hiso_pl.data.text, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(hiso_pl.data.text.base, "load_tokenizer", tokenizer)
     monkeypatch.setattr("datasets.load_dataset", dataset)
     return asked
 
@@ -149,7 +149,7 @@ def parse():
         files = [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
         found = parser.parse_args(["fit", *files, *options])
         plain = found.fit.as_dict()
-        return checkpoint.flatten({key: value for key, value in plain.items() if key != "config"})
+        return as_text({key: value for key, value in plain.items() if key != "config"})
 
     return parse
 
@@ -191,17 +191,17 @@ def test_the_papers_setting(parse, method):
         "data.init_args.train_examples": "1000",
         "data.init_args.partition.init_args.alpha": "1.0",
         "data.init_args.partition.init_args.by": "'length'",
-        "model.optimizer.init_args.num_directions": "5",
-        "model.optimizer.init_args.local_steps": "1",
-        "model.optimizer.init_args.mu": "0.001",
-        "model.optimizer.init_args.difference": "'forward'",
-        "model.optimizer.init_args.compute_dtype": "'float32'",
+        "model.method.init_args.num_directions": "5",
+        "model.method.init_args.local_steps": "1",
+        "model.method.init_args.mu": "0.001",
+        "model.method.init_args.difference": "'forward'",
+        "model.method.init_args.compute_dtype": "'float32'",
     }
     if method == "hiso":
-        expected["model.optimizer.init_args.preconditioner.init_args.nu"] = "0.05"
+        expected["model.method.init_args.preconditioner.init_args.nu"] = "0.05"
     assert {key: found[key] for key in expected} == expected
     kind = "Diagonal" if method == "hiso" else "Identity"
-    assert found["model.optimizer.init_args.preconditioner.class_path"] == f"'hiso_pl.zeroth_order.{kind}'"
+    assert found["model.method.init_args.preconditioner.class_path"] == f"'hiso_pl.zeroth_order.{kind}'"
 
 
 def test_model_task_and_method_compose_in_any_order_and_an_option_wins(parse):
@@ -209,14 +209,14 @@ def test_model_task_and_method_compose_in_any_order_and_an_option_wins(parse):
     found = parse(*parts)
     assert found["model.network.init_args.pretrained"] == "'facebook/opt-125m'"
     assert parse(*parts[::-1]) == parse(parts[2], parts[0], parts[1]) == found
-    changed = parse(*parts, options=("--model.optimizer.lr", "7e-6"))
-    assert {key for key in found if found[key] != changed[key]} == {"model.optimizer.init_args.lr"}
+    changed = parse(*parts, options=("--model.method.lr", "7e-6"))
+    assert {key for key in found if found[key] != changed[key]} == {"model.method.init_args.lr"}
 
 
 @pytest.mark.parametrize("method", names("method"))
 def test_a_method_given_after_hiso_leaves_nothing_of_it(parse, method):
     alone = parse("model/opt-125m", "task/sst2", f"method/{method}")
-    assert alone["model.optimizer.class_path"] == "'hiso_pl.zeroth_order.ZerothOrderOptimizer'"
+    assert alone["model.method.class_path"] == "'hiso_pl.zeroth_order.ZerothOrderOptimizer'"
     after = parse("model/opt-125m", "task/sst2", "method/hiso", f"method/{method}")
     assert after == alone
 
@@ -224,7 +224,7 @@ def test_a_method_given_after_hiso_leaves_nothing_of_it(parse, method):
 def test_tuning_comes_after_model_and_method(parse):
     for name in names("tuning"):
         found = parse("model/opt-125m", "task/sst2", "method/hiso", f"tuning/{name}")
-        assert found["model.optimizer.init_args.lr"] != "5e-06"
+        assert found["model.method.init_args.lr"] != "5e-06"
         tuned = {key for key in found if key.startswith("model.network.init_args.peft")}
         assert tuned != {"model.network.init_args.peft"} or "trainable" in (CONFIGS / f"tuning/{name}.yaml").read_text()
     with pytest.raises(cli.ConfigurationError, match="class_path"):
@@ -253,9 +253,9 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     found = TASKS[task].hub
     assert f"{found.path}/{found.name}/{found.train}" in hub
     drawn = values["data"]["init_args"].get("train_examples", ROWS)
-    assert sum(data.client_sizes) == drawn
-    assert min(data.client_sizes) >= 16
-    assert len(data.client_sizes) == 6
+    assert sum(data.ownership.sizes) == drawn
+    assert min(data.ownership.sizes) >= 16
+    assert len(data.ownership.sizes) == 6
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("options", [[], ["--model.optimizer.memory", "low"]])
+@pytest.mark.parametrize("options", [[], ["--model.method.memory", "low"]])
 def test_two_ranks_on_the_gpus_there_are_give_the_digest_of_one(tmp_path, base, options):
     digests = []
     for ranks in (1, 2):

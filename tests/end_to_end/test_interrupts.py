@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hiso_pl.callbacks import newest_checkpoint
+from hiso_pl.run.checkpoint import newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -87,7 +87,7 @@ def test_interrupts_at_random_instants_do_not_show_in_the_result(
     left, done, startup, story = interrupts, 0, 10.0, []
     while True:
         ranks = rng.choice([1, 2, 2, 3])
-        resume = [] if newest_checkpoint(root) is None else ["--ckpt_path", "last"]
+        resume = [] if newest(root) is None else ["--ckpt_path", "last"]
         if not resume:
             assert not root.exists() or not any(root.iterdir()), "a stop before the first round left something"
         began = time.monotonic()
@@ -113,7 +113,7 @@ def test_interrupts_at_random_instants_do_not_show_in_the_result(
                 strike(launch, target, number, rng)
         status = launch.wait()
         summary = json.loads((root / "summary.json").read_text()) if (root / "summary.json").exists() else None
-        reached = rounds_of(newest_checkpoint(root))
+        reached = rounds_of(newest(root)[0])
         story.append((struck, status, reached))
         print(f"interrupt {interrupts - left}: {struck} -> exit status {status}, round {reached}")
         if struck is None:
@@ -148,7 +148,7 @@ def test_a_rank_that_is_killed_ends_the_launch_and_a_checkpoint_goes_on(start, m
     assert launch.wait(60.0) != 0
     assert time.monotonic() - killed < 60.0
     assert not (root / "summary.json").exists()
-    checkpoint = newest_checkpoint(root)
+    checkpoint = newest(root)[0]
     assert rounds_of(checkpoint) >= 80
     assert checkpoint.name != "last.ckpt"
     resumed = start(2, [*base, *long_run, "--ckpt_path", "last"], root)

@@ -11,9 +11,10 @@ import time
 import psutil
 import pytest
 
-from hiso_pl.callbacks import newest_checkpoint
-from hiso_pl.ledger import LEDGER, LedgerReader
-from hiso_pl.ledger.command import run_replay
+from hiso_pl.cli.replay import run as run_replay
+from hiso_pl.ledger import LedgerReader
+from hiso_pl.run.checkpoint import newest
+from hiso_pl.run.folder import LEDGER
 
 from .conftest import of_class
 
@@ -24,7 +25,7 @@ ROUNDS = 60 * max(KILLS, 3)
 RUN = [
     *("--trainer.max_steps", str(ROUNDS), "--trainer.val_check_interval", "50", "--trainer.logger", "false"),
     *("--checkpoint.every_n_train_steps", "7", "--checkpoint.save_top_k", "2", "--checkpoint.monitor", "step"),
-    *("--checkpoint.mode", "max", "--model.optimizer.init_args.num_directions", "1"),
+    *("--checkpoint.mode", "max", "--model.method.init_args.num_directions", "1"),
 ]
 
 
@@ -105,9 +106,9 @@ def intact(root, straight):
     before, _ = LedgerReader(path).around(rounds(root))
     with path.open("rb") as left, (straight.root / LEDGER).open("rb") as whole:
         assert left.read(before.end) == whole.read(before.end)
-    newest = newest_checkpoint(root)
-    if newest is not None:
-        run_replay([str(straight.root / LEDGER), "--checkpoint", str(newest), "--verify", "--threads", "1"])
+    found = newest(root)
+    if found is not None:
+        run_replay([str(straight.root / LEDGER), "--checkpoint", str(found[0]), "--verify", "--threads", "1"])
 
 
 def same(root, straight):

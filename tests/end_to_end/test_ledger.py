@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hiso_pl import cli
-from hiso_pl.ledger import LEDGER, LedgerReader, LedgerWriter
-from hiso_pl.ledger.command import run_replay
+from hiso_pl.cli import program as cli
+from hiso_pl.cli.replay import run as run_replay
+from hiso_pl.ledger import LedgerReader, LedgerWriter
 from hiso_pl.ledger.stored import read_stored
+from hiso_pl.run.folder import LEDGER
 
 from .conftest import BASE, METHOD, TIMEOUT_S, environment, of_class
 

@@ -20,6 +20,7 @@ KINDS = {
     "stop": LATE % ("the exchange of round 5", "it is stopped by a signal"),
     "kill": rf"rank 2 {PROCESS} did not come to the exchange of round 5: it has ended",
     "memory of the GPU": r"CUDA out of memory\. Tried to allocate 2\.00 GiB\.",
+    "bug": r"IndexError: list index out of range \(its traceback is in .*traceback\.rank-2\.txt\)",
 }
 
 
@@ -36,8 +37,10 @@ def test_one_line_names_the_rank_and_all_end(start, base, tmp_path, monkeypatch,
     process, began = told.read_text().split()
     assert time.time() - float(began) < TIMEOUT_S + SLACK_S, launch.out[-3000:]
     assert len(launch.errors) == 1, launch.out[-3000:]
-    who = "2" if kind.startswith("memory") else "[01]"
+    who = "2" if kind in ("memory of the GPU", "bug") else "[01]"
     found = re.fullmatch(rf"hiso-pl: error \(rank {who}\): {KINDS[kind]}", launch.errors[0])
     assert found, launch.errors
     assert found.groups() in ((), (process,))
     assert not (tmp_path / "run" / "summary.json").exists()
+    if kind.startswith("hang"):
+        assert "in _trouble" in (tmp_path / "run" / "traceback.rank-2.txt").read_text()

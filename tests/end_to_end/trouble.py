@@ -19,7 +19,7 @@ class InForward(Callback):
         path: Where ``PROCESS TIME`` is noted.
         rank: The rank.
         round: The round, counted from 1.
-        kind: What happens: hang, hang in validation (in the one after the round), stop, kill, memory of the GPU.
+        kind: What happens: hang, hang in validation (in the one after the round), stop, kill, memory of the GPU, bug.
     """
 
     def __init__(self, path: str, rank: int, round: int, kind: str) -> None:
@@ -41,5 +41,7 @@ class InForward(Callback):
             os.kill(os.getpid(), signal.SIGSTOP if self.kind == "stop" else signal.SIGKILL)
         elif self.kind == "memory of the GPU":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        elif self.kind == "bug":
+            raise IndexError("list index out of range")
         time.sleep(1000.0)
         raise AssertionError("it should have been ended by now")

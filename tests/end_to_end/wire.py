@@ -31,7 +31,7 @@ class WireCounter(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         sent = [bytes_on(interface) for interface in self.interfaces]
-        self.seen.append([time.monotonic(), pl_module.exchange.payload_bytes, *sent])
+        self.seen.append([time.monotonic(), pl_module.exchange.payload_bytes, *sent])  # type: ignore[list-item]
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         Path(f"{self.path}.{trainer.global_rank}").write_text(json.dumps(self.seen))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from hiso_pl.federation import Identity, Mean, WeightedMean
+from hiso_pl.federation import Clip, Mean, WeightedMean
+from hiso_pl.zeroth_order import Departure, ZerothOrderOptimizer
 
 SCALARS = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
 EVERYONE = np.ones(5, dtype=bool)
@@ -55,5 +57,19 @@ def test_weights_that_cannot_be_are_refused(weights: list[float], message: str) 
         WeightedMean()(SCALARS, EVERYONE, np.array(weights, dtype=np.float64))
 
 
-def test_identity_changes_nothing() -> None:
-    assert np.array_equal(Identity()(SCALARS[0], round=3, client=1), SCALARS[0])
+def test_without_weights_it_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"aggregation=WeightedMean needs the examples of each client"):
+        WeightedMean()(SCALARS, EVERYONE, None)
+    model = torch.nn.Linear(2, 1)
+    optimizer = ZerothOrderOptimizer(model.named_parameters(), aggregation=WeightedMean())
+    with pytest.raises(ValueError, match="take Mean"):  # a plain loop knows no weights
+        optimizer.step(lambda: model(torch.ones(1, 2)).sum())
+
+
+def test_clip_bounds_scalars_and_leaves_what_is_no_number() -> None:
+    scalars = np.array([[0.5, -3.0, np.nan, np.inf]], dtype=np.float32)
+    sent = Clip(2.0)(scalars, Departure(seed=0, round=3, client=1, before=None))
+    assert np.array_equal(sent, np.array([[0.5, -2.0, np.nan, 2.0]], np.float32), equal_nan=True)
+    assert sent.dtype == np.float32
+    with pytest.raises(ValueError, match="bound=0 must be finite and positive"):
+        Clip(0)

@@ -15,13 +15,11 @@ from hiso_pl.federation.partition import (
     Dirichlet,
     LabelShards,
     Partition,
-    _largest_remainder,
-    _log_gamma_variate,
-    _shares,
     label_counts,
     partition_fingerprint,
     quantile_bins,
 )
+from hiso_pl.federation.partition.dirichlet import _largest_remainder, _log_gamma_variate, _shares
 
 SEED = 20261120
 LABELS = np.arange(200) * 7 % 10 // 3  # 60, 60, 60 and 20 examples of labels 0 to 3

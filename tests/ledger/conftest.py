@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiso_pl.ledger import Header, LedgerWriter, Method, Part, describe, method_of
-from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
+from hiso_pl.ledger import Header, LedgerWriter
+from hiso_pl.ledger import header_of as make
+from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
 SLOTS = 3
@@ -26,7 +27,7 @@ def network() -> nn.Module:
 
 
 def make_header(parameters: list[tuple[str, Tensor]], optimizer: ZerothOrderOptimizer | None = None, **other: Any):
-    method = Method(1, "forward", "normal", Part("Diagonal", {}), Part("Sgd", {}), "Mean")
+    method = Method() if optimizer is None else optimizer.method
     options: dict[str, Any] = {
         "seed": 5,
         "clients": SLOTS,
@@ -35,7 +36,7 @@ def make_header(parameters: list[tuple[str, Tensor]], optimizer: ZerothOrderOpti
         "configuration": {"model": {"lr": 0.1}, "threads": 2},
         "versions": {"torch": "1"},
     }
-    return describe(parameters, method if optimizer is None else method_of(optimizer), **{**options, **other})
+    return make(parameters, method, **{**options, **other})
 
 
 @dataclass

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hiso_pl import checkpoint
-from hiso_pl.command_line import ConfigurationError
+from hiso_pl.cli.ledger import run as run_ledger
+from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.cli.replay import run as run_replay
 from hiso_pl.ledger import LedgerError, LedgerReader, show
-from hiso_pl.ledger.command import run_ledger, run_replay
+from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import checksums
 
@@ -62,7 +63,7 @@ def as_checkpoint(made, path, rounds):
 
 
 def test_replay_compares_with_a_checkpoint(run, tmp_path, capsys):
-    made = run(closed=False)
+    made = run(closed=False, update_rule=Momentum())
     path = tmp_path / "step=20.ckpt"
     content = as_checkpoint(made, path, 20)
     with pytest.raises(ValueError, match="give --checkpoint"):
@@ -71,10 +72,14 @@ def test_replay_compares_with_a_checkpoint(run, tmp_path, capsys):
     assert "verified" in capsys.readouterr().out
     with pytest.raises(ValueError, match="to=19 must be 20"):
         run_replay([str(made.path), "--to", "19", "--checkpoint", str(path)])
-    content["optimizer_states"][0]["state"][1]["hessian"][0] += 1e-6
-    torch.save(content, path)
-    with pytest.raises(ValueError, match="verify: round 20 has digest"):
-        run_replay([str(made.path), "--checkpoint", str(path)])
+    for kind in ("hessian", "momentum"):
+        value = content["optimizer_states"][0]["state"][1][kind][0]
+        kept = value.clone()
+        value += 1e-6
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="verify: round 20 has digest"):
+            run_replay([str(made.path), "--checkpoint", str(path)])
+        value.copy_(kept)
     del content["state_dict"]["network.0.weight"]
     torch.save(content, path)
     with pytest.raises(ValueError, match="of another model, or damaged"):

@@ -27,7 +27,7 @@ def test_the_vector_of_the_documentation():
 def test_a_ledger_read_by_the_documentation_alone(ledger):
     """Nothing of the package reads here: only what the module's docstring says."""
     data = ledger.read_bytes()
-    assert data[:12] == bytes.fromhex("89 48 49 53 4f 50 4c 0a 01 00 00 00")
+    assert data[:12] == bytes.fromhex("89 48 49 53 4f 50 4c 0a 02 00 00 00")
     chain, at, bodies = hashlib.sha256(data[:12]).digest()[:8], 12, []
     while at < len(data):
         word, check = struct.unpack_from("<II", data, at)
@@ -82,10 +82,11 @@ def test_numbers_of_the_configuration_lose_nothing(ledger_header, value):
 def ledger_header():
     import torch
 
-    from hiso_pl.ledger import Method, Part, describe
+    from hiso_pl.ledger import header_of
+    from hiso_pl.zeroth_order import Diagonal, Method
 
-    method = Method(1, "forward", "normal", Part("Diagonal", {"nu": 0.1}), Part("Sgd", {}), "Mean")
-    return describe(
+    method = Method(preconditioner=Diagonal(nu=0.1))
+    return header_of(
         [("w", torch.ones(2))],
         method,
         seed=2**64 - 1,

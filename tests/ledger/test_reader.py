@@ -193,7 +193,7 @@ def test_lengths_of_another_checksum(ledger, length):
     assert refused(ledger, start + struct.pack("<II", length, 0) + bytes(100)).number == 2
 
 
-HOSTILE = {
+HOSTILE = {  # type: ignore[var-annotated]
     "not a mapping": lambda h: [],
     "no fields": lambda h: {},
     "one field too many": lambda h: {**h, "run": "rm -rf"},
@@ -214,7 +214,7 @@ HOSTILE = {
     "another distribution": lambda h: {**h, "method": {**h["method"], "distribution": "os.system"}},
     "options that nest": lambda h: {
         **h,
-        "method": {**h["method"], "preconditioner": {"kind": "Diagonal", "options": {"nu": {"class_path": "x"}}}},
+        "method": {**h["method"], "preconditioner": {"Diagonal": {"nu": {"class_path": "x"}}}},
     },
     "weights that are a list": lambda h: {**h, "weights": {"name": ["/etc"], "revision": None}},
     "versions of numbers": lambda h: {**h, "versions": {"torch": 2}},

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl import checkpoint
-from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter, method_of
+from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter
 from hiso_pl.ledger.resumable import checkpoint_of, go_on, with_state, without_state
 from hiso_pl.ledger.writer import cut_back
+from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import Diagonal, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
@@ -78,7 +78,7 @@ def test_options_that_were_changed_on_the_way(run):
     with torch.no_grad():
         for p, q in zip(changed.parameters, made.optimizer.parameters, strict=True):
             p.copy_(q)
-    header = replace(made.header, method=method_of(changed))
+    header = replace(made.header, method=changed.method.as_data())
     base = base_of(made, 4)
     with LedgerWriter.resume(made.path, header, 6, changed=True) as writer:
         for r in range(6, 9):

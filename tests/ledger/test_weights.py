@@ -7,9 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from hiso_pl.ledger import LedgerWriter, Method, NamedWeights, Part, describe, initial_tensors, stored_path
+from hiso_pl.ledger import LedgerWriter, NamedWeights, header_of, initial_tensors, stored_path
+from hiso_pl.zeroth_order import Identity, Method
 
-METHOD = Method(1, "forward", "normal", Part("Identity", {}), Part("Sgd", {}), "Mean")
+METHOD = Method(preconditioner=Identity())
 FACTS = {"seed": 1, "clients": 2, "cohort": 1, "frozen_sha256": "0" * 64, "configuration": {}, "versions": {}}
 
 
@@ -45,7 +46,7 @@ def load(opt):
 
 def test_a_whole_model_needs_nothing_beside_the_ledger(opt, tmp_path):
     parameters = trained(load(opt))
-    header = describe(parameters, METHOD, weights=str(opt), **FACTS)
+    header = header_of(parameters, METHOD, weights=str(opt), **FACTS)
     assert header.stored == ()
     assert header.weights.name == str(opt)
     path = tmp_path / "rounds.ledger"
@@ -66,7 +67,7 @@ def test_an_adapter_is_stored_and_a_copied_head_is_found(opt, tmp_path):
     model = load(opt)
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["final_layer_norm"], task_type="CAUSAL_LM")
     parameters = trained(get_peft_model(model, config))
-    header = describe(parameters, METHOD, weights=str(opt), **FACTS)
+    header = header_of(parameters, METHOD, weights=str(opt), **FACTS)
     named = [facts.name for facts in header.tensors if not facts.stored]
     assert len(named) == 6  # three norms
     assert all("final_layer_norm.modules_to_save" in name for name in named)
@@ -78,7 +79,7 @@ def test_an_adapter_is_stored_and_a_copied_head_is_found(opt, tmp_path):
 
 
 def test_other_weights_are_refused(opt, tmp_path):
-    header = describe(trained(load(opt)), METHOD, weights=str(opt), **FACTS)
+    header = header_of(trained(load(opt)), METHOD, weights=str(opt), **FACTS)
     for path in opt.glob("*.safetensors"):
         tensors = load_file(path)
         tensors = {k: v.clone() for k, v in tensors.items()}
@@ -90,7 +91,7 @@ def test_other_weights_are_refused(opt, tmp_path):
 
 
 def test_the_name_in_the_file_is_never_followed(opt, tmp_path, monkeypatch):
-    header = describe(trained(load(opt)), METHOD, weights=str(opt), **FACTS)
+    header = header_of(trained(load(opt)), METHOD, weights=str(opt), **FACTS)
     header = replace(header, weights=replace(header.weights, name="attacker/model"))
     monkeypatch.setattr("hiso_pl.ledger.weights.snapshot_download", lambda *a, **k: pytest.fail("followed"))
     with pytest.raises(ValueError, match="weights must be given"):
@@ -98,7 +99,7 @@ def test_the_name_in_the_file_is_never_followed(opt, tmp_path, monkeypatch):
 
 
 def test_weights_without_safetensors_are_stored(tmp_path, caplog):
-    header = describe([("w", torch.ones(2))], METHOD, weights=str(tmp_path), **FACTS)
+    header = header_of([("w", torch.ones(2))], METHOD, weights=str(tmp_path), **FACTS)
     assert header.tensors[0].stored
     assert "stores every trained tensor" in caplog.text
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter, Method, Part, stored_path
+from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter, stored_path
+from hiso_pl.zeroth_order import Diagonal, Method
 
 
 def rounds_of(path):
@@ -161,7 +162,7 @@ def test_versions_and_threads_may_differ(ledger, header_of):
 
 
 def test_options_changed_on_purpose_are_recorded_where_they_begin(ledger, header_of, record_of, caplog):
-    method = Method(3, "central", "normal", Part("Diagonal", {"nu": 0.5}), Part("Sgd", {}), "Mean")
+    method = Method(local_steps=3, difference="central", preconditioner=Diagonal(nu=0.5)).as_data()
     other = replace(header_of(configuration={"model": {"lr": 0.2}}), method=method)
     before = rounds_of(ledger)
     with LedgerWriter.resume(ledger, other, 6, changed=True) as writer:

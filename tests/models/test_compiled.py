@@ -19,7 +19,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
-from hiso_pl.zeroth_order.points import check_compiled, is_compiled
+from hiso_pl.zeroth_order.watching import check_compiled, is_compiled
 
 BATCHES = [(5, 5), (4, 12), (3, 9), (8, 16), (2, 7)]
 
@@ -84,7 +84,7 @@ def rounds(network, batches, mu=1e-2, **options) -> np.ndarray:
     optimizer.network = network
     seen = []
     for batch in batches:
-        optimizer.step(lambda batch=batch: network.loss(batch))
+        optimizer.step(lambda batch=batch: network.loss(batch))  # type: ignore[misc]
         seen.append([*optimizer.report.scalars.ravel(), optimizer.report.loss])
     return np.array(seen)
 

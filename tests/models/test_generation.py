@@ -13,7 +13,7 @@ import transformers
 from hiso_pl.models import CausalLM
 from hiso_pl.models.compiled import _Compiled
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
-from hiso_pl.zeroth_order.points import CastView
+from hiso_pl.zeroth_order.precision import CastView
 
 FAMILIES = ["opt", "opt-plain", "gpt2", "llama", "qwen2", "gemma2", "mistral", "phi", "bloom"]
 VIRTUAL = ["PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"]
@@ -150,9 +150,9 @@ def test_it_runs_where_validation_evaluates(folder, batch, family, kind, dtype):
         optimizer = ZerothOrderOptimizer(trained, lr=1e-2, **options)
         optimizer.network = network
         optimizer.step(lambda network=network: network.loss(batch))
-        for place in (CastView(trained, getattr(torch, dtype)).active(), optimizer.at_base()):
-            with place, torch.inference_mode():
-                found.append(network.evaluate(batch))
+        with CastView(trained, getattr(torch, dtype)).active(), torch.inference_mode():
+            found.append(network.evaluate(batch))
+        found.append(optimizer.at_base(lambda network=network: network.evaluate(batch)))
         assert all(p.dtype == torch.float32 for p in trained)
     for evaluation in found[1:]:
         assert torch.equal(evaluation.loss, found[0].loss)

@@ -1,10 +1,13 @@
 """Promise 7: the same update from every backend, whatever the size, the strides and the number of threads."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 
-from hiso_pl.zeroth_order.kernels import Decay, Offset, base, select, torch_ops, tree_sum
+from hiso_pl.zeroth_order.kernels import Decay, Offset, select, torch_ops, tree_sum
 from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site, direction
 
@@ -106,12 +109,22 @@ def test_unknown_backend_is_refused():
         select("triton", CPU)
 
 
-def test_a_gpu_without_triton_falls_back_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(base, "_why_no_triton", lambda device: "does not run here (no compiler)")
-    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: object())
+@pytest.mark.parametrize("error", [RuntimeError("no compiler"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_gpu_without_triton_falls_back_and_says_so(error, monkeypatch, caplog):
+    def failing():
+        raise error
+
+    module = types.SimpleNamespace(TritonKernels=failing)
+    monkeypatch.setitem(sys.modules, "hiso_pl.zeroth_order.kernels.triton_gpu", module)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    if isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError):
+            select("auto", torch.device("cuda", 0))
+        return
     with caplog.at_level("WARNING"):
         assert isinstance(select("auto", torch.device("cuda", 0)), torch_ops.TorchKernels)
-    assert "no compiler" in caplog.text
+    assert "triton does not run here (no compiler)" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
@@ -164,7 +177,8 @@ def test_the_last_addressable_elements_are_drawn_right(distribution):
     drawn, words = np.empty(count + 128, dtype=np.float32), np.empty((4, 288), dtype=np.uint32)
     key = 2**63 + 5
     word = last_word(Purpose.DIRECTIONS, 1, 2)
-    loops._draw(start, count, distribution == "normal", 3, 9, word, key & 0xFFFFFFFF, key >> 32, words, drawn)
+    stream = (distribution == "normal", 9, key & 0xFFFFFFFF, key >> 32)
+    loops._draw(start, count, stream, 3, word, words, drawn)
     expected = direction(Site(key, distribution, 3, 9), 1, 2, start, count)
     assert np.array_equal(drawn[:count].view(np.uint32), expected.view(np.uint32))
     span = torch_ops._Span(CPU, count, first=start)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hiso_pl.zeroth_order import Diagonal, Identity, PerTensor, RoundRecord, Scalar, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Diagonal, Identity, Momentum, PerTensor, RoundRecord, Scalar, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.streams import Site, direction
 
 F, D = np.float32, np.float64
@@ -170,3 +170,42 @@ def test_one_number_follows_the_mean_square(kind, hessian_update):
         stored = [float(h) for h in optimizer.hessians]
         assert stored == pytest.approx(value, rel=1e-6)
     assert len(optimizer.stored_hessians) == (1 if kind is Scalar else len(SHAPES))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, 0.9])
+@pytest.mark.parametrize("tau", [1, 3])
+@pytest.mark.parametrize("method", ["hiso", "decomfl"])
+def test_momentum_is_that_of_torch_given_the_same_gradient(optimizer_of, fixed, method, tau, beta):
+    """The gradient of :class:`torch.optim.SGD` is sum_k D_k, from the equations.
+
+    Every learning rate is a power of two, so lr times v has no rounding that torch could leave out by fusing it, and
+    all is equal to the bit.
+    """
+    start = [fixed(shape, t).numpy() for t, shape in enumerate(SHAPES)]
+    preconditioner = Diagonal(NU, EPS, FLOOR) if method == "hiso" else Identity()
+    optimizer = optimizer_of(
+        [(str(t), torch.from_numpy(x.copy())) for t, x in enumerate(start)],
+        local_steps=tau,
+        preconditioner=preconditioner,
+        update_rule=Momentum(beta),
+        seed=SEED,
+    )
+    theirs = [nn.Parameter(torch.from_numpy(x.copy())) for x in start]
+    sgd = torch.optim.SGD(theirs, lr=1.0, momentum=beta, dampening=0.0, nesterov=False)
+    h = [np.ones_like(x) for x in start]
+    for r, lr in enumerate([2.0**-5, 2.0**-5, 2.0**-7, 0.0, 2.0**-4, 2.0**-6]):
+        ghat = fixed((tau, DIRECTIONS), 10 + r).numpy() * F(3)
+        w = (ghat.astype(D) / DIRECTIONS).astype(F)
+        optimizer.apply(RoundRecord(r, lr, MU, ghat, cohort=1))
+        sums = [[weighted(t, r, k, w[k]) for k in range(tau)] for t in range(len(SHAPES))]
+        for t, s in enumerate(sums):
+            root = np.sqrt(h[t]) if method == "hiso" else F(1)
+            theirs[t].grad = torch.from_numpy(sum(s[1:], start=s[0]) / root)
+            h[t] = np.maximum(F(1 - NU) * h[t] + F(NU) * ((s[-1] / root) ** 2 + F(EPS)), F(FLOOR))
+        sgd.param_groups[0]["lr"] = lr
+        sgd.step()
+        kept = {(tensor.name, tensor.kind): tensor.value for tensor in optimizer.tensors()}
+        for t, parameter in enumerate(theirs):
+            assert torch.equal(kept[str(t), "x"], parameter)
+            if beta:
+                assert torch.equal(kept[str(t), "momentum"], sgd.state[parameter]["momentum_buffer"])

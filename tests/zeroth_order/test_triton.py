@@ -22,7 +22,7 @@ from hiso_pl.zeroth_order.streams import Site, direction
 CPU = torch.device("cpu")
 KINDS = ["none", "one", "elementwise"]
 DISTRIBUTIONS = ["normal", "rademacher"]
-CASES = {}
+CASES = {}  # type: ignore[var-annotated]
 
 
 def case(name, *arguments):

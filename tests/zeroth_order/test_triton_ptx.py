@@ -34,7 +34,7 @@ def offences(ptx):
     return [f"{name}: {line}" for line in lines for name, pattern in OFFENCES.items() if pattern.search(line)]
 
 
-class Recorder(triton_gpu.TritonKernels):
+class Recorder(triton_gpu.TritonKernels):  # type: ignore[name-defined]
     """Takes CPU tensors and keeps the launches that it would make."""
 
     def __init__(self):

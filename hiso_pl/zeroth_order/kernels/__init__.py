@@ -11,6 +11,7 @@
 CPU, :mod:`.triton_gpu` that of a GPU; :mod:`.torch_ops` runs on any device.
 """
 
-from hiso_pl.zeroth_order.kernels.base import BACKENDS, Decay, Kernels, Offset, select, tree_sum
+from hiso_pl.zeroth_order.kernels.base import BACKENDS, Decay, Kernels, Offset, tree_sum
+from hiso_pl.zeroth_order.kernels.select import select
 
 __all__ = ["BACKENDS", "Decay", "Kernels", "Offset", "select", "tree_sum"]

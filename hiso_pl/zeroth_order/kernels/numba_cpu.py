@@ -43,8 +43,18 @@ class _Argument:
             self._tensor.copy_(self._contiguous)
 
 
-def _stream(site: Site) -> tuple[bool, int, int, int, int]:
-    return site.distribution == "normal", site.tensor, site.round, site.seed & 0xFFFFFFFF, site.seed >> 32
+def _stream(site: Site) -> tuple[bool, int, int, int]:
+    return site.distribution == "normal", site.round, site.seed & 0xFFFFFFFF, site.seed >> 32
+
+
+def _probe(k: int, offset: Offset | None, drift: NDArray[np.float32], lr: float) -> tuple[Any, ...]:
+    p, mu = offset or (0, 0.0)
+    return offset is not None, np.float32(mu), last_word(Purpose.DIRECTIONS, k, p), drift, np.float32(lr)
+
+
+def _average(decay: Decay | None, advance: bool) -> tuple[Any, ...]:
+    nu, eps, floor, every = decay or Decay(0.0, 0.0, 0.0, False)
+    return advance, every, *(np.float32(c) for c in (1.0 - nu, nu, eps, floor))
 
 
 def _hessian(hessian: Tensor | None) -> tuple[_Argument | None, NDArray[np.float32], int]:
@@ -79,12 +89,10 @@ class NumbaKernels(Kernels):
 
     def combine(self, out: Tensor, site: Site, k: int, weights: NDArray[np.float32]) -> None:
         """s_k in one pass."""
-        normal, tensor, rnd, key0, key1 = _stream(site)
-        target = _Argument(out)
-        word = last_word(Purpose.DIRECTIONS, k)
+        target, stream, word = _Argument(out), _stream(site), last_word(Purpose.DIRECTIONS, k)
         self._blocks(
             _count(out.numel()),
-            lambda lo, hi: loops.combine(target.array, lo, hi, normal, tensor, rnd, word, key0, key1, weights),
+            lambda lo, hi: loops.combine(target.array, lo, hi, stream, site.tensor, word, weights),
         )
         target.write_back()
 
@@ -106,38 +114,15 @@ class NumbaKernels(Kernels):
             return
         if out.numel() == 0:
             return
-        normal, tensor, rnd, key0, key1 = _stream(site)
         target, source = _Argument(out), _Argument(base)
         _, h, kind = _hessian(hessian)
-        probe_word = last_word(Purpose.DIRECTIONS, k, 0 if offset is None else offset.p)
-        drift_word = last_word(Purpose.DIRECTIONS)
-        mu = np.float32(0.0 if offset is None else offset.mu)
-        rate = np.float32(lr)
+        width, stream, probe = _WIDTHS[out.dtype], _stream(site), _probe(k, offset, drift, lr)
         chosen = _WHOLE if rows is None else rows.numpy()
-        row_size = out.numel() // len(chosen)
+        size = out.numel() // len(chosen)
         self._blocks(
-            len(chosen) * _count(row_size),
+            len(chosen) * _count(size),
             lambda lo, hi: loops.displace(
-                target.array,
-                _WIDTHS[out.dtype],
-                source.array,
-                h,
-                kind,
-                chosen,
-                row_size,
-                lo,
-                hi,
-                normal,
-                tensor,
-                rnd,
-                probe_word,
-                drift_word,
-                key0,
-                key1,
-                offset is not None,
-                mu,
-                drift,
-                rate,
+                target.array, width, source.array, h, kind, chosen, size, lo, hi, site.tensor, stream, probe
             ),
         )
         target.write_back()
@@ -153,36 +138,17 @@ class NumbaKernels(Kernels):
         squares: bool,
     ) -> NDArray[np.float64] | None:
         """The update, new H included, in one pass."""
-        normal, tensor, rnd, key0, key1 = _stream(site)
         target = _Argument(x)
         h_argument, h, kind = _hessian(hessian)
         advance = decay is not None and hessian is not None
         if advance and kind == 1 and x.numel() == 1:
             kind = 2
-        average, constants = _constants(decay)
         leaves = np.empty((len(weights), _count(x.numel())), dtype=np.float64) if squares else _NO_LEAVES
-        word = last_word(Purpose.DIRECTIONS)
+        stream, step, average = _stream(site), (weights, np.float32(lr)), _average(decay, advance)
         self._blocks(
             _count(x.numel()),
             lambda lo, hi: loops.update(
-                target.array,
-                h,
-                kind,
-                lo,
-                hi,
-                normal,
-                tensor,
-                rnd,
-                word,
-                key0,
-                key1,
-                weights,
-                np.float32(lr),
-                advance,
-                average.every_step,
-                *constants,
-                squares,
-                leaves,
+                target.array, h, kind, lo, hi, site.tensor, stream, step, average, squares, leaves
             ),
         )
         target.write_back()
@@ -206,31 +172,9 @@ class NumbaKernels(Kernels):
         if not outs or not plain or (offset is None and len(drift) == 0):
             super().displace_all(outs, bases, hessians, sites, k, offset, drift, lr)
             return
-        normal, _, rnd, key0, key1 = _stream(sites[0])
         table, blocks = _table(outs, bases, hessians, sites, advance=False)
-        probe_word = last_word(Purpose.DIRECTIONS, k, 0 if offset is None else offset.p)
-        drift_word = last_word(Purpose.DIRECTIONS)
-        mu, rate = np.float32(0.0 if offset is None else offset.mu), np.float32(lr)
-        width = _WIDTHS[outs[0].dtype]
-        self._blocks(
-            blocks,
-            lambda lo, hi: loops.displace_all(
-                table,
-                width,
-                lo,
-                hi,
-                normal,
-                rnd,
-                probe_word,
-                drift_word,
-                key0,
-                key1,
-                offset is not None,
-                mu,
-                drift,
-                rate,
-            ),
-        )
+        width, stream, probe = _WIDTHS[outs[0].dtype], _stream(sites[0]), _probe(k, offset, drift, lr)
+        self._blocks(blocks, lambda lo, hi: loops.displace_all(table, width, lo, hi, stream, probe))
 
     def update_all(
         self,
@@ -245,42 +189,15 @@ class NumbaKernels(Kernels):
         """The update of all tensors in one pass, shared among the threads as a whole."""
         if not xs or not all(t.is_contiguous() for t in (*xs, *hessians) if t is not None):
             return super().update_all(xs, hessians, sites, weights, lr, decay, squares)
-        normal, _, rnd, key0, key1 = _stream(sites[0])
         advance = decay is not None and hessians[0] is not None
         table, blocks = _table(xs, xs, hessians, sites, advance)
-        average, constants = _constants(decay)
         leaves = np.empty((len(weights), blocks), dtype=np.float64) if squares else _NO_LEAVES
-        word = last_word(Purpose.DIRECTIONS)
-        self._blocks(
-            blocks,
-            lambda lo, hi: loops.update_all(
-                table,
-                lo,
-                hi,
-                normal,
-                rnd,
-                word,
-                key0,
-                key1,
-                weights,
-                np.float32(lr),
-                advance,
-                average.every_step,
-                *constants,
-                squares,
-                leaves,
-            ),
-        )
+        stream, step, average = _stream(sites[0]), (weights, np.float32(lr)), _average(decay, advance)
+        self._blocks(blocks, lambda lo, hi: loops.update_all(table, lo, hi, stream, step, average, squares, leaves))
         if not squares:
             return None
         edges = itertools.pairwise([*table[:, 6].tolist(), blocks])
         return np.array([[tree_sum(row[lo:hi]) for row in leaves] for lo, hi in edges])
-
-
-def _constants(decay: Decay | None) -> tuple[Decay, list[np.float32]]:
-    """The moving average, and its constants as the update takes them."""
-    average = decay or Decay(0.0, 0.0, 0.0, False)
-    return average, [np.float32(c) for c in (1.0 - average.nu, average.nu, average.eps, average.floor)]
 
 
 def _table(

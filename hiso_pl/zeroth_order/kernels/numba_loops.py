@@ -8,6 +8,11 @@ that begins at zero: so every block is a slice.
 
 The functions carry no annotations: Numba infers their types from the arguments. All stand in this one file because
 Numba's cache on disk is renewed when the file of a function changes, and not when that of one it calls does.
+
+What is the same for all tensors of a call comes in tuples. ``stream``: whether directions are normal, the round, both
+words of the key. ``probe``: whether there is a direction, mu, its counter word, the weights of the drift, the learning
+rate. ``step``: an update's weights and learning rate. ``average``: whether H advances, whether in every k, 1 - nu, nu,
+eps, floor.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from hiso_pl.zeroth_order.kernels.base import LEAF
-from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose, last_word
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
     LN_2,
@@ -34,6 +39,7 @@ from hiso_pl.zeroth_order.streams import (
 BLOCK = LEAF
 ALIGNMENT = 128  # elements of a Rademacher call: where a row begins inside one, its directions are drawn from there on
 FP32, BF16, FP16 = 0, 1, 2
+FIRST_WORD = last_word(Purpose.DIRECTIONS)
 _CALLS = (BLOCK + ALIGNMENT) // 4
 
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
@@ -177,8 +183,9 @@ def _box_muller(w0, w1, w2, w3, count, u):
 
 
 @_jit
-def _draw(start, count, normal, tensor, rnd, word, key0, key1, words, u):
+def _draw(start, count, stream, tensor, word, words, u):
     """Fills ``u`` with the directions of ``count`` elements or a few more; ``start`` begins a Philox call."""
+    normal, rnd, key0, key1 = stream
     if normal:
         quads = (count + 3) >> 2
         _philox(start >> 2, quads, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
@@ -195,10 +202,10 @@ def _draw(start, count, normal, tensor, rnd, word, key0, key1, words, u):
 
 
 @_jit
-def _sum_directions(start, n, normal, tensor, rnd, weights, word, key0, key1, words, u, s):
+def _sum_directions(start, n, stream, tensor, weights, word, words, u, s):
     """s = ((w[0] u_0) + w[1] u_1) + ... of one local step; ``word`` is the counter word of p = 0."""
     for p in range(weights.size):
-        _draw(start, n, normal, tensor, rnd, word + p, key0, key1, words, u)
+        _draw(start, n, stream, tensor, word + p, words, u)
         c = weights[p]
         if p == 0:
             for i in range(n):
@@ -209,7 +216,7 @@ def _sum_directions(start, n, normal, tensor, rnd, weights, word, key0, key1, wo
 
 
 @_jit
-def combine(out, first, last, normal, tensor, rnd, word, key0, key1, weights):
+def combine(out, first, last, stream, tensor, word, weights):
     """Writes s_k of the blocks ``first`` to ``last - 1``."""
     words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK, dtype=np.float32)
@@ -218,7 +225,7 @@ def combine(out, first, last, normal, tensor, rnd, word, key0, key1, weights):
         start = block * BLOCK
         target = out[start : start + BLOCK]
         n = target.size
-        _sum_directions(start, n, normal, tensor, rnd, weights, word, key0, key1, words, u, s)
+        _sum_directions(start, n, stream, tensor, weights, word, words, u, s)
         for i in range(n):
             target[i] = s[i]
 
@@ -276,33 +283,13 @@ def _store_16(out, values, width):
 
 
 @_jit
-def displace(
-    out,
-    width,
-    base,
-    hessian,
-    kind,
-    rows,
-    row_size,
-    first,
-    last,
-    normal,
-    tensor,
-    rnd,
-    probe_word,
-    drift_word,
-    key0,
-    key1,
-    offset,
-    mu,
-    drift,
-    lr,
-):
+def displace(out, width, base, hessian, kind, rows, row_size, first, last, tensor, stream, probe):
     """Writes the pieces ``first`` to ``last - 1`` of a probe point.
 
     A row is cut into pieces of a block each, the last of them shorter; a whole tensor is one row. ``width`` is FP32,
     or BF16 or FP16 whose bits ``out`` takes; H's ``kind`` is 0 none, 1 one element, 2 elementwise.
     """
+    offset, mu, probe_word, drift, lr = probe
     words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
     s = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
@@ -314,11 +301,10 @@ def displace(
         within = (piece - row * pieces) * BLOCK
         n = min(BLOCK, row_size - within)
         element = rows[row] * row_size + within
-        start = element & ~np.int64(3) if normal else element & ~np.int64(127)
+        start = element & ~np.int64(3) if stream[0] else element & ~np.int64(127)
         skip = element - start
         for j in range(drift.shape[0]):
-            word = drift_word + (j << 14)
-            _sum_directions(start, skip + n, normal, tensor, rnd, drift[j], word, key0, key1, words, u, s)
+            _sum_directions(start, skip + n, stream, tensor, drift[j], FIRST_WORD + (j << 14), words, u, s)
             if j == 0:
                 for i in range(skip + n):
                     total[i] = s[i]
@@ -326,7 +312,7 @@ def displace(
                 for i in range(skip + n):
                     total[i] = total[i] + s[i]
         if offset:
-            _draw(start, skip + n, normal, tensor, rnd, probe_word, key0, key1, words, u)
+            _draw(start, skip + n, stream, tensor, probe_word, words, u)
             if drift.shape[0] > 0:
                 for i in range(skip + n):
                     u[i] = mu * u[i] - lr * total[i]
@@ -351,7 +337,7 @@ _WHOLE = np.zeros(1, dtype=np.int64)
 
 
 @_jit
-def displace_all(table, width, first, last, normal, rnd, probe_word, drift_word, key0, key1, offset, mu, drift, lr):
+def displace_all(table, width, first, last, stream, probe):
     """Writes the blocks ``first`` to ``last - 1`` of a probe point, counted through all tensors of ``table``.
 
     A row of the table: addresses of out, base and H, H's kind, number of elements, number of the tensor, first block.
@@ -361,81 +347,19 @@ def displace_all(table, width, first, last, normal, rnd, probe_word, drift_word,
         lo = max(first - table[t, 6], 0)
         hi = min(last - table[t, 6], (size + BLOCK - 1) // BLOCK)
         if lo < hi:
-            kind = table[t, 3]
+            kind, tensor = table[t, 3], table[t, 5]
             base = carray(_floats(table[t, 1]), size)
             h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
             if width == FP32:
-                displace(
-                    carray(_floats(table[t, 0]), size),
-                    width,
-                    base,
-                    h,
-                    kind,
-                    _WHOLE,
-                    size,
-                    lo,
-                    hi,
-                    normal,
-                    table[t, 5],
-                    rnd,
-                    probe_word,
-                    drift_word,
-                    key0,
-                    key1,
-                    offset,
-                    mu,
-                    drift,
-                    lr,
-                )
+                out = carray(_floats(table[t, 0]), size)
+                displace(out, width, base, h, kind, _WHOLE, size, lo, hi, tensor, stream, probe)
             else:
-                displace(
-                    carray(_halves(table[t, 0]), size),
-                    width,
-                    base,
-                    h,
-                    kind,
-                    _WHOLE,
-                    size,
-                    lo,
-                    hi,
-                    normal,
-                    table[t, 5],
-                    rnd,
-                    probe_word,
-                    drift_word,
-                    key0,
-                    key1,
-                    offset,
-                    mu,
-                    drift,
-                    lr,
-                )
+                bits = carray(_halves(table[t, 0]), size)
+                displace(bits, width, base, h, kind, _WHOLE, size, lo, hi, tensor, stream, probe)
 
 
 @_jit
-def update(
-    x,
-    hessian,
-    kind,
-    first,
-    last,
-    normal,
-    tensor,
-    rnd,
-    word,
-    key0,
-    key1,
-    weights,
-    lr,
-    advance,
-    every,
-    keep,
-    nu,
-    eps,
-    floor,
-    squares,
-    leaves,
-):
+def update(x, hessian, kind, first, last, tensor, stream, step, average, squares, leaves):
     """Moves x and advances H in the blocks ``first`` to ``last - 1``; ``leaves`` takes the blocks' sums of squares."""
     words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK, dtype=np.float32)
@@ -444,6 +368,8 @@ def update(
     root = np.ones(BLOCK, dtype=np.float32)
     h = np.empty(BLOCK, dtype=np.float32)
     square = np.empty(BLOCK, dtype=np.float64)
+    weights, lr = step
+    advance, every, keep, nu, eps, floor = average
     tau = weights.shape[0]
     if kind == 1:
         root[:] = np.sqrt(hessian[0])
@@ -457,8 +383,7 @@ def update(
                 h[i] = stored[i]
                 root[i] = np.sqrt(stored[i])
         for k in range(tau):
-            at = word + (k << 14)
-            _sum_directions(start, n, normal, tensor, rnd, weights[k], at, key0, key1, words, u, s)
+            _sum_directions(start, n, stream, tensor, weights[k], FIRST_WORD + (k << 14), words, u, s)
             if k == 0:
                 for i in range(n):
                     total[i] = s[i]
@@ -495,60 +420,19 @@ def update(
 
 
 @_jit
-def update_all(
-    table,
-    first,
-    last,
-    normal,
-    rnd,
-    word,
-    key0,
-    key1,
-    weights,
-    lr,
-    advance,
-    every,
-    keep,
-    nu,
-    eps,
-    floor,
-    squares,
-    leaves,
-):
+def update_all(table, first, last, stream, step, average, squares, leaves):
     """Updates the blocks ``first`` to ``last - 1``, counted through all tensors of ``table``.
 
     A row of the table is as in :func:`displace_all`, the address of out unused.
     """
     for t in range(table.shape[0]):
-        size = table[t, 4]
-        begin = table[t, 6]
+        size, begin = table[t, 4], table[t, 6]
         blocks = (size + BLOCK - 1) // BLOCK
         lo = max(first - begin, 0)
         hi = min(last - begin, blocks)
         if lo < hi:
-            kind = table[t, 3]
+            kind, tensor = table[t, 3], table[t, 5]
             x = carray(_floats(table[t, 1]), size)
             h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
-            update(
-                x,
-                h,
-                kind,
-                lo,
-                hi,
-                normal,
-                table[t, 5],
-                rnd,
-                word,
-                key0,
-                key1,
-                weights,
-                lr,
-                advance,
-                every,
-                keep,
-                nu,
-                eps,
-                floor,
-                squares,
-                leaves[:, begin : begin + blocks],
-            )
+            own = leaves[:, begin : begin + blocks]
+            update(x, h, kind, lo, hi, tensor, stream, step, average, squares, own)

@@ -286,33 +286,9 @@ def combine(
 
 
 @triton.jit
-def _displaced(
-    out,
-    base,
-    hessian,
-    drift,
-    at,
-    index,
-    start,
-    mask,
-    steps,
-    directions,
-    tensor,
-    rnd,
-    probe_word,
-    drift_word,
-    key0,
-    key1,
-    mu,
-    lr,
-    KIND: tl.constexpr,
-    OFFSET: tl.constexpr,
-    DRIFT: tl.constexpr,
-    FORMAT: tl.constexpr,
-    NORMAL: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK):
     """Writes a block of a probe point: the elements ``index``, drawn from ``start`` on, to the places ``at``."""
+    drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr = probe
     x = tl.load(base + index, mask=mask)
     root = 1.0
     if KIND == ONE:
@@ -407,32 +383,9 @@ def displace(
     mask = place < size
     if ROWS and UNIT == 1:
         mask = mask & (place >= 0)
-    _displaced(
-        out,
-        base,
-        hessian,
-        drift,
-        target + place,
-        first + place,
-        start,
-        mask,
-        steps,
-        directions,
-        tensor,
-        rnd,
-        probe_word,
-        drift_word,
-        key0,
-        key1,
-        mu,
-        lr,
-        KIND,
-        OFFSET,
-        DRIFT,
-        FORMAT,
-        NORMAL,
-        BLOCK,
-    )
+    probe = (drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr)
+    at, index = target + place, first + place
+    _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK)
 
 
 @triton.jit
@@ -493,31 +446,11 @@ def displace_all(
     hessian = None
     if KIND != NONE:
         hessian = _pointer(table, (_HESSIAN << levels) + column, tl.float32, UNIT if KIND == ELEMENTWISE else 1)
+    mask = place < tl.load(table + (_UNITS << levels) + column) * UNIT
+    tensor = tl.load(table + (_TENSOR << levels) + column)
+    probe = (drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr)
     _displaced(
-        out,
-        base,
-        hessian,
-        drift,
-        place,
-        place,
-        within,
-        place < tl.load(table + (_UNITS << levels) + column) * UNIT,
-        steps,
-        directions,
-        tl.load(table + (_TENSOR << levels) + column),
-        rnd,
-        probe_word,
-        drift_word,
-        key0,
-        key1,
-        mu,
-        lr,
-        KIND,
-        OFFSET,
-        DRIFT,
-        FORMAT,
-        NORMAL,
-        BLOCK,
+        out, base, hessian, place, place, within, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK
     )
 
 
@@ -530,34 +463,10 @@ def _advanced(h, d, keep, nu, eps, floor):
 
 @triton.jit
 def _updated(
-    x,
-    hessian,
-    weights,
-    leaves,
-    piece,
-    units,
-    leaf_count,
-    steps,
-    directions,
-    tensor,
-    rnd,
-    word,
-    key0,
-    key1,
-    lr,
-    keep,
-    nu,
-    eps,
-    floor,
-    KIND: tl.constexpr,
-    ADVANCE: tl.constexpr,
-    EVERY: tl.constexpr,
-    SQUARES: tl.constexpr,
-    NORMAL: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
 ):
     """Moves x and advances H in one piece of a tensor; ``leaves`` begins with the tensor's first."""
+    weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor = step
     start = piece.to(tl.int64) * BLOCK
     index = start + tl.arange(0, BLOCK)
     mask = index < units.to(tl.int64) * UNIT
@@ -650,33 +559,10 @@ def update(
     BLOCK: tl.constexpr,
 ):
     """Moves x and advances H; ``leaves``, float64 ``[steps, leaf_count]``, takes the leaves' sums of squares."""
+    step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
+    piece = tl.program_id(0)
     _updated(
-        x,
-        hessian,
-        weights,
-        leaves,
-        tl.program_id(0),
-        units,
-        leaf_count,
-        steps,
-        directions,
-        tensor,
-        rnd,
-        word,
-        key0,
-        key1,
-        lr,
-        keep,
-        nu,
-        eps,
-        floor,
-        KIND,
-        ADVANCE,
-        EVERY,
-        SQUARES,
-        NORMAL,
-        UNIT,
-        BLOCK,
+        x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
     )
 
 
@@ -726,31 +612,10 @@ def update_all(
     own = leaves
     if SQUARES:
         own = leaves + first * (BLOCK // _LEAF)
+    piece = block - first
+    units = tl.load(table + (_UNITS << levels) + column)
+    tensor = tl.load(table + (_TENSOR << levels) + column)
+    step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
     _updated(
-        x,
-        hessian,
-        weights,
-        own,
-        block - first,
-        tl.load(table + (_UNITS << levels) + column),
-        leaf_count,
-        steps,
-        directions,
-        tl.load(table + (_TENSOR << levels) + column),
-        rnd,
-        word,
-        key0,
-        key1,
-        lr,
-        keep,
-        nu,
-        eps,
-        floor,
-        KIND,
-        ADVANCE,
-        EVERY,
-        SQUARES,
-        NORMAL,
-        UNIT,
-        BLOCK,
+        x, hessian, own, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
     )

@@ -1,0 +1,208 @@
+"""LightningCLI for federated runs: defaults, checks, callbacks, and where a run goes on from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from hiso_pl.callbacks import (
+    CompleteValidation,
+    DeferredSignals,
+    InStepCheck,
+    Participation,
+    RoundLedger,
+    RoundProgressBar,
+    RunFolder,
+    RunSummary,
+    TensorBoardPanels,
+)
+from hiso_pl.callbacks.predictions import PredictionWriter
+from hiso_pl.callbacks.signals import interrupted
+from hiso_pl.cli import edge, trainer_options
+from hiso_pl.cli.parser import add_traceback
+from hiso_pl.data import FederatedDataModule, facts_of
+from hiso_pl.module import FederatedModule
+from hiso_pl.ranks import process
+from hiso_pl.ranks.strategy import ScalarStrategy
+from hiso_pl.run import checkpoint
+from hiso_pl.run.folder import held_by_run, refuse_held
+from hiso_pl.run.start import Start, resolve
+
+log = logging.getLogger(__name__)
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "strategy": {"class_path": "hiso_pl.ranks.strategy.ScalarStrategy"},
+    "max_epochs": -1,
+    "max_steps": 1000,
+    "val_check_interval": 100,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "default_root_dir": "runs/default",
+}
+
+
+class FederatedCLI(LightningCLI):
+    """LightningCLI with the links, defaults and callbacks of a federated run.
+
+    Attributes:
+        start: Where the run goes on from.
+    """
+
+    start: Start
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to a run as a whole."""
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.",
+        )
+        parser.add_argument(
+            "--deterministic",
+            type=bool,
+            default=True,
+            help="Whether an operation without a deterministic implementation is an error.",
+        )
+        parser.add_argument(
+            "--test_at_end",
+            type=bool,
+            default=False,
+            help="Whether a fit that reaches its last round ends with a test of the final model.",
+        )
+        parser.add_argument(
+            "--change_on_resume",
+            type=list[str],
+            default=[],
+            help="Options that may differ from those of the checkpoint a run is resumed from, by name.",
+        )
+        add_traceback(parser)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(InStepCheck, "in_step")
+        parser.add_lightning_class_args(RoundLedger, "ledger")
+        parser.add_lightning_class_args(TensorBoardPanels, "board")
+        parser.add_lightning_class_args(Participation, "participation")
+        parser.set_defaults(
+            {
+                "checkpoint.every_n_train_steps": 500,
+                "checkpoint.save_top_k": 1,
+                "checkpoint.filename": "{step}",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, each with the arguments that are no options of it."""
+        return {name: {*skipped, *trainer_options.GIVEN[name]} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration as given: one found in a checkpoint is compared with it, never used."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checks and completes what concerns the run as a whole."""
+        config = self._config()
+        edge.begins(Path(trainer_root(config)), config.traceback)
+        trainer_options.check(config, self.subcommand)
+        settings = process.configure(config.threads, config.deterministic)
+        config.threads = settings["threads"]  # resolved, so that the run's files record it
+        fitting, root = self.subcommand == "fit", Path(trainer_root(config))
+        asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
+        self.start = resolve(root, asked, fitting, every)
+        if fitting and not self.start.resumes and not self.start.owns_folder:
+            # before a model is loaded; the run folder's callback asks again once the ranks have met
+            refuse_held(str(root), held_by_run(root))
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer, and hands to the data what they must know of the model."""
+        super().instantiate_classes()
+        assert isinstance(self.model, FederatedModule)
+        assert isinstance(self.datamodule, FederatedDataModule)
+        self.datamodule.take(facts_of(self.model))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with this package's callbacks around the user's own."""
+        config = self._config()
+        model = self.model
+        assert isinstance(model, FederatedModule)
+        _resolve_directions_per_forward(config, model)
+        text = self._parser(self.subcommand).dump(config, skip_unset=False)
+        plain = yaml.safe_load(text)
+        for key in ("cache", "cache_dir"):  # where tokens are kept changes no result
+            (plain.get("data") or {}).get("init_args", {}).pop(key, None)
+        model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
+        model.change_on_resume = list(config.change_on_resume)
+        if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
+            # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
+            beyond: dict[str, Any] = {"purge_step": self.start.rounds + 1} if self.start.resumes else {}
+            kwargs["logger"] = TensorBoardLogger(
+                trainer_root(config), name="", version="", default_hp_metric=False, **beyond
+            )
+        elif self.subcommand != "fit":
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        own: list[Callback] = [
+            DeferredSignals(),
+            CompleteValidation(),
+            RunFolder(text, self.start),
+            RunSummary(),
+            PredictionWriter(),
+        ]
+        if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
+            trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+            own.append(RoundProgressBar())
+        trainer.callbacks.extend(own)  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, (RoundLedger, InStepCheck)):
+                callback.start = self.start
+        if isinstance(trainer.strategy, ScalarStrategy):
+            trainer.strategy.start = self.start
+        return trainer
+
+    def before_fit(self) -> None:
+        """Compares a checkpoint with this run before anything is written or any rank is waited for."""
+        if self.start.content is not None:
+            assert isinstance(self.model, FederatedModule)
+            checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
+
+    def after_fit(self) -> None:
+        """Sees to it that this was the last round, and tests the final model if asked to."""
+        trainer_options.check_reached(self.trainer)
+        if self._config().test_at_end and not interrupted(self.trainer):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.start.source
+        return kwargs | trainer_options.GIVEN[subcommand]
+
+    def _config(self) -> Namespace:
+        config = self.config.get(str(self.subcommand), self.config)
+        assert isinstance(config, Namespace)
+        return config
+
+
+def trainer_root(config: Namespace) -> str:
+    """The run's folder."""
+    return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
+
+
+def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:
+    """Writes the number that ``auto`` stands for into the configuration, so that the run's files hold it."""
+    key = "model.method.init_args.directions_per_forward"
+    if config.get(key) == "auto" and model.trainable():
+        config[key] = model.new_optimizer().points_per_forward()
+        log.info("directions_per_forward=auto is %d here.", config[key])

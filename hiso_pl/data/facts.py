@@ -1,0 +1,60 @@
+"""What a data module must know of the model: handed over before a run starts, not asked for through a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from hiso_pl.models.task_model import TaskModel
+from hiso_pl.zeroth_order.interfaces import MethodBase
+
+
+class ModelFacts(NamedTuple):
+    """What a data module must know of the model: of its method, its network, and how it is resumed.
+
+    Attributes:
+        local_steps: Local steps tau of a round: the minibatches that a slot takes.
+        withholds_losses: Whether the method transforms scalars before they leave a client, so that no raw loss may.
+        max_positions: Longest sequence the network takes, where it has a limit.
+        vocabulary_size: Number of token ids the network takes, where it takes tokens.
+        tokenizer_source: Where the network's tokenizer is found, if it brings one.
+        tokenizer_revision: The revision of it, for a model on the hub.
+        tokenizer_trusted: Whether Python code that comes with it may run.
+        data_may_change: Whether a resumed run may go on with other data than its checkpoint's, as asked for by name.
+    """
+
+    local_steps: int = 1
+    withholds_losses: bool = False
+    max_positions: int | None = None
+    vocabulary_size: int | None = None
+    tokenizer_source: str | None = None
+    tokenizer_revision: str | None = None
+    tokenizer_trusted: bool = False
+    data_may_change: bool = False
+
+
+class Model(Protocol):
+    """What the facts are read from, as :class:`hiso_pl.module.FederatedModule` has it."""
+
+    network: TaskModel
+    method: MethodBase
+    change_on_resume: list[str]
+
+
+def facts_of(model: Model) -> ModelFacts:
+    """The facts of a model, to be handed to its data: ``data.take(facts_of(model))``."""
+    network = model.network
+    return ModelFacts(
+        model.method.local_steps,
+        model.method.withholds_losses,
+        network.max_positions,
+        network.vocabulary_size,
+        network.tokenizer_source,
+        network.tokenizer_revision,
+        network.tokenizer_trusted,
+        _concerns_data(model.change_on_resume),
+    )
+
+
+def _concerns_data(options: Sequence[str]) -> bool:
+    return any(option.partition(".")[0] == "data" for option in options)

@@ -1,0 +1,94 @@
+"""What a partition is: a pure function of a number for each example, the number of clients and the seed."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiso_pl.zeroth_order.philox import Draws, Purpose
+
+Indices = NDArray[np.int64]
+
+# The third index of a partition's streams: one stream for each thing that is drawn.
+SHUFFLE, SHARES, MOVES, SHARDS, OWNERS = range(5)
+
+
+class Partition(ABC):
+    """A way to divide the training examples among the clients.
+
+    Args:
+        minimum: Fewest examples a client may own. Where the draw gives a client fewer, examples are moved to it,
+            one at a time, from the client that owns the most.
+    """
+
+    def __init__(self, minimum: int = 1) -> None:
+        if minimum < 0:
+            raise ValueError(f"minimum={minimum} must be at least 0")
+        self.minimum = minimum
+
+    @property
+    def attribute(self) -> str:
+        """What it divides by: "label", "length", or "column:NAME" for a column of the data."""
+        return "label"
+
+    def __call__(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+        """Divides the examples.
+
+        Args:
+            values: The :attr:`attribute` of each example, shape ``[N]``.
+            clients: Number of clients M.
+            seed: The run's seed.
+
+        Returns:
+            For each client the indices of its examples, ascending. They are disjoint, and together complete.
+
+        Raises:
+            ValueError: If there are too few examples for so many clients.
+        """
+        values = np.asarray(values, dtype=np.int64)
+        if values.ndim != 1:
+            raise ValueError(f"values of shape {list(values.shape)} must have one dimension")
+        if clients < 1:
+            raise ValueError(f"clients={clients} must be at least 1")
+        if clients * self.minimum > len(values):
+            raise ValueError(
+                f"minimum={self.minimum} examples for each of clients={clients} needs {clients * self.minimum} "
+                f"training examples, but there are only {len(values)}"
+            )
+        parts = [np.sort(part) for part in self.deal(values, clients, seed)]
+        return self.meet_minimum(parts, seed)
+
+    @abstractmethod
+    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+        """Divides the examples with no regard to the minimum, in any order within a client."""
+
+    def meet_minimum(self, parts: list[Indices], seed: int) -> list[Indices]:
+        """Moves drawn examples from the richest client, the lowest number among equals, to the poor ones."""
+        poor = [client for client, part in enumerate(parts) if len(part) < self.minimum]
+        if not poor:
+            return parts
+        draws = Draws(seed, Purpose.PARTITION, k=MOVES)
+        held = [part.tolist() for part in parts]
+        for client in poor:
+            while len(held[client]) < self.minimum:
+                # Somebody owns less than the average, so the richest owns more than it, and that is above the minimum.
+                richest = max(held, key=len)
+                position = int(draws.uint64(1)[0]) * len(richest) >> 64
+                held[client].append(richest.pop(position))
+        return [np.sort(np.array(part, dtype=np.int64)) for part in held]
+
+
+def partition_fingerprint(parts: list[Indices]) -> str:
+    """SHA-256 over the number of clients, each client's number of examples, and its indices, as ``<i8``."""
+    digest = hashlib.sha256(np.array([len(parts), *(len(part) for part in parts)], dtype="<i8").tobytes())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def label_counts(parts: list[Indices], labels: Indices, classes: int) -> Indices:
+    """How many examples of each label each client owns, shape ``[M, C]``."""
+    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts]).astype(np.int64)

@@ -1,0 +1,79 @@
+"""A run's header, made from the run before its first round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hiso_pl.ledger.header import Header, TensorFacts, Weights
+from hiso_pl.ledger.weights import NamedWeights
+from hiso_pl.zeroth_order.digest import digest_of_hashes, tensors_sha256
+from hiso_pl.zeroth_order.kernels.base import NUMERICS
+from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.philox import STREAM
+
+log = logging.getLogger(__name__)
+
+
+def header_of(
+    parameters: Sequence[tuple[str, Tensor]],
+    method: Method,
+    *,
+    seed: int,
+    clients: int,
+    cohort: int,
+    frozen_sha256: str,
+    configuration: Mapping[str, Any],
+    versions: Mapping[str, str],
+    weights: str | None = None,
+    revision: str | None = None,
+) -> Header:
+    """Makes the header of a run.
+
+    Every tensor is looked for among the named weights, by its content, so that what replay will look for is known to
+    be there; what is not found is to be stored beside the ledger.
+
+    Args:
+        parameters: Names and values of the trainable tensors at the start, in tensor order.
+        method: The method.
+        seed: The run's seed.
+        clients: Number of clients M.
+        cohort: Number of slots m.
+        frozen_sha256: SHA-256 over frozen tensors and buffers.
+        configuration: The run's configuration, as data.
+        versions: Versions of packages.
+        weights: Folder or hub name that the network was loaded from, if any; nothing is downloaded.
+        revision: Its revision on the hub.
+
+    Raises:
+        ValueError: If a value cannot be.
+    """
+    named: NamedWeights | None = None
+    if weights is not None:
+        try:
+            named = NamedWeights(weights, revision, local=True)
+        except ValueError as error:
+            log.warning("The ledger stores every trained tensor, as its start is in no safetensors file: %s", error)
+    tensors = []
+    hashes = tensors_sha256(tensor for _, tensor in parameters)
+    for (name, tensor), sha256 in zip(parameters, hashes, strict=True):
+        shape = tuple(tensor.shape)
+        found = named is not None and named.find(name, shape, sha256) is not None
+        tensors.append(TensorFacts(name, shape, sha256, stored=not found))
+    return Header(
+        stream=STREAM,
+        numerics=NUMERICS,
+        seed=seed,
+        method=method.as_data(),
+        clients=clients,
+        cohort=cohort,
+        tensors=tuple(tensors),
+        trainable_sha256=digest_of_hashes(hashes),
+        frozen_sha256=frozen_sha256,
+        weights=Weights(weights, revision if named is None or named.revision is None else named.revision),
+        configuration=configuration,
+        versions=versions,
+    )

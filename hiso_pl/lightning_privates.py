@@ -1,0 +1,65 @@
+"""All that rests on names Lightning keeps to itself; a test looks whether the installed one still has them.
+
+What overrides a method of a class of Lightning's stands in that class: :class:`~hiso_pl.ranks.strategy.ScalarStrategy`,
+the program's LightningCLI.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keeps Lightning's signal handlers out, and the collective of every round for a flag that nobody sets then."""
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+
+def end_after_this_round(trainer: Trainer) -> None:
+    """Ends a fit without a validation; ``trainer.should_stop`` would validate, and would wait for ``min_steps``."""
+    trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+    trainer.fit_loop.epoch_loop._skip_next_val = True
+
+
+def start_and_end_when_done(trainer: Trainer, started: Callable[[], bool]) -> None:
+    """Has a fit without a round left go through its start and end, where Lightning calls no hook.
+
+    Args:
+        trainer: The trainer, whose fit is about to run.
+        started: Tells whether its start has been gone through.
+    """
+    trainer.fit_loop.run = functools.partial(_run, trainer.fit_loop, started)  # type: ignore[method-assign]
+
+
+def _run(loop: _FitLoop, started: Callable[[], bool]) -> None:
+    type(loop).run(loop)
+    if not started() and loop.max_steps >= 0 and loop.epoch_loop.global_step >= loop.max_steps:
+        loop.reset()
+        loop.on_run_start()
+        loop._restarting = False
+        loop.on_run_end()
+
+
+def log_at_the_round(trainer: Trainer) -> None:
+    """Keeps the loggers' step equal to the round; a checkpoint written in a validation holds one less."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Runs the validation loop as the training loop would have after the last round."""
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    first_iteration, stepped = connector._first_loop_iter, loop._batches_that_stepped
+    loop._batches_that_stepped = trainer.global_step - 1  # the step of the round's own curves
+    loop.val_loop.restarting = False  # or it would go on from the batch counts in the checkpoint
+    trainer.validating = True
+    loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped
+
+
+def _nothing() -> None:
+    """Takes the place of a method of Lightning's."""

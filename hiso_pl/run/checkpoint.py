@@ -1,0 +1,203 @@
+"""What a checkpoint of a run holds beside Lightning's own, and whether a run may go on from one.
+
+A checkpoint is plain data: tensors, numbers and text, read with ``weights_only``. Nothing in it is run, imported or
+instantiated; the configuration it holds is compared with the run's own and never used in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hiso_pl.run.folder import checkpoints
+
+log = logging.getLogger(__name__)
+
+KEY = "hiso_pl"
+FORMAT = 2
+COMPARED = ("model", "data", "seed_everything")
+WARNED = ("threads", "deterministic")
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint says of its run, and what it is compared with.
+
+    Attributes:
+        config: The leaves of the configuration, by :func:`~hiso_pl.run.configuration.as_text`.
+        trainable: Shape of each trainable tensor by name, in tensor order.
+        frozen: SHA-256 of all that never changes.
+    """
+
+    config: Mapping[str, str]
+    trainable: Mapping[str, list[int]]
+    frozen: str
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run has counted and measured so far.
+
+    Attributes:
+        traffic: Bytes of a client by the ways of counting them.
+        measured_bytes: Bytes this rank handed to the process group.
+        last_validation: Metrics of the last validation.
+    """
+
+    traffic: Mapping[str, int | float]
+    measured_bytes: int = 0
+    last_validation: Mapping[str, float] = field(default_factory=dict)
+
+
+def frozen_fingerprint(network: nn.Module) -> str:
+    """SHA-256 over names and bytes of all that never changes: frozen parameters and buffers."""
+    sha = hashlib.sha256()
+    trainable = {name for name, p in network.named_parameters() if p.requires_grad}
+    rest = [(n, p) for n, p in network.named_parameters() if n not in trainable] + list(network.named_buffers())
+    for name, tensor in sorted(rest, key=lambda item: item[0]):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def facts_as_data(facts: RunFacts, counters: Counters, digest: str | None = None, rebuilt: bool = False) -> Any:
+    """A checkpoint's own part, under :data:`KEY`.
+
+    Args:
+        facts: What is said of the run.
+        counters: What it has counted.
+        digest: Digest of the state, where it is known.
+        rebuilt: Whether it was made from a ledger, so that schedules are to be put where they would stand.
+    """
+    return {
+        "format": FORMAT,
+        "config": dict(facts.config),
+        "trainable": dict(facts.trainable),
+        "frozen": facts.frozen,
+        "traffic": dict(counters.traffic),
+        "measured_bytes": counters.measured_bytes,
+        "last_validation": dict(counters.last_validation),
+        "digest": digest,
+        "rebuilt": rebuilt,
+    }
+
+
+def compare(checkpoint: Mapping[str, Any], mine: RunFacts, resuming: bool, allowed: Sequence[str] = ()) -> list[str]:
+    """Refuses a checkpoint that this run cannot use.
+
+    Args:
+        checkpoint: What the file holds.
+        mine: What is to be said of this run.
+        resuming: Whether training goes on from it, so that method and data must be those of its run.
+        allowed: Options that may differ then, by name.
+
+    Returns:
+        The options that were changed, as asked.
+
+    Raises:
+        ValueError: If model, method or data differ and the change was not asked for by name.
+    """
+    facts = checkpoint.get(KEY)
+    if not isinstance(facts, Mapping):
+        raise ValueError("ckpt_path is not a checkpoint of hiso_pl: it holds no run of this method")
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"the checkpoint is of format {facts.get('format')}; this version reads format {FORMAT}")
+    if facts["trainable"] != mine.trainable:
+        what = _first_difference(facts["trainable"], mine.trainable)
+        raise ValueError(f"the checkpoint is of another model: {what}")
+    missing = {f"network.{name}" for name in mine.trainable} - set(checkpoint["state_dict"])
+    if missing:
+        raise ValueError(f"the checkpoint lacks the tensor {min(missing)!r}")
+    if facts["frozen"] != mine.frozen:
+        raise ValueError("the checkpoint is of another model: its frozen weights or buffers have other values")
+    return _compare_options(facts["config"], mine.config, allowed) if resuming else []
+
+
+def read(path: str | Path) -> Mapping[str, Any]:
+    """Reads a checkpoint as data.
+
+    Raises:
+        ValueError: If the file is missing, truncated or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"ckpt_path={path} does not exist: give a checkpoint, or 'last' for the newest of the folder")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0][:100]
+        raise ValueError(f"ckpt_path={path} is truncated or no checkpoint ({first}): give an earlier one") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"ckpt_path={path} is no checkpoint: it holds a {type(content).__name__}")
+    if not isinstance(content.get("global_step"), int):
+        raise ValueError(f"ckpt_path={path} is no checkpoint of a run: it holds no round")
+    return content
+
+
+def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[str, Any]] | None:
+    """The checkpoint of the latest round in the run's folder, of several the one written last.
+
+    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
+
+    Args:
+        root: The run's folder.
+        up_to: The latest round that is of use; any if none is given.
+
+    Returns:
+        Its path, and what it holds; None if there is none.
+    """
+    found: list[tuple[int, int, Path, Mapping[str, Any]]] = []
+    for path in checkpoints(Path(root)):
+        try:
+            content = read(path)
+        except ValueError as error:
+            log.warning("%s cannot be read and is passed over: %s", path, error)
+            continue
+        if up_to is None or content["global_step"] <= up_to:
+            found.append((content["global_step"], path.stat().st_mtime_ns, path, content))
+    return max(found, key=lambda item: item[:3])[2:] if found else None
+
+
+def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed: Sequence[str]) -> list[str]:
+    def concerns(key: str, prefixes: Sequence[str]) -> bool:
+        return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+    differing = [
+        key
+        for key in sorted({*saved, *mine})
+        if saved.get(key, _ABSENT) != mine.get(key, _ABSENT) and concerns(key, (*COMPARED, *WARNED))
+    ]
+    refused, changed = [], []
+    for key in differing:
+        change = f"{key} was {saved.get(key, _ABSENT)} and is {mine.get(key, _ABSENT)}"
+        if concerns(key, WARNED):
+            log.warning("Resuming under another setting: %s. The result may differ in its last bits.", change)
+        elif concerns(key, allowed):
+            log.warning("Changed on resume, as asked: %s.", change)
+            changed.append(key)
+        else:
+            refused.append(change)
+    if refused:
+        names = [change.partition(" ")[0] for change in refused]
+        raise ValueError(
+            f"this run differs from the checkpoint's: {'; '.join(refused[:4])}"
+            + (f"; and {len(refused) - 4} more" if len(refused) > 4 else "")
+            + f": undo it, or ask for it by --change_on_resume '[{', '.join(names)}]'"
+        )
+    return changed
+
+
+def _first_difference(saved: Mapping[str, list[int]], mine: Mapping[str, list[int]]) -> str:
+    for name in [*mine, *saved]:
+        if saved.get(name) != mine.get(name):
+            return f"tensor {name!r} is {saved.get(name, _ABSENT)} there and {mine.get(name, _ABSENT)} here"
+    return "its tensors are in another order"

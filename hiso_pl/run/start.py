@@ -1,0 +1,122 @@
+"""Where a run goes on from: the one question, answered once, before anything is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.ranks import environment, launch_store
+from hiso_pl.run import checkpoint
+from hiso_pl.run.folder import LEDGER, checkpoints, held_by_run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Start:
+    """Where a run begins or goes on.
+
+    Attributes:
+        root: The run's folder.
+        kind: ``fresh`` from round 0, ``checkpoint``, or ``ledger``: from the newest checkpoint or the initial weights,
+            by the records that follow.
+        path: The checkpoint.
+        content: What is gone on from, read once; of a ledger it is there when the ranks have met.
+        rounds: Rounds done there; how far a ledger leads only rank 0 knows.
+        owns_folder: Whether a run that the folder holds is this one's own, begun by an earlier attempt.
+    """
+
+    root: Path
+    kind: Literal["fresh", "checkpoint", "ledger"] = "fresh"
+    path: Path | None = None
+    content: Mapping[str, Any] | None = None
+    rounds: int = 0
+    owns_folder: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run goes on from something."""
+        return self.kind != "fresh"
+
+    @property
+    def source(self) -> str | None:
+        """What Lightning is told to load; ScalarStrategy gives it :attr:`content` for it."""
+        return None if self.kind == "fresh" else str(self.path or self.root / LEDGER)
+
+    def __str__(self) -> str:
+        """So far as all ranks must know it."""
+        if self.kind == "checkpoint":
+            return f"round {self.rounds}"
+        return "the ledger" if self.kind == "ledger" else "the start"
+
+
+def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None = None) -> Start:
+    """Finds out where a run goes on from.
+
+    Args:
+        root: The run's folder.
+        asked: A checkpoint's path, ``last`` for the newest in the folder or, for a fit, ``ledger``, or ``auto``: what a
+            restart by torchrun gets by itself, the newest checkpoint, the ledger if none can be read, or the start.
+        fitting: Whether rounds are to follow.
+        save_every: Rounds between two checkpoints.
+
+    Raises:
+        ValueError: If there is no such thing, or it cannot be read.
+    """
+    if not fitting:
+        return _checkpoint(root, asked) if asked is not None else Start(root)
+    began: str | None = "ckpt_path=auto" if asked == "auto" and held_by_run(root) else None
+    if launch_store.has_begun(str(root)):
+        began = "Restarted by torchrun"
+    if asked == "ledger":
+        return _ledger(root, began is not None)
+    if asked not in ("auto", "last", None) and began is None:
+        return _checkpoint(root, asked)
+    if asked in ("auto", None) and began is None:
+        return Start(root)
+    found = checkpoint.newest(root)
+    if found is None and _ledger_serves(root, asked, save_every):
+        why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
+        log.warning("%s: going on from the ledger, as %s.", began or root, why)
+        return _ledger(root, began is not None)
+    if found is None and asked == "last":
+        raise ValueError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
+    if found is None and asked not in ("auto", None):
+        found = Path(asked), checkpoint.read(asked)
+    if began is not None:
+        log.warning("%s: going on from %s.", began, found[0] if found else "the start, as nothing was saved")
+    if found is None:
+        return Start(root, owns_folder=True)
+    return Start(root, "checkpoint", *found, found[1]["global_step"], began is not None)
+
+
+def _checkpoint(root: Path, asked: str) -> Start:
+    found = checkpoint.newest(root) if asked == "last" else (Path(asked), checkpoint.read(asked))
+    if found is None:
+        raise ValueError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
+    return Start(root, "checkpoint", *found, found[1]["global_step"])
+
+
+def _ledger(root: Path, owns_folder: bool) -> Start:
+    rounds = 0
+    if environment.rank() == 0:  # the others may not see its folder
+        if not (root / LEDGER).is_file():
+            raise ValueError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
+        rounds = LedgerReader(root / LEDGER).rounds
+    return Start(root, "ledger", rounds=rounds, owns_folder=owns_folder)
+
+
+def _ledger_serves(root: Path, asked: str | None, save_every: int | None) -> bool:
+    """Whether to go on from the ledger where there is no checkpoint.
+
+    A restart before the first one was due computes those few rounds again, with their validations.
+    """
+    if not (root / LEDGER).is_file():
+        return False
+    if asked == "last" or not save_every or checkpoints(root):
+        return True
+    return LedgerReader(root / LEDGER).rounds >= save_every

@@ -1,0 +1,91 @@
+"""The command itself: parse, make, say what became of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiso_pl.cli import edge
+from hiso_pl.cli.parser import ConfigurationError, parse_settings
+from hiso_pl.ranks import environment, process
+from hiso_pl.small_language.folder import make
+from hiso_pl.zeroth_order.philox import check_seed
+
+log = logging.getLogger(__name__)
+
+THREADS = 1
+"""CPU threads of pretraining: sums over several threads depend on how many there are."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One small language model.
+
+    Args:
+        output: Folder to write. One that is there already, made with the same options, is left as it is.
+        steps: Steps of pretraining, each on 64 documents.
+        seed: Seed of the text, the initial weights and the order of the documents.
+
+    Raises:
+        ValueError: If an option cannot be.
+    """
+
+    output: str
+    steps: int = 600
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything is made."""
+        if not self.output:
+            raise ValueError("output='' must be a folder")
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+        check_seed(self.seed)
+
+
+def run(args: Sequence[str]) -> Path:
+    """Runs the command; its errors are reported by :func:`main`.
+
+    Args:
+        args: The arguments.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigurationError: If the command line cannot be understood.
+        ValueError: If something else is in the folder's place.
+    """
+    settings = parse_settings(
+        Settings,
+        "python -m hiso_pl.small_language",
+        "Makes a small language model offline: an OPT pretrained on made reviews and plain talk, its "
+        "tokenizer, and labelled sentences for training, validation and test that share no clause with what it read.",
+        args,
+    )
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"this is for one process, not {environment.world_size()}: leave torchrun out")
+    process.configure(THREADS, deterministic=True)
+    output = Path(settings.output).expanduser().resolve()
+    made = make(output, settings.steps, settings.seed)
+    log.info("The small language model is in %s%s.", settings.output, "" if made else ", made earlier")
+    return output
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+        args: The command line; that of the process if none is given.
+
+    Returns:
+        The exit status: 0 if the folder is there, 1 after an error, 2 for a command line that cannot be, 130 after an
+        interrupt.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("hiso_pl").setLevel(logging.INFO)
+    given = sys.argv[1:] if args is None else args
+    return edge.status_of(lambda: run(given), given)

@@ -1,0 +1,142 @@
+"""A round's work before the update: which losses this process evaluates, and what goes through the exchange."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hiso_pl.zeroth_order.interfaces import Exchange, Slots
+from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.plan import Plan, directional_weights
+from hiso_pl.zeroth_order.points import NO_DRIFT
+from hiso_pl.zeroth_order.probe import Probe
+from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.transform import Departure, Transform
+
+Scalars = NDArray[np.float32]
+
+
+class Work:
+    """Evaluates the slots of a round that are, wholly or in part, this process's own.
+
+    Args:
+        probe: What evaluates losses.
+        plan: What to probe.
+        losses: One for each own slot.
+        slots: Which slots these are.
+        exchange: What carries rows to all processes.
+        transform: What a client does to its scalars before they leave it.
+        before: The record of the round before.
+
+    Attributes:
+        exchange_s: Seconds spent in the exchange.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        plan: Plan,
+        losses: Sequence[Loss],
+        slots: Slots,
+        exchange: Exchange,
+        transform: Transform | None,
+        before: RoundRecord | None,
+    ) -> None:
+        self._probe = probe
+        self._plan = plan
+        self._losses = losses
+        self._slots = slots
+        self._exchange = exchange
+        self._transform = transform
+        self._before = before
+        self._withheld = transform is not None and transform.withholds_losses
+        self.exchange_s = 0.0
+
+    def alone(self) -> tuple[Scalars, Scalars]:
+        """Every slot is one process's: its scalars travel, and beside them, for the log, the loss it started from.
+
+        The loss stays where the transform withholds it.
+
+        At k = 0 all slots stand at the same x, so each displaced point is written once and every slot evaluated there.
+        Later each slot stands at its own local point, which is never stored: every probe is one pass from x.
+
+        Returns:
+            Scalars of every slot of the cohort, shape ``[m, tau, P]``, and their first losses, shape ``[m]``.
+        """
+        plan, own = self._plan, len(self._losses)
+        g = np.full((own, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
+        first = np.full(own, np.nan, dtype=np.float32)
+        every = range(len(plan.offsets))
+        if own:
+            values = self._probe.losses(self._losses, 0, NO_DRIFT, plan, every)
+            g[:, 0], first[:] = plan.scalars(values), plan.first_losses(values)
+        for k in range(1, plan.local_steps):
+            for i in range(own):
+                drift = directional_weights(g[i, :k], plan.directions)
+                if np.isfinite(drift).all():  # else the slot is out of the round whatever follows
+                    g[i, k] = plan.scalars(self._probe.losses(self._losses[i : i + 1], k, drift, plan, every))[0]
+        for i, slot in enumerate(self._slots.own):
+            g[i] = self._transformed(g[i], slot)
+        width = plan.local_steps * plan.directions
+        rows = g.reshape(own, width)
+        sent = self._send(rows if self._withheld else np.concatenate([rows, first[:, None]], axis=1))
+        first = np.full(len(sent), np.nan, dtype=np.float32) if self._withheld else sent[:, width]
+        return sent[:, :width].reshape(-1, plan.local_steps, plan.directions), first
+
+    def shared(self) -> tuple[Scalars, Scalars]:
+        """Processes share the probes of a slot: losses travel, and every process forms all scalars from them.
+
+        Later local steps depend on the scalars of earlier ones, so each takes an exchange.
+
+        Returns:
+            As :meth:`alone`.
+
+        Raises:
+            ValueError: If the transform withholds losses.
+        """
+        if self._withheld:
+            raise ValueError(
+                f"transform={self._transform!r} withholds losses, which travel where processes share a slot's probes: "
+                "data.spare_ranks must be idle"
+            )
+        plan, points = self._plan, len(self._plan.offsets)
+        size = self._probe.pass_size(points)
+        g = np.full((self._slots.size, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
+        first = np.full(self._slots.size, np.nan, dtype=np.float32)
+        for k in range(plan.local_steps):
+            rows = np.zeros((len(self._losses), points), dtype=np.float32)
+            for i, (slot, (place, of)) in enumerate(zip(self._slots.own, self._slots.shares, strict=True)):
+                # whole forward passes are dealt, where each takes several points
+                chosen = [j for j in range(points) if j // size % of == place]
+                drift = directional_weights(g[slot, :k], plan.directions) if k else NO_DRIFT
+                if not np.isfinite(drift).all():
+                    rows[i, chosen] = np.nan
+                elif chosen:
+                    rows[i, chosen] = self._probe.losses(self._losses[i : i + 1], k, drift, plan, chosen)[0]
+            values = self._send(rows)
+            g[:, k] = plan.scalars(values) + np.float32(0.0)  # as the exchange of scalars would: no -0.0
+            if k == 0:
+                first = plan.first_losses(values)
+        for slot in range(self._slots.size):
+            g[slot] = self._transformed(g[slot], slot)
+        return g, first
+
+    def _transformed(self, scalars: Scalars, slot: int) -> Scalars:
+        if self._transform is None:
+            return scalars
+        site = self._plan.sites[0]
+        sent = self._transform(scalars, Departure(site.seed, site.round, self._slots.clients[slot], self._before))
+        if not isinstance(sent, np.ndarray) or sent.shape != scalars.shape or sent.dtype != np.float32:
+            what = f"{sent.dtype} of shape {sent.shape}" if isinstance(sent, np.ndarray) else type(sent).__name__
+            raise ValueError(f"transform={self._transform!r} gave {what}, must give float32 of shape {scalars.shape}")
+        return sent
+
+    def _send(self, rows: Scalars) -> Scalars:
+        started = time.perf_counter()
+        every = self._exchange(torch.from_numpy(rows), self._slots).numpy()
+        self.exchange_s += time.perf_counter() - started
+        return every

@@ -1,0 +1,255 @@
+"""The method: one frozen description of all that the mathematics of a run depends on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
+from hiso_pl.zeroth_order.interfaces import MethodBase
+from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
+from hiso_pl.zeroth_order.part import Part, built
+from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
+from hiso_pl.zeroth_order.plan import Difference
+from hiso_pl.zeroth_order.points import Memory
+from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
+from hiso_pl.zeroth_order.schedule import Schedule
+from hiso_pl.zeroth_order.streams import Distribution
+from hiso_pl.zeroth_order.transform import Transform
+from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
+from hiso_pl.zeroth_order.watching import check_compiled
+
+PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
+    "preconditioner": ("preconditioner", Preconditioner, True),
+    "update_rule": ("update_rule", UpdateRule, True),
+    "transform": ("transform", Transform, False),
+    "aggregation": ("aggregation", Aggregation, True),
+    "mu_schedule": ("schedule", Schedule, False),
+    "num_directions_schedule": ("schedule", Schedule, False),
+}
+"""The fields that are parts: kind, class, and whether there must be one."""
+APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
+"""The fields that the update of a given record depends on: replay needs no others."""
+CARRIED = ("memory", "backend")
+"""The fields that say how a round is carried out: the bits are the same whatever they are."""
+
+
+@dataclass(frozen=True, init=False)
+class Method(MethodBase):
+    """HiSo by default; with ``Identity`` for a preconditioner it is DeComFL.
+
+    Args:
+        lr: Learning rate eta. A torch scheduler may move it.
+        mu: Size of the displacements.
+        num_directions: Directions P probed in a local step.
+        local_steps: Local steps tau of a client in a round.
+        difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
+        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
+        preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
+            the controls.
+        update_rule: What is done with the round's direction.
+        transform: What a client does to its scalars before they leave it; nothing if null.
+        aggregation: How the cohort's scalars are combined.
+        mu_schedule: How mu follows the round; constant if null.
+        num_directions_schedule: How P follows the round, rounded to an integer; constant if null.
+        compute_dtype: What the forward passes of probes compute in, ``float32``, ``bfloat16`` or ``float16``;
+            displaced weights are written in it, x and H stay fp32, and the loss must be computed from fp32 logits.
+        directions_per_forward: Points evaluated in one forward pass, where a small part of a network is trained;
+            ``auto`` decides by that part's size. Other numbers give the same scalars up to rounding.
+        memory: ``fast`` keeps one more copy of the trainable parameters for displaced points; ``low`` displaces the
+            weights of each operator while it runs, and does so again for every client. Both give the same bits.
+        backend: Kernels: ``auto``, ``reference``, ``numba``, ``triton`` or ``torch``. All give the same bits.
+
+    Raises:
+        ValueError: If an option cannot be.
+    """
+
+    lr: float
+    mu: float
+    num_directions: int
+    local_steps: int
+    difference: Difference
+    distribution: Distribution
+    preconditioner: Preconditioner
+    update_rule: UpdateRule
+    transform: Transform | None
+    aggregation: Aggregation
+    mu_schedule: Schedule | None
+    num_directions_schedule: Schedule | None
+    compute_dtype: ComputeDtype
+    directions_per_forward: int | Literal["auto"]
+    memory: Memory
+    backend: Backend
+
+    # written out, as LightningCLI shows the defaults that stand in a signature, options of parts included
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        mu: float = 1e-3,
+        num_directions: int = 5,
+        local_steps: int = 1,
+        difference: Difference = "forward",
+        distribution: Distribution = "normal",
+        preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
+        update_rule: UpdateRule = Sgd(),  # noqa: B008
+        transform: Transform | None = None,
+        aggregation: Aggregation = Mean(),  # noqa: B008
+        mu_schedule: Schedule | None = None,
+        num_directions_schedule: Schedule | None = None,
+        compute_dtype: ComputeDtype = "float32",
+        directions_per_forward: int | Literal["auto"] = 1,
+        memory: Memory = "fast",
+        backend: Backend = "auto",
+    ) -> None:
+        given = locals()
+        for field in fields(self):
+            object.__setattr__(self, field.name, given[field.name])
+        if isinstance(lr, Tensor):
+            object.__setattr__(self, "lr", float(lr))
+        self._check()
+
+    def _check(self) -> None:
+        if not (self.lr >= 0.0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr={self.lr} must be finite and not negative")
+        if not (self.mu > 0.0 and math.isfinite(self.mu)):
+            raise ValueError(f"mu={self.mu} must be finite and positive")
+        check_count("num_directions", self.num_directions, MAX_DIRECTIONS)
+        check_count("local_steps", self.local_steps, MAX_LOCAL_STEPS)
+        check_choices(
+            difference=self.difference,
+            distribution=self.distribution,
+            backend=self.backend,
+            memory=self.memory,
+            compute_dtype=self.compute_dtype,
+        )
+        check_directions_per_forward(self.directions_per_forward, self.memory)
+        for name, (_, kind, needed) in PARTS.items():
+            part = getattr(self, name)
+            if not isinstance(part, kind) and (needed or part is not None):
+                raise ValueError(f"{name}={part!r} must be a {kind.__name__}")
+
+    def check_network(self, network: nn.Module) -> None:
+        """See :class:`MethodBase`."""
+        check_compiled(network, self.memory, self.directions_per_forward)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What forward passes compute in."""
+        return DTYPES[self.compute_dtype]
+
+    @property
+    def lean(self) -> bool:
+        """Whether no whole copy of the weights is to be made."""
+        return self.memory == "low"
+
+    @property
+    def withholds_losses(self) -> bool:
+        """Whether clients' losses stay with them."""
+        return self.transform is not None and self.transform.withholds_losses
+
+    def mu_at(self, round: int) -> float:
+        """The size of the displacements in a round.
+
+        Raises:
+            ValueError: If the schedule gives none that can be.
+        """
+        mu = self.mu if self.mu_schedule is None else float(self.mu_schedule(self.mu, round))
+        if not (mu > 0.0 and math.isfinite(mu)):
+            raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
+        return mu
+
+    def directions_at(self, round: int) -> int:
+        """The number of directions P in a round.
+
+        Raises:
+            ValueError: If the schedule gives none that can be.
+        """
+        if self.num_directions_schedule is None:
+            return self.num_directions
+        directions = math.floor(self.num_directions_schedule(self.num_directions, round) + 0.5)
+        check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
+        return directions
+
+    # As data, for files
+
+    def as_data(self) -> dict[str, Any]:
+        """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
+        return {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
+
+    @classmethod
+    def applying(cls, data: Mapping[str, Any], mine: Method | None = None) -> Method:
+        """What applies the records of a run, by the data in its file; what is absent has its default.
+
+        Only registered parts are built. Where a part is another's, ``mine`` must have it.
+
+        Args:
+            data: From :meth:`as_data`; it may come from anyone.
+            mine: A method that the user has named, which must be that of the data where records depend on it.
+
+        Raises:
+            ValueError: If the data are no method, this version cannot compute it, or ``mine`` is another.
+        """
+        check_data(data)
+        if mine is not None:
+            differing = mine.differing(data)
+            if differing is not None:
+                raise ValueError(differing)
+            return mine
+        plain = {name: data[name] for name in APPLIED if name in data}
+        for name, value in plain.items():
+            if name in PARTS:
+                try:
+                    plain[name] = built(PARTS[name][0], value)
+                except ValueError as error:
+                    raise ValueError(f"{error}; a part of your own is named by --method CONFIG") from error
+        return cls(**plain)
+
+    def differing(self, data: Mapping[str, Any]) -> str | None:
+        """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
+        mine, default = self.as_data(), Method().as_data()
+        for name in APPLIED:
+            there, here = (_filled(name, value) for value in (data.get(name, default[name]), mine[name]))
+            if there != here:
+                return f"{name} is {there} there and {here} here"
+        return None
+
+
+def _filled(name: str, value: Any) -> Any:
+    """A field's data with the defaults of options that are absent; of a part that is not registered, as it is."""
+    try:
+        return built(PARTS[name][0], value).as_data() if name in PARTS else value
+    except ValueError:
+        return value
+
+
+def check_data(data: Any) -> None:
+    """Refuses what is no method's data, as far as can be said without building a part.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"method is {type(data).__name__}, must be a mapping")
+    names = {field.name for field in fields(Method)} - set(CARRIED)
+    for name, value in data.items():
+        if name not in names:
+            raise ValueError(f"method has {str(name)[:80]!r}, which this version does not know")
+        if name not in PARTS or (value is None and not PARTS[name][2]):
+            continue
+        if not isinstance(value, Mapping) or [type(v) for v in value.values()] != [dict]:
+            raise ValueError(f"method.{name} must be one name with a mapping of its options, not {str(value)[:80]}")
+        for key, option in next(iter(value.values())).items():
+            if isinstance(option, Mapping):
+                raise ValueError(f"method.{name}.{str(key)[:80]}={str(option)[:80]} must be a number, text or null")
+    check_choices(**{name: data[name] for name in ("difference", "distribution", "compute_dtype") if name in data})
+    steps = data.get("local_steps", 1)
+    if type(steps) is not int:
+        raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")
+    check_count("method.local_steps", steps, MAX_LOCAL_STEPS)

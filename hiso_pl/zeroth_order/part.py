@@ -1,0 +1,94 @@
+"""Parts: the exchangeable pieces of a method, and the one registry in which each kind is found by name.
+
+A part is a class of its own in a file of its own, and is registered by the one line with which its room imports it.
+Nothing else needs to know its name. A part from outside the package is used by its ``class_path``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+ROOMS: Mapping[str, str] = {
+    "preconditioner": "hiso_pl.zeroth_order.preconditioner",
+    "update_rule": "hiso_pl.zeroth_order.update_rule",
+    "transform": "hiso_pl.federation.scalars",
+    "aggregation": "hiso_pl.federation.aggregation",
+    "schedule": "hiso_pl.zeroth_order.schedule",
+}
+"""Where the parts of each kind are, by the name of the kind."""
+
+
+class Part:
+    """A piece of a method. Its constructor's arguments are its options, and each is kept under its own name.
+
+    Two parts are equal if they are of one class and have equal options.
+    """
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name.
+
+        Raises:
+            ValueError: If one is not kept under its name, so that nobody could say what this part computes.
+        """
+        names = [] if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
+        for name in names:
+            if not hasattr(self, name):
+                raise ValueError(f"{type(self).__name__} must keep its option {name!r} under that very name")
+        return {name: getattr(self, name) for name in names}
+
+    def as_data(self) -> dict[str, Any]:
+        """Name and options: ``{name: options}``. A registered class goes by its own name, another by its full one."""
+        return {name_of(type(self)): self.options}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.options == other.options  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+
+def known(kind: str) -> dict[str, type[Part]]:
+    """The registered parts of a kind, by name."""
+    room = vars(import_module(ROOMS[kind]))
+    return {name: value for name, value in room.items() if _is_part(value) and not name.startswith("_")}
+
+
+def name_of(part: type[Part]) -> str:
+    """What a class is called in files: its name if it is registered, or else its module and name."""
+    if any(known(kind).get(part.__name__) is part for kind in ROOMS):
+        return part.__name__
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+def built(kind: str, data: Any) -> Part:
+    """A registered part from its data, which may come from anyone.
+
+    Options that are not in the data have their defaults.
+
+    Raises:
+        ValueError: If it is none, or has an option that cannot be.
+    """
+    if not isinstance(data, Mapping) or len(data) != 1:
+        raise ValueError(f"{kind} must be one name with its options, not {str(data)[:80]}")
+    (name, options), classes = next(iter(data.items())), known(kind)
+    if name not in classes:
+        raise ValueError(f"{kind}={str(name)[:80]!r} is not one of {', '.join(classes)}")
+    parameters = inspect.signature(classes[name]).parameters
+    for key, value in options.items() if isinstance(options, Mapping) else [("", options)]:
+        if key not in parameters:
+            raise ValueError(f"{kind} {name} has no option {str(key)[:80]!r}")
+        wanted = type(parameters[key].default)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise ValueError(f"{kind}.{key}={str(value)[:80]} must be a {wanted.__name__}")
+    return classes[name](**options)
+
+
+def _is_part(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Part) and value is not Part and not inspect.isabstract(value)

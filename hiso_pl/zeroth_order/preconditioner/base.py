@@ -1,0 +1,132 @@
+r"""Preconditioners: what is known of the curvature, shared by all ranks, rebuilt from the aggregated scalars.
+
+Directions are drawn as :math:`z = H^{-1/2} u`. After a round H follows the squares of the estimated gradient
+:math:`D_k = \frac1P \sum_p \hat g_{k,p} z_{k,p}`:
+
+.. math:: H_{r+1} = \max\big((1-\nu) H_r + \nu (D_{\tau-1}^2 + \epsilon),\ \mathrm{floor}\big)
+
+One that divides elementwise by a square root runs inside the kernels and only says how H advances; a structured one
+overrides :meth:`Preconditioner.divide` as well and goes by buffer.
+
+Source: HiSo, arXiv 2506.02370, section 4.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hiso_pl.zeroth_order.kernels import Decay
+from hiso_pl.zeroth_order.kernels.torch_ops import sqrt
+from hiso_pl.zeroth_order.part import Part
+from hiso_pl.zeroth_order.tensors import Target
+
+
+class Preconditioner(Part, ABC):
+    """H of each tensor, or of several together.
+
+    Attributes:
+        structured: Whether :meth:`divide` is overridden, so that directions go by buffer and not through the kernels.
+        uses_squares: Whether H advances by the sums of squares of D, in :meth:`advance_by_squares`.
+    """
+
+    structured: ClassVar[bool] = False
+    uses_squares: ClassVar[bool] = False
+
+    def owners(self, targets: Sequence[Target]) -> Sequence[int]:
+        """For each tensor the position of the one whose H it has: its own, unless several tensors share one.
+
+        A shared H has one element, and advances by the sums of squares.
+        """
+        return range(len(targets))
+
+    @abstractmethod
+    def initial(self, parameter: Tensor, target: Target) -> Tensor | None:
+        """H_0 of an owner: fp32, of the tensor's shape or of one element (any if structured); None stores nothing.
+
+        Args:
+            parameter: The tensor.
+            target: What else is known of it.
+        """
+
+    @property
+    def decay(self) -> Decay | None:
+        """The elementwise moving average that the update kernel applies in its one pass, if that is how H advances."""
+        return None
+
+    def divide(self, values: Tensor, hessian: Tensor | None) -> Tensor:
+        r"""Returns :math:`H^{-1/2}` times ``values``, both of the parameter's shape."""
+        if hessian is None:
+            return values
+        # one number of H, a tensor of one dimension, would make one of none alike
+        return (values / sqrt(hessian)).view(values.shape)
+
+    def advance(self, hessian: Tensor | None, steps: Sequence[Tensor], target: Target) -> None:
+        """Advances one tensor's H in place, given D_0 to D_{tau-1} of the parameter's shape.
+
+        Called where neither :attr:`decay` nor :attr:`uses_squares` says how, or where the update went by buffer.
+
+        Args:
+            hessian: H of the tensor.
+            steps: D of each local step.
+            target: The tensor and the round.
+        """
+        if hessian is None or self.decay is None:
+            return
+        nu, eps, floor, every_step = self.decay
+        # each constant is rounded to fp32 by torch once; each line is one rounding, as in the kernels
+        for d in steps if every_step else steps[-1:]:
+            fresh = d * d
+            fresh = fresh + float(np.float32(eps))
+            fresh = fresh * float(np.float32(nu))
+            moved = hessian * float(np.float32(1.0 - nu)) + fresh
+            hessian.copy_(torch.where(moved < float(np.float32(floor)), float(np.float32(floor)), moved))
+
+    def advance_by_squares(
+        self, hessians: Sequence[Tensor | None], squares: NDArray[np.float64], targets: Sequence[Target]
+    ) -> None:
+        """Advances every H in place.
+
+        Args:
+            hessians: H of each tensor; the same one where tensors share it.
+            squares: The sums of squares of D, shape ``[tensors, tau]``.
+            targets: The tensors and the round.
+        """
+
+
+class MovingAverage(Preconditioner):
+    """What preconditioners have in common whose H is a moving average of squares.
+
+    Args:
+        nu: Weight of a round's square in the moving average.
+        eps: Added to the square.
+        floor: Smallest value of H. With eps = floor = 0 H can decay without bound while scalars are small, which
+            multiplies both the step and the effective mu.
+        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
+    """
+
+    def __init__(
+        self,
+        nu: float = 0.05,
+        eps: float = 1e-8,
+        floor: float = 1e-8,
+        hessian_update: Literal["last", "all"] = "last",
+    ) -> None:
+        if not 0.0 <= nu <= 1.0:
+            raise ValueError(f"nu={nu} must be in [0, 1]")
+        if not (eps >= 0.0 and np.isfinite(eps)):
+            raise ValueError(f"eps={eps} must be finite and not negative")
+        if not (floor >= 0.0 and np.isfinite(floor)):
+            raise ValueError(f"floor={floor} must be finite and not negative")
+        if hessian_update not in ("last", "all"):
+            raise ValueError(f"hessian_update={hessian_update!r} must be 'last' or 'all'")
+        self.nu = nu
+        self.eps = eps
+        self.floor = floor
+        self.hessian_update = hessian_update

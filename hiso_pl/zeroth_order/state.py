@@ -1,0 +1,202 @@
+"""What a round moves: x, H and a rule's state, from one record to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hiso_pl.zeroth_order.digest import StateTensor, in_order
+from hiso_pl.zeroth_order.kernels import Kernels, select
+from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.options import check_same_shapes
+from hiso_pl.zeroth_order.philox import check_seed
+from hiso_pl.zeroth_order.plan import directional_weights
+from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.streams import Site, check_numel
+from hiso_pl.zeroth_order.tensors import Target, check_finite
+from hiso_pl.zeroth_order.update import Update
+
+
+class AppliedRecords(Optimizer):
+    """x, H and a rule's state after the records applied so far, with the round that comes next.
+
+    Args:
+        params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams.
+        method: What a round computes.
+        seed: The 64-bit seed of the directions.
+
+    Attributes:
+        record: The last record applied.
+
+    Raises:
+        ValueError: If a parameter is not fp32, or there is more than one group of them.
+    """
+
+    def __init__(self, params: Iterable[Any], method: Method, seed: int) -> None:
+        self.method = method
+        defaults = {
+            "lr": method.lr,
+            "seed": check_seed(seed),
+            "distribution": method.distribution,
+            "round": 0,
+            "applied": 0,
+        }
+        super().__init__(params, defaults)
+        if len(self.param_groups) != 1:
+            raise ValueError(f"{len(self.param_groups)} parameter groups given; one H and one lr serve all: give one")
+        self.record: RoundRecord | None = None
+        self._intact = True
+        self._selected: Kernels | None = None
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if parameter.dtype != torch.float32:
+                raise ValueError(
+                    f"parameter {name!r} is {parameter.dtype}; masters are fp32: load the model in float32"
+                )
+            check_numel(parameter.numel(), name)
+        self._create_state()
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        return self.param_groups[0]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trainable parameters, in tensor order."""
+        return cast("list[Tensor]", self._group["params"])
+
+    @property
+    def names(self) -> list[str]:
+        """Their names; numbers where none were given."""
+        return self._group.get("param_names") or [f"parameter {i}" for i in range(len(self.parameters))]
+
+    @property
+    def round(self) -> int:
+        """The round that comes next."""
+        return int(self._group["round"])
+
+    @property
+    def hessians(self) -> list[Tensor | None]:
+        """H for each tensor; the same tensor where several share one."""
+        return [self.state[self.parameters[owner]].get("hessian") for owner in self._owners]
+
+    @property
+    def stored_hessians(self) -> list[Tensor]:
+        """H where stored, each once, in tensor order."""
+        return [state.value for state in self.tensors() if state.kind == "hessian"]
+
+    def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {kind: value for kind, value in self.state[parameter].items() if kind != "hessian"}
+
+    def _targets(self) -> list[Target]:
+        pairs = enumerate(zip(self.names, self.parameters, strict=True))
+        return [Target(t, name, tuple(p.shape), self.round, self._group["applied"]) for t, (name, p) in pairs]
+
+    def tensors(self) -> list[StateTensor]:
+        """x, H and the rule's state, each tensor once, in the order that digests and checksums have."""
+        return in_order(self.names, self.parameters, [self.state[p] for p in self.parameters])
+
+    def _create_state(self) -> None:
+        preconditioner, targets = self.method.preconditioner, self._targets()
+        self._owners = list(preconditioner.owners(targets))
+        for t, (parameter, target) in enumerate(zip(self.parameters, targets, strict=True)):
+            hessian = preconditioner.initial(parameter, target) if self._owners[t] == t else None
+            if hessian is not None:
+                self.state[parameter]["hessian"] = hessian
+            rule_state = self.method.update_rule.initial(parameter, target)
+            if rule_state.keys() & {"x", "hessian"}:
+                raise ValueError(f"update_rule={self.method.update_rule!r} must not call its state x or hessian")
+            self.state[parameter].update(rule_state)
+        if self._owners != list(range(len(targets))) and not preconditioner.uses_squares:
+            raise ValueError(f"preconditioner={preconditioner!r} shares an H between tensors: it must use squares")
+
+    def _sites(self, round: int) -> list[Site]:
+        seed = self._group["seed"]
+        return [Site(seed, self.method.distribution, t, round) for t in range(len(self.parameters))]
+
+    def _kernels(self) -> Kernels:
+        if self._selected is None:
+            devices = {p.device for p in self.parameters}
+            if len(devices) != 1:
+                raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
+            self._selected = select(self.method.backend, devices.pop())
+        return self._selected
+
+    @torch.no_grad()
+    def apply(self, record: RoundRecord) -> None:
+        """Moves x and H from one round to the next: a function of x, H and the record alone.
+
+        This is the only code that changes them. Training, replay and catching up all call it.
+
+        Args:
+            record: The record of the round that comes next.
+
+        Raises:
+            ValueError: If the record is of another round.
+            RuntimeError: If an earlier update was broken off, so that the state is of no round.
+            NotFiniteError: If the update leads to a state that is not finite; then it is of no round.
+        """
+        self._check_intact()
+        if record.round != self.round:
+            raise ValueError(f"record of round {record.round} given, round {self.round} comes next")
+        self._intact = False  # until the last tensor is done: a state in between is never written
+        if not record.empty:
+            self._update(record)
+            check_finite(self.tensors(), record)
+            self._group["applied"] += 1
+        self.record = record
+        self._group["round"] = record.round + 1
+        self._intact = True
+
+    def _update(self, record: RoundRecord) -> None:
+        step = Update(
+            kernels=self._kernels(),
+            preconditioner=self.method.preconditioner,
+            rule=self.method.update_rule,
+            weights=directional_weights(record.scalars, record.scalars.shape[1]),
+            lr=record.lr,
+        )
+        states = [self._rule_state(p) for p in self.parameters]
+        step.run(self.parameters, self.hessians, states, self._sites(record.round), self._targets())
+
+    # Checkpoints
+
+    def _check_intact(self) -> None:
+        if not self._intact:
+            raise RuntimeError(
+                f"the update of round {self.round} was broken off, so x and H are of no round: go on from a checkpoint"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last round.
+
+        Raises:
+            RuntimeError: If an update was broken off.
+        """
+        self._check_intact()
+        state = super().state_dict()
+        # what a transform is told of must be known to a resumed run as well
+        state["param_groups"][0]["record"] = None if self.record is None else self.record.as_data()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores H, the rule's state, the round, its record and the learning rate; the options stay as configured.
+
+        Raises:
+            ValueError: If the state is of another model, seed or distribution of directions.
+        """
+        configured, saved = dict(self._group), state_dict["param_groups"][0]
+        for key in ("seed", "distribution"):
+            if saved.get(key) != configured[key]:
+                raise ValueError(
+                    f"{key}={configured[key]!r} configured, but the state was made with {saved.get(key)!r}"
+                )
+        for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
+            check_same_shapes(name, state_dict["state"].get(i, {}), self.state[parameter])
+        super().load_state_dict(state_dict)
+        record = self._group.pop("record", None)
+        self.record = None if record is None else RoundRecord.of_data(record)
+        self._intact = True

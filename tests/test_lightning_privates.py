@@ -1,0 +1,72 @@
+"""What Lightning keeps to itself and this package rests on is there, and is touched in one file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.strategies import DDPStrategy
+
+import hiso_pl
+
+PACKAGE = Path(hiso_pl.__file__).parent
+HOME = PACKAGE / "lightning_privates.py"
+NOT_LIGHTNINGS = {"_exit", "_run_exitfuncs", "_opt_called"}  # os's, atexit's, torch's
+
+
+def private_attributes(path: Path) -> set[str]:
+    """Names with one underscore in front that a file takes from anything but an object of its own class."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        and not isinstance(node.value, ast.Call)  # super()
+    }
+
+
+def test_they_are_touched_in_one_file():
+    users = [path for path in PACKAGE.rglob("*.py") if "lightning.pytorch" in path.read_text() and path != HOME]
+    assert {path.name: found for path in users if (found := private_attributes(path) - NOT_LIGHTNINGS)} == {}
+
+
+def test_they_are_there():
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    loop, connector = trainer.fit_loop, trainer._logger_connector
+    found = {
+        "_signal_connector": callable(trainer._signal_connector.register_signal_handlers),
+        "_broadcast_sigterm_tensor": callable(loop.epoch_loop._broadcast_sigterm_tensor),
+        "_skip_next_val": loop.epoch_loop._skip_next_val is False,
+        "_batches_that_stepped": loop.epoch_loop._batches_that_stepped == 0,
+        "_restarting": loop._restarting is False,
+        "_logger_connector": connector is not None,
+        "_first_loop_iter": hasattr(connector, "_first_loop_iter"),
+    }
+    assert all(found.values()), found
+    assert set(found) == private_attributes(HOME)
+    assert type(loop) is _FitLoop
+    assert loop.epoch_loop.val_loop.restarting is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [  # overridden in subclasses, or called by them
+        (DDPStrategy, ("_configure_launcher", "_get_process_group_backend", "_setup_model")),
+        (LightningCLI, ("_parse_ckpt_path", "_parser", "_prepare_subcommand_kwargs")),
+        (TQDMProgressBar, ("_should_update",)),
+    ],
+)
+def test_what_subclasses_override_is_there(kind, names):
+    assert [name for name in names if not callable(getattr(kind, name, None))] == []
+
+
+def test_what_the_strategy_reads_of_its_base_is_there():
+    strategy = DDPStrategy(process_group_backend="gloo")
+    assert (strategy._process_group_backend, strategy._timeout.total_seconds()) == ("gloo", 1800.0)
