@@ -19,6 +19,12 @@ def leave_signals_alone(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
 
+def deals_again(trainer: Trainer) -> bool:
+    """Whether the trainer would deal the batches of a loader, which are dealt to the ranks already, once more."""
+    connector = getattr(trainer, "_accelerator_connector", None)
+    return bool(getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False))
+
+
 def end_after_this_round(trainer: Trainer) -> None:
     """Ends a fit without a validation; ``trainer.should_stop`` would validate, and would wait for ``min_steps``."""
     trainer.fit_loop.epoch_loop.max_steps = trainer.global_step

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from hiso_pl.cli.parser import Answered, ConfigurationError, without_union
-from hiso_pl.errors import RunError, one_line
+from hiso_pl.cli.parser import Answered, ConfigurationError, as_said
+from hiso_pl.errors import RunError
 from hiso_pl.ranks import environment, launch_store, process
 from hiso_pl.run.folder import traceback_path
 
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 EXPLAINED = (ValueError, OSError, RunError, MisconfigurationException, MemoryError, torch.OutOfMemoryError)
 """Errors whose message says what is wrong; of others the class is told as well, and where they came from."""
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
-LIMIT = 600  # characters of a line, which a terminal still shows at a glance
 INTERRUPTED = 130
 
 _folder: Path | None = None
@@ -93,7 +92,7 @@ LOST = "lost contact with another rank, which has ended or hangs: see its own li
 
 def _words(error: BaseException) -> str:
     """What is said of an error."""
-    message = one_line(without_union(str(error)) or error, LIMIT)
+    message = as_said(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, RuntimeError) and not isinstance(error, RunError) and re.search(PEER_LOST, message):

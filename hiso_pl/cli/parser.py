@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from hiso_pl.errors import one_line
+
 T = TypeVar("T")
 
 
@@ -38,7 +40,7 @@ class Parser(LightningArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
-        raise ConfigurationError(message) from ex
+        raise ConfigurationError(as_said(message)) from ex
 
 
 def add_traceback(parser: ArgumentParser) -> None:
@@ -51,16 +53,16 @@ def add_traceback(parser: ArgumentParser) -> None:
     )
 
 
-def without_union(message: str) -> str:
-    """What is wrong with an option that may be null: a union to the parser, which reports each member's complaint."""
-    found = re.match(
-        r"(?P<key>.*?)Does not validate against any of the Union subtypes.*?Errors:\s+- (?P<what>.*)",
-        message,
-        re.DOTALL,
-    )
-    if not found:
-        return message
-    return found["key"] + re.split(r"\s- Expected a <class 'NoneType'>|\sGiven value type:", found["what"])[0]
+def as_said(message: object) -> str:
+    """An error's message on a line that a terminal shows at a glance.
+
+    An option that may be null is a union to the parser, which reports each member's complaint; one of them is kept.
+    """
+    line = one_line(message, 1 << 16)
+    found = re.match(r"(.*?)Does not validate against any of the Union subtypes.*?Errors: - (.*)", line)
+    if found:
+        line = found[1] + re.split(r" - Expected a <class 'NoneType'>| Given value type:", found[2])[0]
+    return one_line(line, 600)
 
 
 def parse_settings(

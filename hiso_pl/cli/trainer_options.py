@@ -244,7 +244,7 @@ def _fit_to_launch(trainer: Namespace) -> None:
     local = environment.local_world_size()
     environment.check_launch(None if len(named) in range(1, local + 1) else count, trainer.num_nodes)
     trainer.num_nodes = max(1, environment.world_size() // local)
-    if count is None:
+    if not named:
         trainer.devices = min(gpus, local) if gpus else local
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -41,14 +41,3 @@ def together() -> Iterator[None]:
     for message in said:
         if message is not None:
             raise ValueError(message)
-
-
-def refuse_dealing_again(trainer: Any) -> None:
-    """Refuses a trainer that would deal what has been dealt to the ranks already.
-
-    Raises:
-        ValueError: If it would.
-    """
-    connector = getattr(trainer, "_accelerator_connector", None)
-    if getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False):
-        raise ValueError("trainer.use_distributed_sampler=True must be false, as rounds are already dealt to ranks")

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hiso_pl.data.agreement import refuse_dealing_again, tell, together
+from hiso_pl.data.agreement import tell, together
 from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_split
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.ownership import Ownership, apart, divided
 from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
 from hiso_pl.federation.cohort import resolve_hosting
 from hiso_pl.federation.partition import IID, Indices, Partition
+from hiso_pl.lightning_privates import deals_again
 from hiso_pl.zeroth_order.philox import check_seed
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,10 @@ class FederatedDataModule(LightningDataModule, ABC):
                 raise failure
             if stage in (None, "fit"):
                 resolve_hosting(self.hosting, self.clients, self._place()[1])
-            refuse_dealing_again(self.trainer)
+            if self.trainer is not None and deals_again(self.trainer):
+                raise ValueError(
+                    "trainer.use_distributed_sampler=True must be false: rounds are dealt to ranks already"
+                )
             if not loaded:
                 splits = self.load()
                 check_split("training", splits.train)

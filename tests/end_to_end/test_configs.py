@@ -140,7 +140,7 @@ def parse():
     patch.setattr(cli, "FederatedCLI", Stopped)
     try:
         with pytest.raises(Parsed) as caught:
-            cli.main(["fit"])
+            cli._run(["fit"])
     finally:
         patch.undo()
     (parser,) = caught.value.args
