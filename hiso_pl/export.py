@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -66,7 +65,8 @@ class Settings:
         output: Folder to write. It must not exist, or be empty.
         ckpt_path: Checkpoint of the run; ``last`` is the newest in the folder ``trainer.default_root_dir``.
         merge: Whether to write the whole model with the adapter merged into it, instead of the adapter alone.
-        dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored.
+        dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored
+            (before version 5 of transformers only if told ``dtype="auto"``).
         overwrite: Whether a folder that an earlier export wrote is replaced, with all it holds.
         tokenizer: Folder or hub name of the tokenizer. If null, that of the run's data, or else the model's.
 
@@ -217,7 +217,7 @@ def run(args: Sequence[str]) -> Path:
         "dtype": settings.dtype,
         "base_model": {"name": network.pretrained, "revision": network.revision},
         "method": METHOD,
-        "versions": {**versions.package_versions(), "peft": metadata.version("peft")},
+        "versions": versions.package_versions(),
     }
     with replacing(output) as folder:
         save(network, tokenizer, folder, kind, DTYPES[settings.dtype])

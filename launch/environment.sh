@@ -1,4 +1,4 @@
-# The Python environment of this clone: made when missing, brought up to date when pyproject.toml changed.
+# The Python environment of this clone: made when missing, brought up to date when pyproject.toml or the pins changed.
 #
 # Usage: source launch/environment.sh          (the other scripts of this folder do)
 #
@@ -11,6 +11,8 @@
 #   HISO_PL_PYTHON   the Python to make the environment with (default: the first of python3, python3.13 ... python3.10
 #                    that is 3.10 to 3.13)
 #   HISO_PL_VENV     where the environment is or shall be (default: .venv in the repository's root)
+#   HISO_PL_CONSTRAINTS   which versions are installed: a file for pip's -c (default: launch/constraints.txt, what the tests
+#                    last passed with), `none` for the newest that pyproject.toml allows, `oldest` for its lower ends
 #
 # Options of the shell are left as they are, and nothing exits: a person may source this file too.
 # shellcheck shell=bash disable=SC2034
@@ -43,14 +45,26 @@ _hiso_pl_find_python() {
     return 1
 }
 
-# What the environment was installed from; another clone, place or pyproject.toml makes another stamp.
+# The constraints for pip; from pyproject.toml its lines "NAME>=VERSION", as NAME==VERSION.
+_hiso_pl_pins() {
+    local pins="${HISO_PL_CONSTRAINTS:-$root/launch/constraints.txt}"
+    case "$pins" in
+        none) ;;
+        oldest) sed -nE 's/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+)[^";]*(;[^"]*)?".*/\1==\3\4/p' "$root/pyproject.toml" ;;
+        *) cat -- "$pins" ;;
+    esac
+}
+
+# What the environment was installed from; another clone, place, pyproject.toml or pin makes another stamp.
 _hiso_pl_stamp() {
-    printf '# installed from %s\n' "$root"
+    printf '# installed from %s with constraints:\n' "$root"
+    _hiso_pl_pins || return 1
     cat "$root/pyproject.toml"
 }
 
 _hiso_pl_prepare() {
     local venv="$1" stamp="$1/hiso_pl-installed.toml" log="$1/hiso_pl-install.log" base status=0
+    local pins="$1/hiso_pl-constraints.txt" newest=()
     if [[ -x "$venv/bin/python" ]] && _hiso_pl_stamp | cmp -s - "$stamp"; then
         return 0
     fi
@@ -75,10 +89,14 @@ _hiso_pl_prepare() {
         return 1
     fi
     _hiso_pl_say "installing hiso_pl and what it needs into $venv (minutes the first time; log: $log)"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -e "${root}[test]" >"$log" 2>&1 || status=$?
+    [[ "${HISO_PL_CONSTRAINTS:-}" != none ]] || newest=(--upgrade --upgrade-strategy eager)
+    _hiso_pl_pins >"$pins"
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input ${newest[@]+"${newest[@]}"} -c "$pins" \
+        -e "${root}[test]" >"$log" 2>&1 || status=$?
     if ((status != 0)); then
         tail -n 5 "$log" >&2
-        _hiso_pl_say "pip install failed with status $status; the whole log is in $log"
+        _hiso_pl_say "pip install failed with status $status; the whole log is in $log (where a pinned version cannot be" \
+            "had, HISO_PL_CONSTRAINTS=none goes without)"
         return 1
     fi
     _hiso_pl_stamp >"$stamp"
@@ -104,6 +122,10 @@ _hiso_pl_prepare_alone() {
 _hiso_pl_environment() {
     local venv="${HISO_PL_VENV:-$root/.venv}"
     [[ "$venv" == /* ]] || venv="$PWD/$venv"
+    if ! _hiso_pl_pins >/dev/null; then
+        _hiso_pl_say "HISO_PL_CONSTRAINTS=${HISO_PL_CONSTRAINTS:-} must be a file that can be read, none or oldest"
+        return 1
+    fi
     # The common case first: nothing to do, nothing to lock (and the folder may be read-only).
     if ! { [[ -x "$venv/bin/python" ]] && _hiso_pl_stamp | cmp -s - "$venv/hiso_pl-installed.toml"; }; then
         _hiso_pl_prepare_alone "$venv" || return 1

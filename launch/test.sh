@@ -6,7 +6,7 @@
 #   launch/test.sh                          everything
 #   launch/test.sh tests/federation -x      the checks, then these tests only
 #
-# Variables: HISO_PL_PYTHON and HISO_PL_VENV (see launch/environment.sh).
+# Variables: HISO_PL_PYTHON, HISO_PL_VENV and HISO_PL_CONSTRAINTS (see launch/environment.sh).
 set -euo pipefail
 
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"

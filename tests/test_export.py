@@ -41,7 +41,7 @@ found = {}
 for name, folder, kind, base in json.loads(sys.argv[1]):
     auto = AutoModelForSequenceClassification if kind == "sentences" else AutoModelForCausalLM
     if base is None:
-        model, info = auto.from_pretrained(folder, output_loading_info=True)
+        model, info = auto.from_pretrained(folder, dtype="auto", output_loading_info=True)
         assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     else:
         model = PeftModel.from_pretrained(auto.from_pretrained(base), folder)

@@ -173,7 +173,8 @@ def test_minibatches_read_every_document_once_and_in_about_their_order():
 def test_a_folder_is_used_again_or_made_anew(tmp_path, tiny, caplog):
     folder = tmp_path / "small"
     assert make(folder) == 0
-    assert {path.name for path in folder.iterdir()} == FILES
+    # transformers 4 writes the special tokens to a file of their own as well
+    assert {path.name for path in folder.iterdir()} - {"special_tokens_map.json"} == FILES
     first, stamp = digests(folder), folder.stat().st_ino
     transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert transformers.AutoTokenizer.from_pretrained(folder)(" good").input_ids[0] == 0

@@ -6,14 +6,16 @@ it: no dropout, evaluation mode, and nothing else trainable.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from hiso_pl.errors import one_line
+from hiso_pl.models.loading import unwrapped
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class LoRA:
 PeftOptions = LoRA | dict[str, Any]
 
 _VIRTUAL_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
+_VIRTUAL_STATES = ("PREFIX_TUNING", "CARTRIDGE")
 
 
 def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: str | None) -> nn.Module:
@@ -124,7 +127,7 @@ def _with_whole_mask(
     Positions are running sums of it, and those of floating-point numbers are not deterministic on GPUs.
     """
     mask = kwargs.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.is_floating_point():
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.is_floating_point():
         kwargs["attention_mask"] = mask.long()
     return args, kwargs
 
@@ -133,3 +136,31 @@ def virtual_tokens(model: nn.Module) -> int:
     """How many virtual tokens an adapter puts in front of a text; 0 where there is none that does."""
     configs = getattr(model, "peft_config", {}).values()
     return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)
+
+
+def adapted_call(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+    """Calls a model by its adapter, virtual tokens included.
+
+    Virtual tokens of the keys and values are a cache of what came before a text. PEFT hands that over as
+    ``past_key_values``, which transformers has named ``cache`` since 5.24: there it is handed over here.
+
+    Args:
+        model: A model, or PEFT's wrapper around one.
+        input_ids: int64, shape ``[R, T]``, right padded.
+        attention_mask: int64, shape ``[R, T]``.
+        options: What else the model is called with.
+
+    Returns:
+        What the model returns. Logits of every position may have virtual tokens in front.
+    """
+    base = unwrapped(model)
+    if _has_prefix(model) and "cache" in inspect.signature(base.base_model.forward).parameters:
+        options["cache"] = cast(Any, model).get_prompt(len(input_ids))
+        before = attention_mask.new_ones(len(input_ids), virtual_tokens(model))
+        attention_mask, model = torch.cat((before, attention_mask), dim=1), base
+    return model(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+
+def _has_prefix(model: nn.Module) -> bool:
+    """Whether an adapter's virtual tokens are keys and values, not embeddings."""
+    return bool(virtual_tokens(model)) and cast(Any, model).active_peft_config.peft_type in _VIRTUAL_STATES

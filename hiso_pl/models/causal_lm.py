@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiso_pl.models.adapters import LoRA, virtual_tokens
+from hiso_pl.models.adapters import LoRA, adapted_call, virtual_tokens
 from hiso_pl.models.answers import answer_losses, candidate_scores
 from hiso_pl.models.compiled import compile_in_place
 from hiso_pl.models.generation import generate, plain_generation
@@ -180,7 +180,7 @@ class CausalLM(TransformersModel):
             head = output_head(self.model)
             hidden = hidden_states(self.model, batch["input_ids"], mask)
             return project(at_positions(hidden, batch[positions]), head.weight, head.bias)
-        logits = self.model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False).logits
+        logits = adapted_call(self.model, batch["input_ids"], mask, use_cache=False).logits
         # Prompt learning may put virtual tokens in front.
         shift = logits.shape[1] - mask.shape[1]
         return at_positions(logits, batch[positions] + shift).float()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from hiso_pl.models.adapters import virtual_tokens
+from hiso_pl.models.adapters import adapted_call, virtual_tokens
 from hiso_pl.models.compiled import eagerly
 from hiso_pl.models.loading import unwrapped
 from hiso_pl.models.padding import left_padded
@@ -45,21 +45,20 @@ def generate(
         The tokens, up to the one that ended the generation, then -1; int64, shape ``[B, G]``.
     """
     out = torch.full((len(lengths), max_new_tokens), FILL, dtype=torch.int64, device=input_ids.device)
-    for rows in _together(model, lengths):
-        found = _continued(model, input_ids[rows], lengths[rows], stop_tokens, max_new_tokens)
-        out[rows, : found.shape[1]] = found
+    with eagerly(unwrapped(model).base_model):
+        if not virtual_tokens(model):
+            found = _continued(unwrapped(model), input_ids, lengths, stop_tokens, max_new_tokens)
+            out[:, : found.shape[1]] = found
+            return out
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero().squeeze(1)
+            found = _behind_virtual_tokens(model, input_ids[rows, :length], stop_tokens, max_new_tokens)
+            out[rows, : found.shape[1]] = found
     return out
 
 
-def _together(model: nn.Module, lengths: Tensor) -> list[Tensor]:
-    """Which rows are generated from in one go."""
-    if not virtual_tokens(model):
-        return [torch.arange(len(lengths), device=lengths.device)]
-    return [(lengths == length).nonzero().squeeze(1) for length in lengths.unique()]
-
-
 def _continued(
-    model: nn.Module, input_ids: Tensor, lengths: Tensor, stop_tokens: list[int], max_new_tokens: int
+    model: transformers.PreTrainedModel, input_ids: Tensor, lengths: Tensor, stop_tokens: list[int], max_new_tokens: int
 ) -> Tensor:
     padding = stop_tokens[0] if stop_tokens else 0
     prompts, mask = left_padded(input_ids, lengths, padding)
@@ -72,10 +71,30 @@ def _continued(
         pad_token_id=padding,
         disable_compile=True,
     )
-    # adapters inside the layers act on the model itself; PEFT's wrapper is needed for virtual tokens only
-    generator: Any = model if virtual_tokens(model) else unwrapped(model)
-    with eagerly(unwrapped(model).base_model):
-        tokens = generator.generate(input_ids=prompts, attention_mask=mask, generation_config=options)
+    # adapters inside the layers act on the model itself
+    tokens = cast(Any, model).generate(input_ids=prompts, attention_mask=mask, generation_config=options)
     new = tokens[:, prompts.shape[1] :]
     stops = torch.isin(new, torch.tensor(stop_tokens, dtype=torch.int64, device=new.device)).long()
     return new.masked_fill(stops.cumsum(dim=1) - stops > 0, FILL)
+
+
+def _behind_virtual_tokens(model: nn.Module, prompts: Tensor, stop_tokens: list[int], max_new_tokens: int) -> Tensor:
+    """Continues prompts of one length, of which PEFT is asked for the first token only.
+
+    The virtual tokens are in the cache from then on, and further tokens need the model alone. (PEFT's own ``generate``
+    depends on how transformers keeps its books on the way.)
+    """
+    stops = torch.tensor(stop_tokens, dtype=torch.int64, device=prompts.device)
+    found = adapted_call(model, prompts, torch.ones_like(prompts), use_cache=True)
+    cache = "cache" if "cache" in found else "past_key_values"
+    new: list[Tensor] = []
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+    while True:
+        token = found.logits[:, -1].argmax(dim=-1)
+        new.append(token.masked_fill(ended, FILL))
+        ended |= torch.isin(token, stops)
+        if len(new) == max_new_tokens or bool(ended.all()):
+            return torch.stack(new, dim=1)
+        length = virtual_tokens(model) + prompts.shape[1] + len(new)
+        mask = prompts.new_ones(len(prompts), length)
+        found = unwrapped(model)(input_ids=token[:, None], attention_mask=mask, use_cache=True, **{cache: found[cache]})

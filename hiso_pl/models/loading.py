@@ -146,12 +146,25 @@ def load_tokenizer(
     if revision is not None:
         options["revision"] = revision
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source if folder is None else str(folder), **options)
+        tokenizer = _open_tokenizer(source if folder is None else str(folder), options)
     except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
         raise ValueError(f"tokenizer={source!r} {_refusal(error)}") from error
     if len(tokenizer) == 0:
         raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
     return tokenizer
+
+
+def _open_tokenizer(source: str, options: dict[str, Any]) -> transformers.PreTrainedTokenizerBase:
+    """Opens a tokenizer that makes token types only where its files or its family say so, as from version 5 on.
+
+    Before, one of no family made them always, and decoders such as GPT-2 add the embedding of token 0 for each.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    told = type(tokenizer) is not transformers.PreTrainedTokenizerFast or "model_input_names" in tokenizer.init_kwargs
+    if told or "token_type_ids" not in tokenizer.model_input_names:
+        return tokenizer
+    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    return transformers.AutoTokenizer.from_pretrained(source, model_input_names=names, **options)
 
 
 def _check_attention(attention: str) -> None:

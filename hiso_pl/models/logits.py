@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiso_pl.errors import one_line
-from hiso_pl.models.adapters import virtual_tokens
+from hiso_pl.models.adapters import adapted_call, virtual_tokens
 from hiso_pl.models.loading import unwrapped
 
 
@@ -81,6 +81,6 @@ def project(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _try_virtual_tokens(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
     try:
         with torch.no_grad():
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            adapted_call(model, ids, mask, use_cache=False)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"peft does not fit {type(unwrapped(model)).__name__}: {one_line(error)}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiso_pl.errors import one_line
-from hiso_pl.models.adapters import LoRA, virtual_tokens
+from hiso_pl.models.adapters import LoRA, adapted_call, virtual_tokens
 from hiso_pl.models.compiled import compile_in_place
 from hiso_pl.models.loading import load_pretrained, max_positions, unwrapped, vocabulary_size
 from hiso_pl.models.padding import padded_right
@@ -94,12 +94,12 @@ class SequenceClassifier(TransformersModel):
         """Logits from ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, shape ``[B, C]``."""
         batch = padded_right(batch)
         mask = batch["attention_mask"]
-        inputs = {"attention_mask": mask}
+        segments = {}
         if self._segments and "token_type_ids" in batch:
-            inputs["token_type_ids"] = batch["token_type_ids"]
+            segments["token_type_ids"] = batch["token_type_ids"]
         # The tokenizer's padding may not be the model's, and some models find a sequence's end by it.
         input_ids = batch["input_ids"].masked_fill(mask == 0, self._padding)
-        return self.model(input_ids=input_ids, **inputs).logits.float()
+        return adapted_call(self.model, input_ids, mask, **segments).logits.float()
 
     def _try_virtual_tokens(self) -> None:
         """Tries a short text with and without padding: a decoder that is given embeddings does not find its end.

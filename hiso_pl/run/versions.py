@@ -9,7 +9,10 @@ import hiso_pl
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
 from hiso_pl.zeroth_order.philox import STREAM
 
-PACKAGES = ("torch", "lightning", "transformers", "numpy", "numba")
+PACKAGES = (
+    *("torch", "lightning", "transformers", "tokenizers", "peft", "datasets", "safetensors", "jsonargparse"),
+    *("numpy", "numba", "triton"),
+)
 
 
 def package_versions() -> dict[str, str]:

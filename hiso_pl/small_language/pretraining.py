@@ -69,6 +69,7 @@ def minibatches(documents: Sequence[list[int]], seed: int) -> Iterator[list[list
             yield groups[i]
 
 
+@torch.random.fork_rng(devices=[])  # OPT of transformers 4 draws in training, also where nothing is dropped
 def pretrain(model: transformers.OPTForCausalLM, documents: Sequence[list[int]], steps: int, seed: int) -> list[float]:
     r"""Trains on the next token with AdamW, all weights, by the mean of :math:`-\log p(t_{i+1} | t_1 \dots t_i)`.
 

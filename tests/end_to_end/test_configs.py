@@ -268,6 +268,7 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
         ["paper/opt-125m_sst2_hiso"],
         ["paper/opt-350m_qqp_decomfl"],
         ["paper/opt-2.7b_squad_hiso"],
+        *(["paper/opt-125m_squad_hiso", f"tuning/{name}"] for name in ("prompt", "prefix")),  # generate behind them
         *(["model/local", "task/sst2", "method/hiso", f"tuning/{name}"] for name in names("tuning")),
         *(
             ["model/local", "task/sst2", f"method/{name}"]

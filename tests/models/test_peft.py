@@ -65,7 +65,7 @@ def test_virtual_tokens_compute_in_half_precision_and_many_points_at_once(folder
     np.testing.assert_allclose(half[0, -1], plain[0, -1], rtol=5e-2)
 
 
-@pytest.mark.parametrize("kind", ["LORA", "IA3", "PROMPT_TUNING", "P_TUNING", "LN_TUNING"])
+@pytest.mark.parametrize("kind", ["LORA", "IA3", *VIRTUAL, "LN_TUNING"])
 def test_an_encoder_is_adapted_with_its_head(folder, batch, rounds, kind):
     torch.manual_seed(0)
     network = SequenceClassifier(folder("bert"), peft=options(kind))
