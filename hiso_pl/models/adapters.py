@@ -6,6 +6,8 @@ it: no dropout, evaluation mode, and nothing else trainable.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,11 +40,7 @@ class LoRA:
     rank_stabilized: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the sizes.
-
-        Raises:
-            ValueError: If the rank or the scale is not positive.
-        """
+        """Checks the sizes."""
         for name in ("r", "alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"peft.{name}={getattr(self, name)} must be at least 1")
@@ -66,17 +64,11 @@ _VIRTUAL_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
 
 
 def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: str | None) -> nn.Module:
-    """Puts an adapter on a model; afterwards only the adapter is trainable.
+    """Puts an adapter on a model, in place; afterwards only the adapter is trainable.
 
-    New weights are drawn from torch's global generator, which every rank must have seeded alike.
-
-    Args:
-        model: The model, changed in place.
-        peft: The adapter: :class:`LoRA`, or a dict with ``peft_type`` and the options of PEFT's configuration.
-        task: PEFT's task type, such as ``CAUSAL_LM``; None for tasks that PEFT has no type for.
-
-    Returns:
-        PEFT's wrapper around the model, in evaluation mode.
+    New weights are drawn from torch's global generator, which every rank must have seeded alike. A dict holds
+    ``peft_type`` and the options of PEFT's configuration; ``task`` is PEFT's type, such as ``CAUSAL_LM``, or None where
+    it has none. PEFT's wrapper around the model is returned, in evaluation mode.
 
     Raises:
         ValueError: If the configuration is unknown, asks for dropout, does not fit the model or changes its own
@@ -127,6 +119,21 @@ def _with_whole_mask(
     if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.is_floating_point():
         kwargs["attention_mask"] = mask.long()
     return args, kwargs
+
+
+@contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Inside, an adapted model is tried without gradients.
+
+    Raises:
+        ValueError: If it does not run, as its adapter is not for such a model.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        kind = type(model.get_base_model()).__name__  # type: ignore[operator]
+        raise ValueError(f"peft does not fit {kind}: {one_line(error)}") from error
 
 
 def virtual_tokens(model: nn.Module) -> int:

@@ -43,8 +43,7 @@ EXAMPLES, LENGTH = 4, 8
 def compile_in_place(body: nn.Module) -> None:
     """Lets a module's calls run compiled code, made at the first one; its parameters keep their names.
 
-    Args:
-        body: A module of a network, called with token ids and masks of shape ``[B, T]`` among other things.
+    It is called with token ids and masks of shape ``[B, T]`` among other things.
     """
     # what body.compile() sets, with a few lines around it; setting it leaves no wrapper in the names of parameters
     body._compiled_call_impl = _Compiled(body)
@@ -62,11 +61,7 @@ def eagerly(body: nn.Module) -> Iterator[None]:
 
 
 class _Compiled:
-    """Calls compiled code, after seeing to it that the code does not depend on which batch came first.
-
-    Args:
-        body: The module, whose calls are compiled.
-    """
+    """Calls a module's compiled code, after seeing to it that the code does not depend on which batch came first."""
 
     def __init__(self, body: nn.Module) -> None:
         self._plain = body._call_impl

@@ -71,9 +71,8 @@ class DigitsViT(TaskModel):
 
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``batch["pixels"]`` of shape ``[B, 1, 8, 8]``, fp32, shape ``[B, 10]``."""
-        patches = F.unfold(batch["pixels"].to(self.head.weight.dtype), self.patch, stride=self.patch).transpose(
-            1, 2
-        )  # [B, T, patch^2]
+        pixels = batch["pixels"].to(self.head.weight.dtype)
+        patches = F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)  # [B, T, patch^2]
         x = self.embedding(patches) + self.positions
         for block in self.blocks:
             x = block(x)

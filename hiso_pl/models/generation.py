@@ -45,17 +45,13 @@ def generate(
         The tokens, up to the one that ended the generation, then -1; int64, shape ``[B, G]``.
     """
     out = torch.full((len(lengths), max_new_tokens), FILL, dtype=torch.int64, device=input_ids.device)
-    for rows in _together(model, lengths):
+    together = [torch.arange(len(lengths), device=lengths.device)]
+    if virtual_tokens(model):
+        together = [(lengths == length).nonzero().squeeze(1) for length in lengths.unique()]
+    for rows in together:
         found = _continued(model, input_ids[rows], lengths[rows], stop_tokens, max_new_tokens)
         out[rows, : found.shape[1]] = found
     return out
-
-
-def _together(model: nn.Module, lengths: Tensor) -> list[Tensor]:
-    """Which rows are generated from in one go."""
-    if not virtual_tokens(model):
-        return [torch.arange(len(lengths), device=lengths.device)]
-    return [(lengths == length).nonzero().squeeze(1) for length in lengths.unique()]
 
 
 def _continued(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import transformers
@@ -12,8 +11,6 @@ from torch.nn import functional as F
 from hiso_pl.models.adapters import LoRA
 from hiso_pl.models.loading import load_pretrained
 from hiso_pl.models.transformers_model import TransformersModel
-
-logger = logging.getLogger(__name__)
 
 
 class ImageClassifier(TransformersModel):
@@ -63,8 +60,6 @@ class ImageClassifier(TransformersModel):
             num_labels=num_labels,
             ignore_mismatched_sizes=True,
         )
-        if missing:
-            logger.info("new in %s: %s", pretrained, ", ".join(missing))
         self._channels = int(getattr(model.config, "num_channels", 3))
         size = getattr(model.config, "image_size", None)
         self._size = (size, size) if isinstance(size, int) else None if size is None else (int(size[0]), int(size[1]))

@@ -27,17 +27,10 @@ def _refusal(error: BaseException) -> str:
 
 
 def check_source(name: str, source: str) -> Path | None:
-    """Tells a local folder from a name on the hub.
-
-    Args:
-        name: The argument that ``source`` was given as, for the message.
-        source: A folder, or ``owner/name`` or ``name`` on the hub.
-
-    Returns:
-        The folder, or None for a name on the hub.
+    """Tells a local folder from ``owner/name`` or ``name`` on the hub, for which it returns None.
 
     Raises:
-        ValueError: If it can only be a folder and there is none.
+        ValueError: If it can only be a folder and there is none; it calls ``source`` by ``name``.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -59,17 +52,10 @@ def load_pretrained(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> tuple[transformers.PreTrainedModel, list[str]]:
-    """Loads a model in fp32 and evaluation mode.
+    """Loads a model in fp32 and evaluation mode, by one of the ``AutoModelFor...`` classes of transformers.
 
-    Args:
-        auto_class: One of the ``AutoModelFor...`` classes.
-        pretrained: Folder, or name on the hub.
-        attention: Attention implementation, as transformers names it; None leaves the choice to it. Names of code on
-            the hub are refused.
-        revision: Branch, tag or commit on the hub.
-        use_safetensors: Whether to read safetensors only; the alternative executes pickled data.
-        trust_remote_code: Whether Python code that comes with the model may run.
-        options: Further options of ``from_pretrained``.
+    The named arguments are those of the networks, and further options of ``from_pretrained``. Attention implementations
+    whose name is of code on the hub are refused; what is no safetensors file executes pickled data.
 
     Returns:
         The model, and the names of the parameters that its files do not hold (new heads).
@@ -127,12 +113,7 @@ def unwrapped(model: nn.Module) -> transformers.PreTrainedModel:
 def load_tokenizer(
     source: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> transformers.PreTrainedTokenizerBase:
-    """Loads a tokenizer.
-
-    Args:
-        source: Folder, or name on the hub.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Whether Python code that comes with the tokenizer may run.
+    """Loads a tokenizer from a folder, or by name from the hub, at a branch, tag or commit there.
 
     Raises:
         ValueError: If there is none. A model's folder without tokenizer files is such a case: transformers

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiso_pl.errors import one_line
-from hiso_pl.models.adapters import virtual_tokens
+from hiso_pl.models.adapters import trial, virtual_tokens
 from hiso_pl.models.loading import unwrapped
 
 
@@ -32,7 +31,8 @@ def why_full_logits(model: nn.Module) -> str | None:
     ids = torch.arange(1, 5, device=head.weight.device).remainder(head.weight.shape[0]).unsqueeze(0)
     mask = torch.ones_like(ids)
     if virtual_tokens(model):
-        _try_virtual_tokens(model, ids, mask)
+        with trial(model):
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
         return "the adapter changes the input"
     if type(head) is not nn.Linear:
         return f"its output head is a {type(head).__name__}"
@@ -76,11 +76,3 @@ def output_head(model: nn.Module) -> nn.Linear:
 def project(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Logits in fp32 from operands in fp32, whatever the forward pass computed in."""
     return F.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
-
-
-def _try_virtual_tokens(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"peft does not fit {type(unwrapped(model)).__name__}: {one_line(error)}") from error

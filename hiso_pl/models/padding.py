@@ -16,11 +16,8 @@ _POSITIONS = ("answer_position", "answer_positions")
 def padded_right(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Moves padding from the left of each row to its right; a batch that has none there keeps its values.
 
-    Args:
-        batch: ``attention_mask`` and other int64 tensors of shape ``[R, T]``, and positions in these rows.
-
-    Returns:
-        The batch, the positions moved along.
+    The batch has an ``attention_mask`` and other int64 tensors of shape ``[R, T]``, and positions in these rows, which
+    move along.
     """
     mask = batch["attention_mask"]
     left = mask.argmax(dim=1)  # [R]: the place of the first token
@@ -35,15 +32,9 @@ def padded_right(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def left_padded(input_ids: Tensor, lengths: Tensor, padding: int) -> tuple[Tensor, Tensor]:
-    """The beginnings of rows, padded on the left.
+    """The beginnings of right-padded rows ``[B, T]``, of ``lengths`` ``[B]``, padded on the left by a token id.
 
-    Args:
-        input_ids: int64, shape ``[B, T]``, right padded.
-        lengths: How much of each row is taken, int64 ``[B]``.
-        padding: Token id that fills up.
-
-    Returns:
-        Token ids and attention mask, int64, shape ``[B, max(lengths)]``.
+    Returns token ids and attention mask; all are int64, these of shape ``[B, max(lengths)]``.
     """
     width = int(lengths.max())
     places = torch.arange(width, device=lengths.device) - (width - lengths)[:, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from typing import Any
 
 import torch
@@ -11,14 +10,11 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiso_pl.errors import one_line
-from hiso_pl.models.adapters import LoRA, virtual_tokens
+from hiso_pl.models.adapters import LoRA, trial, virtual_tokens
 from hiso_pl.models.compiled import compile_in_place
 from hiso_pl.models.loading import load_pretrained, max_positions, unwrapped, vocabulary_size
 from hiso_pl.models.padding import padded_right
 from hiso_pl.models.transformers_model import TransformersModel
-
-logger = logging.getLogger(__name__)
 
 
 class SequenceClassifier(TransformersModel):
@@ -68,8 +64,6 @@ class SequenceClassifier(TransformersModel):
             trust_remote_code=trust_remote_code,
             num_labels=num_labels,
         )
-        if missing:
-            logger.info("new in %s: %s", pretrained, ", ".join(missing))
         config = model.config.get_text_config()
         if config.pad_token_id is None:
             # Decoders pool the last token that is not padding, so they need a token that means padding.
@@ -107,16 +101,13 @@ class SequenceClassifier(TransformersModel):
         Raises:
             ValueError: If padding matters, or the model takes no virtual tokens.
         """
-        kind = type(unwrapped(self.model)).__name__
         ids = (torch.arange(1, 4) + self._padding).remainder(int(self.vocabulary_size or 0)).unsqueeze(0)
         mask = torch.ones_like(ids)
-        try:
-            with torch.no_grad():
-                plain = self.scores({"input_ids": ids, "attention_mask": mask})
-                padded = self.scores({"input_ids": F.pad(ids, (0, 2)), "attention_mask": F.pad(mask, (0, 2))})
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"peft does not fit {kind}: {one_line(error)}") from error
+        with trial(self.model):
+            plain = self.scores({"input_ids": ids, "attention_mask": mask})
+            padded = self.scores({"input_ids": F.pad(ids, (0, 2)), "attention_mask": F.pad(mask, (0, 2))})
         if not torch.allclose(plain, padded, rtol=1e-3, atol=1e-4):
+            kind = type(unwrapped(self.model)).__name__
             raise ValueError(
                 f"peft must not put virtual tokens before a text of {kind}, which then does not find the text's end: "
                 "take another adapter, or hiso_pl.models.CausalLM"

@@ -58,11 +58,7 @@ class TaskModel(nn.Module, ABC):
         return {}
 
     def evaluate(self, batch: dict[str, Tensor]) -> Evaluation:
-        """Losses, predictions and scores from one forward pass.
-
-        Args:
-            batch: A batch of the data module; ``batch["label"]`` is int64 of shape ``[B]``.
-        """
+        """Losses, predictions and scores from one forward pass; ``batch["label"]`` is int64 of shape ``[B]``."""
         scores = self.scores(batch)
         loss = F.cross_entropy(scores, batch["label"], reduction="none")
         return Evaluation(loss, scores.argmax(dim=-1), scores)
@@ -86,14 +82,9 @@ class TaskModel(nn.Module, ABC):
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:
-    """Takes one position of each sequence, or several.
+    """Takes of values ``[B, T, D]`` one position of each sequence, int64 ``[B]``, or several, ``[B, L]``.
 
-    Args:
-        values: Shape ``[B, T, D]``.
-        positions: int64, shape ``[B]`` or ``[B, L]``.
-
-    Returns:
-        Shape ``[B, D]`` or ``[B, L, D]``.
+    Returns values of shape ``[B, D]`` or ``[B, L, D]``.
     """
     rows = torch.arange(values.shape[0], device=values.device)
     return values[rows.view(-1, *[1] * (positions.dim() - 1)), positions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 from hiso_pl.errors import one_line
 from hiso_pl.models.adapters import LoRA, add_adapter
 from hiso_pl.models.task_model import TaskModel
+
+log = logging.getLogger(__name__)
 
 
 class TransformersModel(TaskModel):
@@ -38,20 +41,15 @@ class TransformersModel(TaskModel):
         trainable: str | None,
         task: str | None,
     ) -> None:
-        """Takes a loaded model, adapted or with a part of it frozen.
+        """Takes a loaded model, adapted for PEFT's ``task``, or with all frozen but what is ``trainable``.
 
-        Args:
-            model: The model.
-            missing: Names of its parameters that its files do not hold.
-            pretrained: What its files were named as.
-            revision: The revision asked for.
-            peft: The adapter, if any.
-            trainable: Regular expression of the names of the parameters to train; None for all.
-            task: PEFT's task type.
+        Its files do not hold the parameters that are ``missing``.
 
         Raises:
             ValueError: If both an adapter and an expression are given, or one of them does not fit.
         """
+        if missing:
+            log.info("new in %s: %s", pretrained, ", ".join(missing))
         if peft is not None and trainable is not None:
             raise ValueError(f"trainable={trainable!r} must be null with peft, which itself says what is trained")
         if trainable is not None:
