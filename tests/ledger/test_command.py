@@ -11,6 +11,7 @@ from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.replay import run as run_replay
 from hiso_pl.ledger import LedgerError, LedgerReader, show
 from hiso_pl.run import checkpoint
+from hiso_pl.run.configuration import as_text
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import checksums
 
@@ -93,7 +94,7 @@ def test_a_checkpoint_made_from_a_ledger_holds_the_state(run, tmp_path):
     content = checkpoint.read(path)
     assert content["global_step"] == 20
     facts = content[checkpoint.KEY]
-    assert facts["config"] == checkpoint.flatten({"model": {"lr": 0.1}, "threads": 2})
+    assert facts["config"] == as_text({"model": {"lr": 0.1}, "threads": 2})
     assert facts["traffic"] == {"rounds": 20, "paper_bytes": 20 * 2 * 2 * 4, "protocol_bytes": 20 * 2 * 2 * 4.0}
     parameters = [(n, torch.nn.Parameter(content["state_dict"][f"network.{n}"])) for n in made.optimizer.names]
     optimizer = ZerothOrderOptimizer(parameters, seed=5, num_directions=2, update_rule=Momentum())
