@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from hiso_pl.cli import program as cli
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.tasks import find_task
-from hiso_pl.export import name_classes, save
+from hiso_pl.export.writing import name_classes, save
 from hiso_pl.models import CausalLM, SequenceClassifier
 
 pytestmark = pytest.mark.usefixtures("process_settings")
