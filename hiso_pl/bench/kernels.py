@@ -10,18 +10,16 @@ H counts where it is elementwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hiso_pl.bench.settings import METHOD, Settings
-from hiso_pl.bench.timing import Contestant, Summary, device_seconds_of, interleave, summarize
+from hiso_pl.bench.timing import Contestant, Summary, alone, device_seconds_of, interleave, summarize
 from hiso_pl.bench.usual import Noise, published_update
 from hiso_pl.bench.workload import Workload
-from hiso_pl.zeroth_order.kernels import Kernels, Offset, select
+from hiso_pl.zeroth_order.kernels import Offset, select
 from hiso_pl.zeroth_order.streams import Site
 from hiso_pl.zeroth_order.tensors import Target
 
@@ -56,25 +54,12 @@ def displace_all(work: Workload) -> Summary:
     def run() -> None:
         kernels.displace_all(outs, bases, optimizer.hessians, sites, 0, Offset(0, settings.method.mu), _NO_DRIFT, 0.0)
 
-    return _alone(run, work.device)
-
-
-def _alone(run: Callable[[], object], device: torch.device) -> Summary:
-    return summarize(interleave({"": Contestant(run)}, device, REPETITIONS, 1, device_seconds_of)[""])
-
-
-def _displace(kernels: Kernels, out: Tensor, x: Tensor, hessian: Tensor | None, site: Site, mu: float) -> None:
-    kernels.displace(out, x, hessian, site, 0, Offset(0, mu), _NO_DRIFT, METHOD.lr)
+    return alone(run, work.device, REPETITIONS, device_seconds_of)
 
 
 @torch.no_grad()
 def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY_ELEMENTS) -> dict[str, Any]:
     """Measures displacement and update of one tensor of ``kernel_elements`` elements, in turns with what bounds them.
-
-    Args:
-        settings: The settings.
-        device: Where to measure.
-        copied: Elements of each buffer of the copy.
 
     Returns:
         The copy's bandwidth in bytes a second; for ``displace`` and ``update`` the seconds, nanoseconds an element
@@ -88,18 +73,16 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
     preconditioner = settings.method.preconditioner
-    hessian, decay, squares = (
-        preconditioner.initial(x, Target(0, "x", (n,))),
-        preconditioner.decay,
-        preconditioner.uses_squares,
-    )
+    hessian = preconditioner.initial(x, Target(0, "x", (n,)))
+    decay, squares = preconditioner.decay, preconditioner.uses_squares
     elementwise = hessian is not None and hessian.numel() == n
     kernels, site = select("auto", device), Site(settings.seed, settings.method.distribution, 0, 0)
+    offset = Offset(0, settings.method.mu)
     weights = np.linspace(-1.0, 1.0, tau * directions + 1, dtype=np.float32)[1:].reshape(tau, directions)
     noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()
     contestants = {
         "copy": Contestant(lambda: target.copy_(source)),
-        "displace": Contestant(lambda: _displace(kernels, out, x, hessian, site, settings.method.mu)),
+        "displace": Contestant(lambda: kernels.displace(out, x, hessian, site, 0, offset, _NO_DRIFT, METHOD.lr)),
         "update": Contestant(lambda: kernels.update(x, hessian, site, weights, METHOD.lr, decay, squares)),
         "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, METHOD.lr, decay)),
         "careful": Contestant(lambda: noise.update(scalars, METHOD.lr, decay)),
@@ -125,10 +108,7 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
         "displace": against_floor("displace", 1, 4 + 4 * elementwise + settings.dtype.itemsize),
         "update": against_floor("update", tau * directions, 8 + 8 * elementwise),
         "usual_update": {
-            name: {
-                "seconds": seconds[name]._asdict(),
-                "times_ours": seconds[name].median / seconds["update"].median,
-            }
+            name: {"seconds": seconds[name]._asdict(), "times_ours": seconds[name].median / seconds["update"].median}
             for name in ("published", "careful")
         },
     }

@@ -12,7 +12,7 @@ from hiso_pl.bench.kernels import displace_all, displacements, measure_kernels
 from hiso_pl.bench.machine import machine_facts
 from hiso_pl.bench.memory import measure_memory
 from hiso_pl.bench.settings import Settings
-from hiso_pl.bench.timing import Contestant, Summary, interleave, summarize
+from hiso_pl.bench.timing import Contestant, Summary, alone, interleave, summarize
 from hiso_pl.bench.usual import Kept
 from hiso_pl.bench.workload import Workload, build_batches, build_workload
 from hiso_pl.ranks import environment
@@ -26,12 +26,9 @@ EXCHANGES = 20
 
 
 def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> dict[str, Any]:
-    """Measures all that the settings ask for; a collective if there are several ranks.
+    """Measures all that the settings ask for on this rank's device; a collective if there are several ranks.
 
-    Args:
-        settings: The settings.
-        device: This rank's device.
-        setup: What :func:`hiso_pl.ranks.process.configure` set, for the record.
+    What :func:`hiso_pl.ranks.process.configure` set, ``setup``, is noted.
 
     Returns:
         Plain values, as they are written to JSON. Seconds are those of the slowest rank; the parts of a round
@@ -45,7 +42,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         tokens: replace(work, batches=build_batches(settings, work.network, work.slots, tokens), reports=[])
         for tokens in sorted(set(settings.sweep_tokens) - {settings.tokens})
     }
-    memory = None
+    memory = kernels = None
     if settings.memory_measure:
         log.info("Measuring peak memory.")
         memory = measure_memory(work)
@@ -53,7 +50,6 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
     times = _in_turns(work, settings.usual)
     forwards, round = summarize(times["forwards"]), summarize(times["round"])
     split = _split(work, round)
-    kernels = None
     if settings.kernel_elements:
         log.info("Measuring the kernels on %d elements.", settings.kernel_elements)
         kernels = measure_kernels(settings, device)
@@ -160,16 +156,14 @@ def _split(work: Workload, round: Summary) -> dict[str, Any]:
 def _exchange_alone(work: Workload) -> Summary:
     settings, slots = work.settings, work.slots
     rows = torch.zeros(len(slots.own), settings.method.local_steps * settings.method.num_directions + 1)
-    contestant = Contestant(lambda: work.optimizer.exchange(rows, slots))
-    return summarize(interleave({"exchange": contestant}, work.device, EXCHANGES, 1)["exchange"])
+    return alone(lambda: work.optimizer.exchange(rows, slots), work.device, EXCHANGES)
 
 
 def _update_seconds(work: Workload) -> float:
-    optimizer = work.optimizer
-    assert optimizer.record is not None
-    record = optimizer.record
-    contestant = Contestant(lambda: optimizer.apply(replace(record, round=optimizer.round)))
-    return summarize(interleave({"update": contestant}, work.device, work.settings.repetitions, 1)["update"]).median
+    optimizer, record = work.optimizer, work.optimizer.record
+    assert record is not None
+    repetitions = work.settings.repetitions
+    return alone(lambda: optimizer.apply(replace(record, round=optimizer.round)), work.device, repetitions).median
 
 
 def crossing(points: list[tuple[int, float]], target: float) -> float | None:
@@ -180,13 +174,8 @@ def crossing(points: list[tuple[int, float]], target: float) -> float | None:
 
     .. math:: ratio(n) = a + b / n
 
-    Args:
-        points: Tokens of a batch and ratio, ascending in tokens.
-        target: The ratio looked for.
-
-    Returns:
-        The tokens of a batch from which on the ratio stays at the target or below; None if it never was above it, or
-        still is at the last point.
+    Of points (tokens of a batch, ratio), ascending in tokens. It is the tokens of a batch from which on the ratio stays
+    at the target or below; None if it never was above it, or still is at the last point.
     """
     above = [i for i, (_, ratio) in enumerate(points) if ratio > target]
     if not above or above[-1] == len(points) - 1:

@@ -61,9 +61,6 @@ def measure_memory(work: Workload) -> dict[str, int | float]:
     compute dtype instead. A round includes what its optimizer keeps, H and scratch memory, since the optimizer is made
     within the measurement; two rounds are run, as the first may leave something behind.
 
-    Args:
-        work: What is measured.
-
     Returns:
         ``resident``, ``inference``, ``inference_in_dtype``, ``hessian``, ``round``, ``largest_block`` and
         ``relative``, that is round / (inference + hessian + largest_block).

@@ -25,32 +25,28 @@ def _head(found: Mapping[str, Any]) -> str:
     settings, model, machine = found["settings"], found["model"], found["machine"]
     method = settings["method"]
     what = "reduced logits" if model["reduced_logits"] else "full logits"
-    return "\n".join(
-        [
-            f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}",
-            f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {method['num_directions']}, "
-            f"tau = {method['local_steps']}, cohort {settings['clients']}, {method['difference']} differences, "
-            f"{method['distribution']}, {', '.join(method['preconditioner'])}",
-            f"{method['compute_dtype']}, memory {settings['memory']}, "
-            f"directions per forward {method['directions_per_forward']}",
-            f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "
-            f"{machine['cores']} cores; torch {found['versions']['torch']}",
-        ]
+    return (
+        f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}\n"
+        f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {method['num_directions']}, "
+        f"tau = {method['local_steps']}, cohort {settings['clients']}, {method['difference']} differences, "
+        f"{method['distribution']}, {', '.join(method['preconditioner'])}\n"
+        f"{method['compute_dtype']}, memory {settings['memory']}, "
+        f"directions per forward {method['directions_per_forward']}\n"
+        f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "
+        f"{machine['cores']} cores; torch {found['versions']['torch']}"
     )
 
 
 def _times(found: Mapping[str, Any]) -> list[Line]:
-    settings, seconds = found["settings"], found["seconds"]
+    seconds = found["seconds"]
     lines = [
         (f"{found['forwards']['per_round']} plain forwards", *_summary(seconds["forwards"])),
         ("a round", *_summary(seconds["round"])),
         ("round / forwards", *_within(found["ratio"])),
     ]
-    if settings["usual"]:
-        lines += [
-            ("a round, the usual way", *_summary(seconds["usual"])),
-            ("usual way / round", *_within(found["usual_ratio"])),
-        ]
+    if found["settings"]["usual"]:
+        lines.append(("a round, the usual way", *_summary(seconds["usual"])))
+        lines.append(("usual way / round", *_within(found["usual_ratio"])))
     return lines
 
 
@@ -70,37 +66,25 @@ def _split(found: Mapping[str, Any]) -> list[Line]:
         "update_s": "update",
         "rest_s": "the rest",
     }
-    return [
-        (
-            f"{label}, measured apart" if key in split["measured_apart"] else label,
-            _seconds(split[key]),
-            f"{split[key] / whole:.1%} of a round{notes.get(key, '')}",
-        )
-        for key, label in names.items()
-    ]
+    lines = []
+    for key, label in names.items():
+        apart = ", measured apart" if key in split["measured_apart"] else ""
+        share = f"{split[key] / whole:.1%} of a round{notes.get(key, '')}"
+        lines.append((f"{label}{apart}", _seconds(split[key]), share))
+    return lines
 
 
 def _kernels(found: Mapping[str, Any]) -> list[Line]:
     kernels = found["kernels"]
     if kernels is None:
         return []
-    lines = [
-        (
-            f"kernels, {kernels['elements']:,} elements: copy",
-            f"{kernels['copy_bytes_per_second'] / 1e9:.1f} GB/s",
-            "read and written",
-        )
-    ]
+    bandwidth = f"{kernels['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+    lines = [(f"kernels, {kernels['elements']:,} elements: copy", bandwidth, "read and written")]
     for name, label in (("displace", "displacement"), ("update", f"update of {kernels['directions']} directions")):
         one = kernels[name]
-        lines.append(
-            (
-                label,
-                _seconds(one["seconds"]["median"]),
-                f"{one['ns_per_element_and_direction']:.2f} ns an element and direction, "
-                f"{one['bytes_per_second'] / 1e9:.1f} GB/s, {one['times_floor']:.2f} times the memory floor",
-            )
-        )
+        note = f"{one['ns_per_element_and_direction']:.2f} ns an element and direction, "
+        note += f"{one['bytes_per_second'] / 1e9:.1f} GB/s, {one['times_floor']:.2f} times the memory floor"
+        lines.append((label, _seconds(one["seconds"]["median"]), note))
     for name, label in (("published", "as published"), ("careful", "drawn once, in place")):
         usual = kernels["usual_update"][name]
         note = f"{usual['times_ours']:.1f} times ours"
@@ -112,31 +96,22 @@ def _memory(found: Mapping[str, Any]) -> list[Line]:
     memory = found["memory"]
     if memory is None:
         return []
+    relative = f"{memory['relative']:.3f} of inference + H + largest block"
     return [
         ("peak memory of inference", _bytes(memory["inference"]), f"{_bytes(memory['resident'])} there before"),
         ("H", _bytes(memory["hessian"]), f"largest block {_bytes(memory['largest_block'])}"),
-        (
-            "peak memory of a round",
-            _bytes(memory["round"]),
-            f"{memory['relative']:.3f} of inference + H + largest block",
-        ),
+        ("peak memory of a round", _bytes(memory["round"]), relative),
     ]
 
 
 def _amounts(found: Mapping[str, Any]) -> list[Line]:
-    throughput, sent = found["throughput"], found["bytes"]
+    speed, sent = found["throughput"], found["bytes"]
+    up = f"{sent['client_up']} of them up; a rank hands over {sent['payload']}"
+    plain = f"plain {speed['plain_forwards_per_second']:.2f}"
     return [
-        (
-            "forwards a second",
-            f"{throughput['forwards_per_second']:.2f}",
-            f"plain {throughput['plain_forwards_per_second']:.2f}",
-        ),
-        ("tokens a second", f"{throughput['tokens_per_second']:,.0f}", ""),
-        (
-            "a client's bytes a round",
-            f"{sent['client_paper']}",
-            f"{sent['client_up']} of them up; a rank hands over {sent['payload']}",
-        ),
+        ("forwards a second", f"{speed['forwards_per_second']:.2f}", plain),
+        ("tokens a second", f"{speed['tokens_per_second']:,.0f}", ""),
+        ("a client's bytes a round", f"{sent['client_paper']}", up),
     ]
 
 

@@ -13,16 +13,7 @@ from hiso_pl.zeroth_order.method import Method
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
-_AT_LEAST = {
-    "batch_size": 1,
-    "tokens": 1,
-    "clients": 1,
-    "repetitions": 1,
-    "warmup": 0,
-    "kernel_elements": 0,
-    "seed": 0,
-}
-
+_AT_LEAST = {"batch_size": 1, "tokens": 1, "clients": 1, "repetitions": 1, "warmup": 0, "kernel_elements": 0, "seed": 0}
 
 METHOD = Method(lr=1e-8)
 

@@ -25,14 +25,7 @@ class Contestant(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is said of repeated measurements.
-
-    Attributes:
-        median: The median.
-        q1: The lower quartile.
-        q3: The upper quartile.
-        all: The values, in the order measured.
-    """
+    """What is said of repeated measurements: median, quartiles, and all values in the order measured."""
 
     median: float
     q1: float
@@ -52,12 +45,6 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def barrier() -> None:
-    """Waits for the other ranks, if there are any."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
 
 
 def slowest(seconds: Sequence[float]) -> list[float]:
@@ -90,27 +77,21 @@ def device_seconds_of(run: Callable[[], object], device: torch.device) -> float:
     return first.elapsed_time(last) / 1000.0
 
 
+Clock = Callable[[Callable[[], object], torch.device], float]
+
+
 def interleave(
     contestants: Mapping[str, Contestant],
     device: torch.device,
     repetitions: int,
     warmup: int,
-    clock: Callable[[Callable[[], object], torch.device], float] = seconds_of,
+    clock: Clock = seconds_of,
 ) -> dict[str, list[float]]:
     """Times contestants in turns, so that what disturbs the machine disturbs them alike.
 
-    Each repetition runs every contestant once, the next one in the reverse order. All ranks start each together, and
-    the slowest one's time counts.
-
-    Args:
-        contestants: By name.
-        device: Where they work.
-        repetitions: Timed repetitions.
-        warmup: Repetitions before these.
-        clock: What times a single run.
-
-    Returns:
-        Seconds of each repetition, by name.
+    Each repetition runs every contestant once, the next one in the reverse order; those before ``repetitions`` are
+    ``warmup`` and are not timed. All ranks start each together, and the slowest one's time counts. Seconds of each
+    repetition are returned by name.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
@@ -119,8 +100,14 @@ def interleave(
             run, around = contestants[name]
             with around():
                 synchronize(device)
-                barrier()
+                if dist.is_available() and dist.is_initialized():
+                    dist.barrier()
                 seconds = clock(run, device)
             if repetition >= 0:
                 times[name].append(seconds)
     return {name: slowest(seconds) for name, seconds in times.items()}
+
+
+def alone(run: Callable[[], object], device: torch.device, repetitions: int, clock: Clock = seconds_of) -> Summary:
+    """What is said of the times of one thing, after one run that is not timed."""
+    return summarize(interleave({"": Contestant(run)}, device, repetitions, 1, clock)[""])

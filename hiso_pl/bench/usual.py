@@ -15,7 +15,7 @@ this, and the numbers are not this package's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from hiso_pl.models import CausalLM
 from hiso_pl.models.task_model import at_positions
 from hiso_pl.zeroth_order.kernels import Decay
+from hiso_pl.zeroth_order.method import Method
 
 
 @dataclass
@@ -112,27 +113,11 @@ def published_update(
 
 @dataclass
 class UsualWay:
-    """Rounds of the usual way.
-
-    Args:
-        network: What is probed.
-        noise: The directions.
-        directions: P.
-        mu: Size of the displacements.
-        lr: Learning rate.
-        central: Whether differences are central.
-        decay: How an elementwise H advances.
-        dtype: What forwards compute in: below fp32 by autocast, as is usual where the masters are fp32.
-    """
+    """Rounds of the usual way; below fp32 by autocast, as is usual where the masters are fp32."""
 
     network: CausalLM
     noise: Noise
-    directions: int
-    mu: float
-    lr: float
-    central: bool
-    decay: Decay | None
-    dtype: torch.dtype
+    method: Method
 
     @torch.no_grad()
     def round(self, batches: Sequence[Sequence[dict[str, Tensor]]]) -> None:
@@ -143,39 +128,36 @@ class UsualWay:
             for k, batch in enumerate(client):
                 rows.append(self._scalars(k, batch))
                 if k + 1 < len(client):
-                    self._move(k, rows[k], -self.lr)
+                    self._move(k, rows[k], -self.method.lr)
             for k, row in enumerate(rows[:-1]):  # back to where the next client starts
-                self._move(k, row, self.lr)
+                self._move(k, row, self.method.lr)
             scalars.append(rows)
-        self.noise.update(np.mean(scalars, axis=0).tolist(), self.lr, self.decay)
+        self.noise.update(np.mean(scalars, axis=0).tolist(), self.method.lr, self.method.preconditioner.decay)
 
     def _scalars(self, k: int, batch: dict[str, Tensor]) -> list[float]:
-        found = []
-        start = 0.0 if self.central else self._loss(batch)
-        for p in range(self.directions):
-            index = k * self.directions + p
-            self.noise.add(index, self.mu)
+        found, mu, central = [], self.method.mu, self.method.difference == "central"
+        start = 0.0 if central else self._loss(batch)
+        for p in range(self.method.num_directions):
+            index = k * self.method.num_directions + p
+            self.noise.add(index, mu)
             ahead = self._loss(batch)
-            if self.central:
-                self.noise.add(index, -2.0 * self.mu)
+            if central:
+                self.noise.add(index, -2.0 * mu)
                 behind = self._loss(batch)
-                self.noise.add(index, self.mu)
-                found.append((ahead - behind) / (2.0 * self.mu))
+                self.noise.add(index, mu)
+                found.append((ahead - behind) / (2.0 * mu))
             else:
-                self.noise.add(index, -self.mu)
-                found.append((ahead - start) / self.mu)
+                self.noise.add(index, -mu)
+                found.append((ahead - start) / mu)
         return found
 
     def _move(self, k: int, scalars: list[float], rate: float) -> None:
         for p, g in enumerate(scalars):
-            self.noise.add(k * self.directions + p, rate * g / self.directions)
+            self.noise.add(k * len(scalars) + p, rate * g / len(scalars))
 
     def _loss(self, batch: dict[str, Tensor]) -> float:
-        device = batch["input_ids"].device.type
-        context: AbstractContextManager[object] = (
-            nullcontext() if self.dtype == torch.float32 else torch.autocast(device, self.dtype)
-        )
-        with context:
+        dtype = self.method.dtype
+        with torch.autocast(batch["input_ids"].device.type, dtype, enabled=dtype != torch.float32):
             logits = self.network.model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
             ).logits
@@ -184,11 +166,7 @@ class UsualWay:
 
 
 class Kept:
-    """Copies of tensors on the host, to put them back to the bit after something that moves them.
-
-    Args:
-        tensors: The tensors.
-    """
+    """Copies of tensors on the host, to put them back to the bit after something that moves them."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tensors

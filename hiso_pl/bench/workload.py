@@ -18,13 +18,7 @@ from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
 from hiso_pl.models import CausalLM
 from hiso_pl.ranks import environment
-from hiso_pl.zeroth_order import (
-    Exchange,
-    LocalExchange,
-    RoundReport,
-    Slots,
-    ZerothOrderOptimizer,
-)
+from hiso_pl.zeroth_order import Exchange, LocalExchange, RoundReport, Slots, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.precision import CastView, cast_frozen
 
@@ -39,13 +33,7 @@ def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) 
 
 
 def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: int) -> Batches:
-    """Minibatches of random tokens without padding, one for each client hosted here and local step.
-
-    Args:
-        settings: The settings.
-        network: What they are for.
-        slots: Which clients are hosted here.
-        tokens: Tokens of an example.
+    """Minibatches of random examples of ``tokens`` tokens without padding, by client hosted here and local step.
 
     Raises:
         ValueError: If the examples are longer than the network takes.
@@ -76,9 +64,6 @@ class Workload:
     """A cohort's round, and what it is compared with.
 
     Attributes:
-        settings: The settings.
-        network: The network that is trained.
-        optimizer: Its optimizer.
         slots: The cohort's slots and those hosted here.
         batches: The minibatches hosted here.
         reports: The report of every round run so far.
@@ -121,11 +106,7 @@ class Workload:
             self.network.loss(self.batches[0][0])
 
     def round(self) -> None:
-        """A round.
-
-        Raises:
-            RuntimeError: If a client was dropped: then a round does not do all its work.
-        """
+        """A round, as of :func:`run_round`."""
         run_round(self.optimizer, self.losses(), self.slots)
         assert self.optimizer.report is not None
         self.reports.append(self.optimizer.report)
@@ -136,25 +117,15 @@ class Workload:
 
     def usual_way(self) -> UsualWay:
         """The usual way of the same round, on the same weights and H."""
-        settings, optimizer = self.settings, self.optimizer
-        noise = Noise([p.data for p in optimizer.parameters], optimizer.hessians, settings.seed)
-        return UsualWay(
-            self.network,
-            noise,
-            settings.method.num_directions,
-            settings.method.mu,
-            settings.method.lr,
-            settings.method.difference == "central",
-            optimizer.method.preconditioner.decay,
-            settings.dtype,
-        )
+        noise = Noise([p.data for p in self.optimizer.parameters], self.optimizer.hessians, self.settings.seed)
+        return UsualWay(self.network, noise, self.settings.method)
 
 
 def run_round(optimizer: ZerothOrderOptimizer, losses: list[Loss], slots: Slots) -> None:
     """A round of an optimizer.
 
     Raises:
-        RuntimeError: If a client was dropped.
+        RuntimeError: If a client was dropped: then a round does not do all its work.
     """
     optimizer.step(losses=losses, slots=slots)
     if optimizer.report is not None and optimizer.report.dropped:

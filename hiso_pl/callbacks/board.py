@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.pictures import partition_picture
-from hiso_pl.callbacks.run_folder import RunFolder
+from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.partition import label_counts
 from hiso_pl.run.configuration import leaves
@@ -53,16 +53,12 @@ class TensorBoardPanels(OrderedCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows configuration and partition."""
         if trainer.is_global_zero:
             self._introduce(trainer)
         self._mark = time.perf_counter()
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs a round."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         now = time.perf_counter()
         round_s, self._mark = now - self._mark, now
         run = federated(pl_module)
@@ -94,7 +90,6 @@ class TensorBoardPanels(OrderedCallback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock of the round."""
         self._validation_start = time.perf_counter()
 
     @override
@@ -111,7 +106,6 @@ class TensorBoardPanels(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs hyperparameters with the final metrics."""
         if not trainer.is_global_zero:
             return
         # under a name of their own, or they would become points of the curves at step 0
@@ -119,7 +113,7 @@ class TensorBoardPanels(OrderedCallback):
         final = {f"final/{name.replace('/', '_')}": value for name, value in metrics.items()}
         parameters = {
             key: value if isinstance(value, (str, int, float, bool)) else str(value)
-            for key, value in leaves(yaml.safe_load(_config_text(trainer)) or {}).items()
+            for key, value in leaves(yaml.safe_load(config_text(trainer)) or {}).items()
         }
         for board in _boards(trainer):
             if final and parameters:
@@ -127,7 +121,7 @@ class TensorBoardPanels(OrderedCallback):
             board.save()
 
     def _introduce(self, trainer: Trainer) -> None:
-        text = _config_text(trainer)
+        text = config_text(trainer)
         data = trainer.datamodule  # type: ignore[attr-defined]
         parts, splits = getattr(data, "parts", None), getattr(data, "splits", None)
         for board in _boards(trainer):
@@ -152,11 +146,7 @@ def scalar_statistics(scalars: np.ndarray) -> dict[str, float]:
 
 
 def hessian_statistics(tensors: Sequence[Tensor]) -> dict[str, float]:
-    """Smallest and largest element of H, exactly, and quantiles from an evenly spaced sample that never changes.
-
-    Args:
-        tensors: H where stored.
-    """
+    """Smallest and largest element of H where stored, exactly, and quantiles of an evenly spaced, constant sample."""
     tensors = [tensor.detach().reshape(-1) for tensor in tensors if tensor.numel()]
     if not tensors:
         return {}
@@ -175,8 +165,3 @@ def hessian_statistics(tensors: Sequence[Tensor]) -> dict[str, float]:
 
 def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _config_text(trainer: Trainer) -> str:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback.config_text for callback in callbacks if isinstance(callback, RunFolder)), "")

@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.run_folder import RunFolder
+from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
 from hiso_pl.run.start import Start
@@ -97,48 +97,32 @@ class InStepCheck(OrderedCallback):
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares what the ranks start from, before the first collective that needs them to agree.
-
-        Raises:
-            RunError: If they start from different things.
-        """
+        """Compares what the ranks start from, before the first collective that needs them to agree."""
         self._compare_starts(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares what the ranks start from, if that has not been done, and the state that they go on from.
-
-        Raises:
-            RunError: If they start from different things.
-        """
+        """Compares what the ranks start from, if that has not been done, and the state that they go on from."""
         self._compare_starts(trainer, pl_module)
         self.check(trainer, whole=True)  # of a resumed run, only now is the whole state back
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Compares the states every ``every_n_rounds`` rounds."""
         if self.every_n_rounds and trainer.global_step % self.every_n_rounds == 0:
             self.check(trainer)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Compares the states before they are written."""
         if not trainer.interrupted:  # after an exception the other ranks may be anywhere
             self.check(trainer, whole=True)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares the final states."""
         self.check(trainer, whole=True)
 
     def check(self, trainer: Trainer, whole: bool = False) -> None:
-        """Compares the states of all ranks now.
-
-        Args:
-            trainer: The trainer.
-            whole: Whether to compare digests; otherwise checksums, once a round.
+        """Compares the states of all ranks now: their digests if ``whole``, otherwise checksums, once a round.
 
         Raises:
             OutOfStepError: If they differ; it names the ranks, the round and the first tensor.
@@ -164,6 +148,11 @@ class InStepCheck(OrderedCallback):
         self._checked_round = self._verified = trainer.global_step
 
     def _compare_starts(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares what the ranks start from, once.
+
+        Raises:
+            RunError: If they start from different things.
+        """
         if trainer.world_size == 1 or self._compared:
             return
         self._compared = True
@@ -198,9 +187,7 @@ class InStepCheck(OrderedCallback):
 
 def _options(trainer: Trainer) -> dict[str, str]:
     """Hashes of the options by which the ranks decide when a collective comes: validations, checkpoints, checks."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    text = next((callback.config_text for callback in callbacks if isinstance(callback, RunFolder)), "")
-    options = yaml.safe_load(text) or {}
+    options = yaml.safe_load(config_text(trainer)) or {}
     for key in ("accelerator", "devices", "num_nodes"):  # these are of a machine
         options.get("trainer", {}).pop(key, None)
     strategy = options.get("trainer", {}).get("strategy")
@@ -216,10 +203,8 @@ def _options(trainer: Trainer) -> dict[str, str]:
 def disagreement(table: Tensor) -> tuple[list[int], int]:
     """The ranks that differ from most others, and the first column in which any do.
 
-    Where no group is the largest, the one of the lowest rank counts as right.
-
-    Args:
-        table: A row of checksums for each rank, shape ``[ranks, T]``.
+    Where no group is the largest, the one of the lowest rank counts as right. The table has a row of checksums for each
+    rank, shape ``[ranks, T]``.
     """
     rows = [tuple(row) for row in table.tolist()]
     most = Counter(rows).most_common(1)[0][0]  # of equals the one met first

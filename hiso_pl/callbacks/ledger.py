@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
@@ -78,7 +78,7 @@ class RoundLedger(OrderedCallback):
         self.kept, self._writer = False, None
         if stage != "fit":
             return
-        module = cast("FederatedModule", pl_module)
+        module = federated(pl_module)
         if self.enabled and trainer.is_global_zero:
             self._header = _describe(trainer, module)
             stored = {facts.name for facts in self._header.stored}
@@ -126,7 +126,7 @@ class RoundLedger(OrderedCallback):
         said = None
         if trainer.is_global_zero:
             try:
-                self._writer = self._open(trainer, cast("FederatedModule", pl_module))
+                self._writer = self._open(trainer, federated(pl_module))
             except LedgerError as error:
                 said = f"{error}; {WITHOUT}"
             except OSError as error:
@@ -162,9 +162,7 @@ class RoundLedger(OrderedCallback):
     # The rounds
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Writes the record of the round, or compares it with the one that is there.
 
         Raises:
@@ -207,7 +205,6 @@ class RoundLedger(OrderedCallback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lets go of the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, optimizer_of
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.errors import RunError
 from hiso_pl.run.folder import SUMMARY
@@ -44,14 +44,7 @@ class Participation(OrderedCallback):
         self._slots = self._rounds = self._empty = self._empty_in_a_row = 0
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts a round's slots.
-
-        Raises:
-            ParticipationError: If too many were left out.
-        """
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         report = optimizer_of(trainer).report
         if report is None:
             return
@@ -82,15 +75,11 @@ class Participation(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judges the whole run.
-
-        Raises:
-            ParticipationError: If too many clients were left out.
-        """
         if not interrupted(trainer):
             self._judge(trainer)
 
     def _judge(self, trainer: Trainer) -> None:
+        """Ends the run, by a ParticipationError, if too many slots were left out."""
         if self._slots and self.dropped > self.max_dropped * self._slots:
             raise ParticipationError(
                 f"{self.dropped} of {self._slots} slots were left out up to round {trainer.global_step}, as their "
@@ -100,7 +89,6 @@ class Participation(OrderedCallback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was counted, as plain numbers."""
         return {
             "dropped": self.dropped,
             "slots": self._slots,
@@ -111,7 +99,6 @@ class Participation(OrderedCallback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
         self.dropped, self._slots = int(state_dict["dropped"]), int(state_dict["slots"])
         self._rounds, self._empty = int(state_dict["rounds"]), int(state_dict["empty"])
         self._empty_in_a_row = int(state_dict["empty_in_a_row"])
@@ -119,8 +106,7 @@ class Participation(OrderedCallback):
 
 def dropped_slots(trainer: Trainer) -> int:
     """How often a client was left out of a round so far."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return sum(callback.dropped for callback in callbacks if isinstance(callback, Participation))
+    return sum(callback.dropped for callback in callbacks_of(trainer, Participation))
 
 
 def _named(report: RoundReport) -> str:

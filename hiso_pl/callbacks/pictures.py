@@ -19,14 +19,9 @@ PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 def partition_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.uint8]:
     """Draws a bar for each client, as long as it has examples, made of a part for each label.
 
-    Beside the bars stand the names of the labels or, where all examples have the same one, the clients' sizes.
-
-    Args:
-        counts: Examples by client and label, shape ``[M, C]``. Only the first 200 clients are drawn.
-        classes: Names of the labels, of which the first 40 are named; there may be none.
-
-    Returns:
-        Pixels, shape ``[height, width, 3]``.
+    Beside the bars stand the names of the labels or, where all examples have the same one, the clients' sizes. Of
+    examples counted by client and label, shape ``[M, C]``, the first 200 clients are drawn, and of the names the first
+    40, where there are any. Pixels are of shape ``[height, width, 3]``.
     """
     clients = min(len(counts), MAX_CLIENTS)
     named = min(len(classes), MAX_CLASSES) if counts.shape[1] > 1 else 0

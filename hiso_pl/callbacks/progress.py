@@ -39,7 +39,6 @@ class RoundProgressBar(TQDMProgressBar):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Chooses between bar, lines and silence."""
         super().setup(trainer, pl_module, stage)
         self._lines = self.is_enabled and not sys.stdout.isatty()
         if self._lines:
@@ -54,10 +53,7 @@ class RoundProgressBar(TQDMProgressBar):
         bar.set_description("Rounds")
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Advances by a round."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         done, bar = trainer.global_step, self.train_progress_bar
         if self._lines:
             every = max(1, trainer.max_steps // LINES)
@@ -71,7 +67,6 @@ class RoundProgressBar(TQDMProgressBar):
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Figures:
-        """The figures shown beside the bar."""
         run = federated(pl_module)
         figures: Figures = {}
         if run.last_round is not None and run.last_round.loss is not None:

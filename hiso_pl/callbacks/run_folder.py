@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of
 from hiso_pl.ranks import launch_store
 from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, remove_leftovers, write_atomically
 from hiso_pl.run.start import Start
@@ -39,11 +39,8 @@ class RunFolder(OrderedCallback):
         """
         if not trainer.ckpt_path:
             root, found = trainer.default_root_dir, None
-            if (
-                trainer.is_global_zero
-                and not (self.start is not None and self.start.owns_folder)
-                and not launch_store.has_begun(root)
-            ):
+            owned = self.start is not None and self.start.owns_folder
+            if trainer.is_global_zero and not owned and not launch_store.has_begun(root):
                 found = held_by_run(Path(root))
             refuse_held(root, trainer.strategy.broadcast(found))
 
@@ -58,3 +55,8 @@ class RunFolder(OrderedCallback):
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
         write_atomically(path, self.config_text)
         launch_store.note_begun(trainer.default_root_dir)
+
+
+def config_text(trainer: Trainer) -> str:
+    """The resolved configuration of the trainer's run, as YAML; empty if it has none."""
+    return next((callback.config_text for callback in callbacks_of(trainer, RunFolder)), "")

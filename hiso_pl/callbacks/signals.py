@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER
 
@@ -25,12 +25,9 @@ LAST = "last.ckpt"
 
 
 class _Delay:
-    """SIGTERM put off from a run's failure until its program has said why it failed.
+    """SIGTERM put off from a run's failure until its program, if one has asked for that, has said why it failed.
 
     Once a rank has ended torchrun sends SIGTERM to the others, whatever they were about to say of it.
-
-    Attributes:
-        asked: Whether there is a program that will say it, and then deliver what has come.
     """
 
     def __init__(self) -> None:
@@ -75,19 +72,17 @@ class DeferredSignals(OrderedCallback):
     was due, it is made up for on resume. The checkpoint is written at a run's normal end as well.
 
     Lightning's own handler is kept out: it runs a collective inside the handler, where another may be under way.
+
+    Attributes:
+        interrupted: Whether the run was stopped before its last round.
     """
 
     position = 80
 
     def __init__(self) -> None:
         self._handlers: dict[signal.Signals, Any] = {}
-        self._stopped = False
+        self.interrupted = False
         self._rounds = -1
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the run was stopped before its last round."""
-        return self._stopped
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -96,7 +91,7 @@ class DeferredSignals(OrderedCallback):
         leave_signals_alone(trainer)
         if stage != "fit":
             return
-        self._stopped = False
+        self.interrupted = False
         self._rounds = trainer.fit_loop.epoch_loop.max_steps
         if threading.current_thread() is threading.main_thread():
 
@@ -107,25 +102,21 @@ class DeferredSignals(OrderedCallback):
             _delay.deliver(None)  # to this run, which repeats one that has failed
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Ends the run here if the ranks have agreed to; a wish in the last round changes nothing."""
         if not federated(pl_module).stop_agreed or trainer.global_step == trainer.fit_loop.epoch_loop.max_steps:
             return
-        self._stopped = True
+        self.interrupted = True
         end_after_this_round(trainer)
         if trainer.is_global_zero:
             log.warning("Stopping after round %d as asked by a signal.", trainer.global_step)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the last checkpoint."""
         trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS_FOLDER / LAST, weights_only=False)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back."""
         self._restore(trainer)
 
     @override
@@ -140,11 +131,10 @@ class DeferredSignals(OrderedCallback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-        if self._stopped:
+        if self.interrupted:
             trainer.fit_loop.epoch_loop.max_steps = self._rounds
 
 
 def interrupted(trainer: Trainer) -> bool:
     """Whether a signal has ended the trainer's run early."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return any(isinstance(callback, DeferredSignals) and callback.interrupted for callback in callbacks)
+    return any(callback.interrupted for callback in callbacks_of(trainer, DeferredSignals))

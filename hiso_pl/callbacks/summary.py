@@ -54,26 +54,20 @@ class RunSummary(OrderedCallback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
         self._since = time.monotonic()
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts the forward passes of a round."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         report = federated(pl_module).last_round
         if report is not None:
             self._forwards += report.forwards
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the validation."""
         self._validation_since = time.monotonic()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the metrics of a whole validation."""
         if self._validation_since is not None and trainer.state.fn == TrainerFn.FITTING:
             self._validation_seconds += time.monotonic() - self._validation_since
         if not is_partial(trainer):
@@ -88,7 +82,6 @@ class RunSummary(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the summary."""
         if not trainer.is_global_zero:
             return
         run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
@@ -125,7 +118,6 @@ class RunSummary(OrderedCallback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Everything counted so far, as plain values."""
         return {
             "metrics": {name: dict(entry) for name, entry in self.metrics.items()},
             "seconds": self.seconds,
@@ -135,7 +127,6 @@ class RunSummary(OrderedCallback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
         self.metrics = {name: dict(entry) for name, entry in state_dict["metrics"].items()}
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])

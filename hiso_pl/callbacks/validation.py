@@ -50,7 +50,7 @@ class CompleteValidation(OrderedCallback):
             lightning_privates.validate_now(trainer)
 
     @override
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Keeps the loggers' step equal to the round; a checkpoint written in a validation holds one less."""
         lightning_privates.log_at_the_round(trainer)
 
@@ -69,12 +69,10 @@ class CompleteValidation(OrderedCallback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The last round that was validated."""
         return {"validated_round": self.validated_round}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
         self.validated_round = state_dict["validated_round"]
 
     def _missing(self, trainer: Trainer) -> bool:

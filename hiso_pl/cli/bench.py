@@ -24,7 +24,6 @@ from hiso_pl.zeroth_order.method import Method
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others."""
 
-
 NOT_MEASURED = {"lr", "transform", "aggregation", "mu_schedule", "num_directions_schedule"}
 """What a measurement does not depend on, or fixes."""
 
@@ -50,15 +49,10 @@ def parse(args: Sequence[str]) -> Settings:
 
 
 def run(args: Sequence[str]) -> dict[str, Any]:
-    """Runs the command; under torchrun every rank calls it, and rank 0 writes.
+    """Runs the command, given what follows it; under torchrun every rank calls it, and rank 0 writes.
 
-    Whoever calls it reports its errors and closes the process group, as the program does.
-
-    Args:
-        args: What follows ``bench``.
-
-    Returns:
-        What was measured, as written to JSON.
+    Whoever calls it reports its errors and closes the process group, as the program does. It returns what was measured,
+    as written to JSON.
 
     Raises:
         ConfigurationError: If the command line cannot be understood.
@@ -74,13 +68,8 @@ def run(args: Sequence[str]) -> dict[str, Any]:
     found = measure(settings, device, setup)
     if environment.rank() == 0:
         if settings.output is not None:
-            write_json(Path(settings.output), found)
+            with whole_file(Path(settings.output)) as part:
+                part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         sys.stdout.write(table(found))
         sys.stdout.flush()
     return found
-
-
-def write_json(path: Path, found: dict[str, Any]) -> None:
-    """Writes a measurement, whole or not at all."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -40,11 +40,7 @@ def begins(folder: Path, shown: bool) -> None:
 
 
 def status_of(work: Callable[[], object], args: Sequence[str]) -> int:
-    """Does the work of a command, and tells of the error that ends it.
-
-    Args:
-        work: The work.
-        args: The command line, which may ask for tracebacks.
+    """Does the work of a command, and tells of the error that ends it; the command line may ask for tracebacks.
 
     Returns:
         The exit status: 0 if it is done, 2 for a command line that cannot be, 130 after an interrupt, 1 otherwise.

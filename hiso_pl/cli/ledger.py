@@ -36,10 +36,7 @@ class LedgerSettings:
 
 
 def run(args: Sequence[str]) -> None:
-    """Runs ``hiso-pl ledger``: prints what a ledger holds.
-
-    Args:
-        args: What follows ``ledger``.
+    """Runs ``hiso-pl ledger``, given what follows it: prints what a ledger holds.
 
     Raises:
         ConfigurationError: If the command line cannot be understood.

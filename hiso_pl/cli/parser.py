@@ -45,12 +45,8 @@ class Parser(LightningArgumentParser):
 
 def add_traceback(parser: ArgumentParser) -> None:
     """Adds the option that all commands have."""
-    parser.add_argument(
-        "--traceback",
-        type=bool,
-        default=False,
-        help="Whether an error is told with its traceback. That of an unexpected one is kept in the run's folder.",
-    )
+    told = "Whether an error is told with its traceback. That of an unexpected one is kept in the run's folder."
+    parser.add_argument("--traceback", type=bool, default=False, help=told)
 
 
 def as_said(message: object) -> str:
@@ -73,15 +69,9 @@ def parse_settings(
     positional: str | None = None,
     flag: str | None = None,
 ) -> T:
-    """A command line as the dataclass that says which options there are.
+    """A command line as the dataclass that says which options there are; its docstring is the help.
 
-    Args:
-        settings: The dataclass; its docstring is the help.
-        prog: What the command is called.
-        description: What it does.
-        args: What follows the command.
-        positional: The field that is given without a name, if one is.
-        flag: The field that is given without a value, if one is.
+    One field may be ``positional``, that is given without a name, and one a ``flag``, that is given without a value.
 
     Raises:
         ConfigurationError: If it cannot be understood, or an option cannot be.

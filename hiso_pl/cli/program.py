@@ -97,10 +97,7 @@ def _run(args: list[str] | None) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-        args: The command line; that of the process if none is given.
+    """Runs the program, by a command line or that of the process.
 
     Returns:
         The exit status: 0 after a run or a clean stop, 1 after an error, 2 for a command line that cannot be, 130 after

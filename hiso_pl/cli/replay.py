@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
@@ -32,7 +32,6 @@ from hiso_pl.zeroth_order.interfaces import MethodBase
 log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,7 @@ class ReplaySettings:
 
 
 def run(args: Sequence[str]) -> str:
-    """Runs ``hiso-pl replay``: rebuilds a run's state from its start and its records.
-
-    Args:
-        args: What follows ``replay``.
-
-    Returns:
-        The digest of the state.
+    """Runs ``hiso-pl replay``, given what follows it: rebuilds a run's state, and returns its digest.
 
     Raises:
         ConfigurationError: If the command line cannot be understood.
@@ -187,7 +180,6 @@ def _write(path: Path, optimizer: ZerothOrderOptimizer, reader: LedgerReader) ->
     if path.suffix == ".ckpt":
         write_checkpoint(path, checkpoint_of(reader, optimizer))
         return
-    tensors = {
-        name: p.detach().cpu().contiguous() for name, p in zip(optimizer.names, optimizer.parameters, strict=True)
-    }
+    named = zip(optimizer.names, optimizer.parameters, strict=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in named}
     save_tensors(path, tensors, {"round": str(optimizer.round)})

@@ -13,17 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hiso_pl.callbacks import (
-    CompleteValidation,
-    DeferredSignals,
-    InStepCheck,
-    Participation,
-    RoundLedger,
-    RoundProgressBar,
-    RunFolder,
-    RunSummary,
-    TensorBoardPanels,
-)
+from hiso_pl import callbacks
+from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, trainer_options
@@ -63,44 +54,23 @@ class FederatedCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.",
-        )
-        parser.add_argument(
-            "--deterministic",
-            type=bool,
-            default=True,
-            help="Whether an operation without a deterministic implementation is an error.",
-        )
-        parser.add_argument(
-            "--test_at_end",
-            type=bool,
-            default=False,
-            help="Whether a fit that reaches its last round ends with a test of the final model.",
-        )
-        parser.add_argument(
-            "--change_on_resume",
-            type=list[str],
-            default=[],
-            help="Options that may differ from those of the checkpoint a run is resumed from, by name.",
-        )
+        add, add_callback = parser.add_argument, parser.add_lightning_class_args
+        threads = "CPU threads of a rank. If null, 1 under torchrun and all cores otherwise."
+        add("--threads", type=int | None, default=None, help=threads)
+        deterministic = "Whether an operation without a deterministic implementation is an error."
+        add("--deterministic", type=bool, default=True, help=deterministic)
+        test_at_end = "Whether a fit that reaches its last round ends with a test of the final model."
+        add("--test_at_end", type=bool, default=False, help=test_at_end)
+        change = "Options that may differ from those of the checkpoint a run is resumed from, by name."
+        add("--change_on_resume", type=list[str], default=[], help=change)
         add_traceback(parser)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(InStepCheck, "in_step")
-        parser.add_lightning_class_args(RoundLedger, "ledger")
-        parser.add_lightning_class_args(TensorBoardPanels, "board")
-        parser.add_lightning_class_args(Participation, "participation")
-        parser.set_defaults(
-            {
-                "checkpoint.every_n_train_steps": 500,
-                "checkpoint.save_top_k": 1,
-                "checkpoint.filename": "{step}",
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        add_callback(ModelCheckpoint, "checkpoint")
+        add_callback(InStepCheck, "in_step")
+        add_callback(RoundLedger, "ledger")
+        add_callback(TensorBoardPanels, "board")
+        add_callback(Participation, "participation")
+        parser.set_defaults({"checkpoint.every_n_train_steps": 500, "checkpoint.save_top_k": 1})
+        parser.set_defaults({"checkpoint.filename": "{step}", "checkpoint.enable_version_counter": False})
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
@@ -154,13 +124,8 @@ class FederatedCLI(LightningCLI):
         elif self.subcommand != "fit":
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
-        own: list[Callback] = [
-            DeferredSignals(),
-            CompleteValidation(),
-            RunFolder(text, self.start),
-            RunSummary(),
-            PredictionWriter(),
-        ]
+        own: list[Callback] = [callbacks.DeferredSignals(), callbacks.CompleteValidation()]
+        own += [callbacks.RunFolder(text, self.start), callbacks.RunSummary(), PredictionWriter()]
         if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())

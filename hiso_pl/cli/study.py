@@ -34,10 +34,7 @@ study.json, with the tables over all its runs, and each run with its fit.log. Ra
 
 
 def run(args: Sequence[str]) -> None:
-    """Runs ``hiso-pl study``.
-
-    Args:
-        args: What follows ``study``; what follows ``--`` in it are options of ``fit``.
+    """Runs ``hiso-pl study``, given what follows it; behind a ``--`` in that are options of ``fit``.
 
     Raises:
         ConfigurationError: If one of the two cannot be understood.

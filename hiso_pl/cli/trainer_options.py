@@ -172,11 +172,7 @@ CALLBACKS: dict[type, str] = {
 
 
 def check(config: Namespace, command: str | None) -> None:
-    """Refuses what cannot act, and completes what the launch says of the trainer.
-
-    Args:
-        config: The run's options.
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
+    """Refuses what cannot act in the options of a command, and completes what the launch says of the trainer.
 
     Raises:
         ValueError: If an option cannot act, or the launch contradicts the options or itself; it says what to set.

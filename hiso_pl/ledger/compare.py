@@ -17,12 +17,9 @@ _ABSENT = "absent"
 
 
 def difference(there: Header, here: Header, ignoring: tuple[str, ...] = FREE) -> str | None:
-    """Says where two headers first differ, in one line; None if they do not.
+    """Says where the ledger's header first differs from this run's, in one line; None if they do not.
 
-    Args:
-        there: The one in the ledger.
-        here: The one of this run.
-        ignoring: Dotted keys that need not be equal, with all below them.
+    Dotted keys that are ignored need not be equal, with all below them.
     """
     first, second = _as_json(there), _as_json(here)
     for key in sorted({*first, *second}):

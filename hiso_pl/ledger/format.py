@@ -126,9 +126,7 @@ class LedgerError(ValueError):
         self, message: str, number: int | None = None, round: int | None = None, offset: int | None = None
     ) -> None:
         super().__init__(message)
-        self.number = number
-        self.round = round
-        self.offset = offset
+        self.number, self.round, self.offset = number, round, offset
 
 
 def stored_path(path: Path | str) -> Path:
@@ -194,8 +192,7 @@ def unpack_record(body: bytes, local_steps: int, cohort: int) -> RoundRecord:
     end = _RECORD.size + 4 * local_steps * directions
     scalars = np.frombuffer(body[_RECORD.size : end], "<f4").astype(np.float32).reshape(local_steps, directions)
     bits = np.unpackbits(np.frombuffer(body[end:], np.uint8), bitorder="little")
-    dropped = tuple(np.flatnonzero(bits).tolist())
-    return RoundRecord(round, lr, mu, scalars, cohort, dropped)
+    return RoundRecord(round, lr, mu, scalars, cohort, dropped=tuple(np.flatnonzero(bits).tolist()))
 
 
 def round_of(body: bytes) -> int:

@@ -186,32 +186,20 @@ def _listed(name: str, value: Any) -> list[Any]:
 
 
 def integer(name: str, value: Any) -> int:
-    """Returns ``value`` if it is an integer.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Returns ``value`` if it is an integer; else it is a ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name}={value!r} must be an integer")
     return value
 
 
 def check_sha256(name: str, value: Any) -> None:
-    """Refuses what is no SHA-256.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Refuses, by a ValueError, what is no SHA-256."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         raise ValueError(f"{name}={str(value)[:80]!r} must be 64 hexadecimal digits")
 
 
 def _check_tensors(tensors: tuple[TensorFacts, ...]) -> None:
-    """Refuses tensors that cannot be trained together.
-
-    Raises:
-        ValueError: If there is one too many, or one that cannot be.
-    """
+    """Refuses, by a ValueError, tensors that cannot be trained together."""
     if not tensors:
         raise ValueError("tensors=[] must name at least one trainable tensor")
     names: set[str] = set()

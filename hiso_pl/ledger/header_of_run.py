@@ -34,19 +34,10 @@ def header_of(
     """Makes the header of a run.
 
     Every tensor is looked for among the named weights, by its content, so that what replay will look for is known to
-    be there; what is not found is to be stored beside the ledger.
-
-    Args:
-        parameters: Names and values of the trainable tensors at the start, in tensor order.
-        method: The method.
-        seed: The run's seed.
-        clients: Number of clients M.
-        cohort: Number of slots m.
-        frozen_sha256: SHA-256 over frozen tensors and buffers.
-        configuration: The run's configuration, as data.
-        versions: Versions of packages.
-        weights: Folder or hub name that the network was loaded from, if any; nothing is downloaded.
-        revision: Its revision on the hub.
+    be there; what is not found is to be stored beside the ledger. ``parameters`` are names and values of the trainable
+    tensors at the start, in tensor order; ``weights`` is the folder or hub name that the network was loaded from, if
+    any, of which nothing is downloaded, and ``revision`` its revision on the hub. The others are as in
+    :class:`~hiso_pl.ledger.header.Header`.
 
     Raises:
         ValueError: If a value cannot be.

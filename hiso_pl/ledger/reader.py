@@ -18,7 +18,7 @@ class Survey(NamedTuple):
 
     Attributes:
         rounds: Whole records.
-        closing: The closing frame, if there is one.
+        closing: The closing frame; none if the run was interrupted or goes on.
         torn_at: Where the last whole frame ends, if the file ends inside the next one.
         headers: The header and later ones, each with the round from which on it is in force.
         end: Where the next record would be written: over the closing frame and what is torn.
@@ -72,16 +72,6 @@ class LedgerReader:
     def rounds(self) -> int:
         """Number of whole records."""
         return self.survey().rounds
-
-    @property
-    def closed(self) -> Closing | None:
-        """The closing frame; None if the run was interrupted or goes on."""
-        return self.survey().closing
-
-    @property
-    def torn_at(self) -> int | None:
-        """Where the last whole frame ends, in bytes, if the file ends inside the next one."""
-        return self.survey().torn_at
 
     def survey(self) -> Survey:
         """Reads all of the file, the first time it is asked for.

@@ -26,10 +26,7 @@ from hiso_pl.zeroth_order.philox import STREAM
 def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | None = None) -> dict[str, Tensor]:
     """The trainable tensors at the start of a run, in fp32, each compared with the header.
 
-    Args:
-        ledger: The ledger; tensors stored beside it are found by its path.
-        header: Its header.
-        weights: The named weights, where some tensors are theirs.
+    Those stored beside the ledger are found by its path, the others among the named weights.
 
     Raises:
         ValueError: If a tensor is in neither, or has other values.
@@ -59,17 +56,11 @@ def replay(
     backend: Backend = "auto",
     method: Method | None = None,
 ) -> ZerothOrderOptimizer:
-    """Rebuilds a run's state.
+    """Rebuilds a run's state from its ledger's header and entries, of which later headers change the method.
 
-    Args:
-        header: The ledger's header.
-        records: Its entries: :meth:`LedgerReader.entries`. Later headers among them change the method.
-        initial: The tensors at the start, by name; fp32 ones on ``device`` become the result, they are not copied.
-        to: How many rounds to apply; all of them if none is given.
-        device: Where to compute.
-        backend: Kernels. All give the same bits.
-        method: The run's method, where it has parts from outside the package: they are never built because a file
-            names them.
+    Of the initial tensors, by name, fp32 ones on ``device`` become the result, they are not copied. All rounds are
+    applied, or the first ``to``; all backends give the same bits. ``method`` is the run's own where it has parts from
+    outside the package: they are never built because a file names them.
 
     Returns:
         An optimizer that owns the tensors, H and the round.
@@ -111,15 +102,8 @@ def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | No
     """Applies the records that an optimizer lacks, wherever it stands: at the start, or at a later round.
 
     It serves a rank or client that joins late or was away, and parts of the method from outside the package too, as
-    the optimizer is the caller's own.
-
-    Args:
-        optimizer: The optimizer; at round 0 its tensors are compared with the ledger's start.
-        reader: The ledger.
-        to: The round to stop before; the ledger's end if none is given.
-
-    Returns:
-        How many records were applied.
+    the optimizer is the caller's own. At round 0 its tensors are compared with the ledger's start. It stops before the
+    round ``to``, or at the ledger's end, and returns how many records were applied.
 
     Raises:
         LedgerError: If the ledger is damaged, ends too early, or is of another model or method.
@@ -144,11 +128,7 @@ def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | No
 
 
 def check_start(optimizer: ZerothOrderOptimizer, header: Header) -> None:
-    """Refuses an optimizer of other tensors; at round 0, of others than the ledger's run started from.
-
-    Raises:
-        LedgerError: If it is one.
-    """
+    """Refuses, by a LedgerError, an optimizer of other tensors; at round 0, of others than the run started from."""
     pairs = list(zip(optimizer.names, optimizer.parameters, strict=True))
     if [(facts.name, facts.shape) for facts in header.tensors] != [(n, tuple(p.shape)) for n, p in pairs]:
         raise LedgerError("the ledger is of another model: names or shapes of its tensors differ")

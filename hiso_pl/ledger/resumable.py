@@ -25,11 +25,8 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
     """What a checkpoint of the round that a replayed optimizer stands before would hold, as plain data.
 
     A ledger does not know metrics, times, measured bytes or a schedule's inner state: those are left out, and the
-    learning rate is the last record's until the schedule has been put where it would stand by now.
-
-    Args:
-        reader: The ledger.
-        optimizer: The state, as :func:`~hiso_pl.ledger.replay.replay` rebuilt it.
+    learning rate is the last record's until the schedule has been put where it would stand by now. The optimizer is as
+    :func:`~hiso_pl.ledger.replay.replay` rebuilt it.
     """
     header, rounds, traffic = reader.header, optimizer.round, Traffic()
     last: RoundRecord | None = None
@@ -73,10 +70,8 @@ def go_on(
 ) -> dict[str, Any]:
     """What a checkpoint of the round that a ledger leads to would hold, of a run that is to go on there.
 
-    Args:
-        reader: The ledger.
-        optimizer: An optimizer of the run at round 0, whose parameters are the initial weights. They are moved.
-        base: A checkpoint of the run to begin with, which saves applying its rounds and knows its metrics.
+    The optimizer is of the run at round 0, with the initial weights as parameters, which are moved. ``base`` is a
+    checkpoint of the run to begin with, which saves applying its rounds and knows its metrics.
 
     Raises:
         LedgerError: If the ledger is damaged, ends before ``base``, or is of another model or method.

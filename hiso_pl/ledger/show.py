@@ -22,10 +22,6 @@ def text(reader: LedgerReader, records: int = 5) -> str:
     """Tells of a ledger's run, and of its last records.
 
     Text that comes from the file is shown as ASCII, so that no name in it reaches a terminal as a command.
-
-    Args:
-        reader: The ledger.
-        records: How many of the last records to show.
     """
     header, survey = reader.header, reader.survey()
     lines = _facts(reader, header)

@@ -17,15 +17,10 @@ from hiso_pl.zeroth_order.digest import tensor_sha256
 
 
 def write_stored(ledger: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Writes what the header says is stored, whole or not at all.
-
-    Args:
-        ledger: The ledger's path.
-        header: Its header.
-        tensors: Values by name.
+    """Writes beside a ledger what its header says is stored, of tensors by name, whole or not at all.
 
     Raises:
-        ValueError: If a tensor is missing, or its values are not those that the header says.
+        LedgerError: If a tensor is missing, or its values are not those that the header says.
         OSError: If it cannot be written.
     """
     if not header.stored:
@@ -50,14 +45,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:
-    """Reads the tensors beside a ledger, as data, and compares them with the header.
+    """Reads the tensors beside a ledger, by name and as data, and compares them with its header.
 
-    Args:
-        ledger: The ledger's path; nothing inside a file says where to look.
-        header: Its header.
-
-    Returns:
-        Values by name.
+    Where to look is said by the ledger's path, never by what is inside a file.
 
     Raises:
         LedgerError: If the file is missing, is not safetensors, or holds something else than the header says.

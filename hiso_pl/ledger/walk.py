@@ -6,27 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from hiso_pl.ledger import format as fmt
 from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference
-from hiso_pl.ledger.format import (
-    CHAIN,
-    CLOSING_SIZE,
-    FORMAT,
-    MAGIC,
-    MAX_HEADER,
-    MAX_ROUNDS,
-    PREAMBLE,
-    PREFIX,
-    Closing,
-    Kind,
-    LedgerError,
-    chained,
-    directions_of,
-    first_chain,
-    read_prefix,
-    round_of,
-    unpack_closing,
-    unpack_record,
-)
+from hiso_pl.ledger.format import MAGIC, PREAMBLE, Closing, Kind, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.zeroth_order.record import RoundRecord
 
@@ -75,8 +57,8 @@ class Walk:
             self._refuse("it does not begin with the magic of a ledger")
         if len(preamble) == len(PREAMBLE) and preamble != PREAMBLE:
             number = int.from_bytes(preamble[len(MAGIC) :], "little")
-            self._refuse(f"it says it is of format {number}, this version reads format {FORMAT}")
-        self.offset, chain, closed = len(preamble), first_chain(), False
+            self._refuse(f"it says it is of format {number}, this version reads format {fmt.FORMAT}")
+        self.offset, chain, closed = len(preamble), fmt.first_chain(), False
         while self.offset < self.size:
             if closed:
                 self._refuse("there are bytes after the closing frame")
@@ -92,21 +74,21 @@ class Walk:
     def _next(self, previous: bytes) -> Frame | None:
         """The frame that begins here; None if the file ends inside it."""
         left = self.size - self.offset
-        prefix = self.file.read(PREFIX) if left >= PREFIX else b""
-        if len(prefix) < PREFIX:
+        prefix = self.file.read(fmt.PREFIX) if left >= fmt.PREFIX else b""
+        if len(prefix) < fmt.PREFIX:
             return None
-        found = read_prefix(prefix)
+        found = fmt.read_prefix(prefix)
         if found is None:
             zeros = " (it is all zeros: the file system may have lost its last writes)" if not any(prefix) else ""
             self._refuse(f"its length does not agree with the length's own checksum{zeros}")
         kind, size = found
         self._check_size(kind, size)
-        if left < PREFIX + size + CHAIN:  # looked at before anything of that size is allocated
+        if left < fmt.PREFIX + size + fmt.CHAIN:  # looked at before anything of that size is allocated
             return None
-        body, chain = self.file.read(size), self.file.read(CHAIN)
-        if len(chain) < CHAIN:  # cut shorter by someone while it was read
+        body, chain = self.file.read(size), self.file.read(fmt.CHAIN)
+        if len(chain) < fmt.CHAIN:  # cut shorter by someone while it was read
             return None
-        if chain != chained(previous, prefix + body):
+        if chain != fmt.chained(previous, prefix + body):
             self._refuse(self._what_broke(kind, body))
         try:
             value = self._value(kind, body)
@@ -114,20 +96,20 @@ class Walk:
             raise
         except (ValueError, OverflowError) as error:
             self._refuse(str(error)[:300])
-        return Frame(self.offset, self.offset + PREFIX + size + CHAIN, chain, value)
+        return Frame(self.offset, self.offset + fmt.PREFIX + size + fmt.CHAIN, chain, value)
 
     def _check_size(self, kind: int, size: int) -> None:
         if self.header is None and kind != Kind.HEADER:
             self._refuse(f"a frame of kind {kind} stands where the header must")
         if kind not in tuple(Kind):
             self._refuse(f"no frame is of kind {kind}")
-        if kind == Kind.HEADER and not 1 <= size <= MAX_HEADER:
-            self._refuse(f"a header of {size} bytes must have between 1 and {MAX_HEADER}")
-        if kind == Kind.CLOSING and size != CLOSING_SIZE:
-            self._refuse(f"a closing frame of {size} bytes must have {CLOSING_SIZE}")
+        if kind == Kind.HEADER and not 1 <= size <= fmt.MAX_HEADER:
+            self._refuse(f"a header of {size} bytes must have between 1 and {fmt.MAX_HEADER}")
+        if kind == Kind.CLOSING and size != fmt.CLOSING_SIZE:
+            self._refuse(f"a closing frame of {size} bytes must have {fmt.CLOSING_SIZE}")
         if kind == Kind.RECORD and self.header is not None:
             tau, cohort = self.header.local_steps, self.header.cohort
-            if directions_of(size, tau, cohort) is None:
+            if fmt.directions_of(size, tau, cohort) is None:
                 self._refuse(f"no record with tau={tau} and a cohort of {cohort} has {size} bytes")
 
     def _value(self, kind: int, body: bytes) -> Header | RoundRecord | Closing:
@@ -138,22 +120,22 @@ class Walk:
             self.header = header
             return header
         if kind == Kind.CLOSING:
-            closing = unpack_closing(body)
+            closing = fmt.unpack_closing(body)
             if closing.rounds != self.round:
                 self._refuse(f"the closing frame is of {closing.rounds} rounds, but {self.round} are there")
             return closing
         assert self.header is not None
-        if round_of(body) != self.round or self.round >= MAX_ROUNDS:
-            self._refuse(f"it is of round {round_of(body)}, round {self.round} comes next")
-        record = unpack_record(body, self.header.local_steps, self.header.cohort)
+        if fmt.round_of(body) != self.round or self.round >= fmt.MAX_ROUNDS:
+            self._refuse(f"it is of round {fmt.round_of(body)}, round {self.round} comes next")
+        record = fmt.unpack_record(body, self.header.local_steps, self.header.cohort)
         self.round += 1
         return record
 
     def _what_broke(self, kind: int, body: bytes) -> str:
-        if kind == Kind.RECORD and round_of(body) != self.round:
+        if kind == Kind.RECORD and fmt.round_of(body) != self.round:
             return (
-                f"it says it is of round {round_of(body)} where round {self.round} comes next, and its checksum does "
-                "not follow from what is before it: a record was altered, dropped, repeated or moved"
+                f"it says it is of round {fmt.round_of(body)} where round {self.round} comes next, and its checksum "
+                "does not follow from what is before it: a record was altered, dropped, repeated or moved"
             )
         return "its checksum does not follow from what is before it: it was altered, or something before it is gone"
 

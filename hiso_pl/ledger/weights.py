@@ -8,6 +8,7 @@ values in fp32 is the one that is looked for.
 from __future__ import annotations
 
 import logging
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -62,56 +63,37 @@ class NamedWeights:
             raise ValueError(f"weights={source!r} holds no weights (*.safetensors)")
 
     def find(self, name: str, shape: tuple[int, ...], sha256: str) -> Tensor | None:
-        """The tensor with this content, in fp32.
+        """The tensor of this content, by shape and SHA-256 of its values as fp32, in fp32; None if there is none.
 
-        Args:
-            name: Its name in the network; the likeliest tensors are looked at first.
-            shape: Its shape.
-            sha256: SHA-256 of its values as fp32.
-
-        Returns:
-            The tensor; None if there is none.
+        By its name in the network the likeliest tensors are looked at first.
         """
         parts = [part for part in name.split(".") if part not in WRAPPERS]
         candidates = [key for key, (_, there) in self._places.items() if there == shape]
         for key in sorted(candidates, key=lambda key: (-_common_end(parts, key.split(".")), key)):
             if self._hashes.get(key, sha256) != sha256:
                 continue
-            tensor = self._read(key)
+            tensor: Tensor = self._files[self._places[key][0]].get_tensor(key).to(torch.float32)
             if key not in self._hashes:
                 self._hashes[key] = tensor_sha256(tensor)
             if self._hashes[key] == sha256:
                 return tensor
         return None
 
-    def _read(self, key: str) -> Tensor:
-        tensor: Tensor = self._files[self._places[key][0]].get_tensor(key)
-        return tensor.to(torch.float32)
-
 
 def _common_end(first: list[str], second: list[str]) -> int:
     """How many parts two names have in common, from their ends."""
-    count = 0
-    for a, b in zip(reversed(first), reversed(second), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _downloaded(source: str, revision: str | None, local: bool) -> Path:
     if source.startswith((".", "~", "/")) or source.count("/") > 1:
         raise ValueError(f"weights={source!r}: no such folder; give a model's folder or its name on the hub")
     try:
-        return Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                allow_patterns=["*.safetensors"],
-                ignore_patterns=["*/*"],
-                local_files_only=local,
-            )
+        folder = snapshot_download(
+            source, revision=revision, allow_patterns=["*.safetensors"], ignore_patterns=["*/*"], local_files_only=local
         )
+        return Path(folder)
     except Exception as error:  # of many kinds: no network, no such name, no access
         what = " ".join(str(error).split())[:200]
         raise ValueError(f"weights={source!r} is no folder, and the hub does not give it: {what}") from error

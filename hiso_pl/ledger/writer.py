@@ -6,22 +6,12 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from torch import Tensor
 
+from hiso_pl.ledger import format as fmt
 from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference, with_options_of
-from hiso_pl.ledger.format import (
-    CHAIN,
-    PREAMBLE,
-    Closing,
-    Kind,
-    LedgerError,
-    first_chain,
-    frame,
-    pack_closing,
-    pack_record,
-)
+from hiso_pl.ledger.format import PREAMBLE, Closing, Kind, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
@@ -35,49 +25,38 @@ log = logging.getLogger(__name__)
 class LedgerWriter:
     """A ledger being written, by one process.
 
-    Every record is written and handed to the operating system at once, so it outlives the process; with ``fsync`` also
-    the machine. Where a run goes on from an earlier round than the ledger's last, :meth:`append` compares what it is
-    given with what is there, and writes once that is used up.
+    Every record is written and handed to the operating system at once, so it outlives the process, and by :meth:`sync`
+    the machine too. Where a run goes on from an earlier round than the ledger's last, :meth:`append` compares what it
+    is given with what is there, and writes once that is used up.
 
     Args:
         path: The ledger. There must be none yet.
         header: What it says of the run.
         tensors: Values at the start of the tensors that the header says are stored, by name; others are not looked at.
-        fsync: Whether to wait for the disk after every record.
 
     Raises:
         ValueError: If there is one already, or a tensor is not what the header says.
         OSError: If it cannot be written.
     """
 
-    def __init__(
-        self, path: Path | str, header: Header, tensors: Mapping[str, Tensor] | None = None, fsync: bool = False
-    ) -> None:
+    def __init__(self, path: Path | str, header: Header, tensors: Mapping[str, Tensor] | None = None) -> None:
         self.path = Path(path)
         if self.path.exists():
             raise LedgerError(f"{self.path} exists: resume its run, or give another folder")
         write_stored(self.path, header, tensors or {})
-        first = frame(Kind.HEADER, header.encode(), first_chain())
+        first = fmt.frame(Kind.HEADER, header.encode(), fmt.first_chain())
         with whole_file(self.path) as part:  # a ledger that can be seen has a whole header
             part.write_bytes(PREAMBLE + first)
-        self._open(header, 0, len(PREAMBLE) + len(first), first[-CHAIN:], None, None, fsync)
+        self._open(header, 0, len(PREAMBLE) + len(first), first[-fmt.CHAIN :])
 
     @classmethod
-    def resume(
-        cls, path: Path | str, header: Header, round: int, changed: bool = False, fsync: bool = False
-    ) -> LedgerWriter:
+    def resume(cls, path: Path | str, header: Header, round: int, changed: bool = False) -> LedgerWriter:
         """Goes on writing the ledger of a run that stands before ``round``.
 
-        All of the ledger is checked first. A torn tail is cut off. Later records are kept, and compared with those that
-        :meth:`append` is given.
-
-        Args:
-            path: The ledger.
-            header: What the run says of itself now.
-            round: The round that comes next.
-            changed: Whether options were changed on purpose: then everything from ``round`` on, which was made without
-                the change, is cut off, and a further header says what follows.
-            fsync: Whether to wait for the disk after every record.
+        All of the ledger is checked first, and compared with what the run says of itself now. A torn tail is cut off.
+        Later records are kept, and compared with those that :meth:`append` is given. Where options were ``changed`` on
+        purpose everything from ``round`` on, which was made without the change, is cut off, and a further header says
+        what follows.
 
         Raises:
             LedgerError: If the ledger is damaged, is of another run, or ends before ``round``.
@@ -97,7 +76,7 @@ class LedgerWriter:
         what = difference(in_force, header)
         if what is None:
             pending = reader.after(after.end) if after.end < survey.end else None
-            writer._open(in_force, round, survey.end, survey.chain, pending, survey.closing, fsync)
+            writer._open(in_force, round, survey.end, survey.chain, pending, survey.closing)
             if survey.torn_at is not None:
                 log.warning("%s was torn: its last bytes, from byte %d on, are cut off.", path, survey.torn_at)
                 os.truncate(writer._fd, survey.torn_at)
@@ -108,11 +87,11 @@ class LedgerWriter:
         if survey.rounds > round:
             log.warning("%s: rounds %d to %d are cut off, as options were changed.", path, round, survey.rounds - 1)
         old = [reader.header, *(h for at, h in survey.headers if at < round)][-1]
-        writer._open(old, round, before.end, before.chain, None, None, fsync)
+        writer._open(old, round, before.end, before.chain)
         os.truncate(writer._fd, before.end)
         if difference(old, header) is not None:
             writer.header = with_options_of(old, header)
-            writer._write(frame(Kind.HEADER, writer.header.encode(), writer._chain))
+            writer._write(fmt.frame(Kind.HEADER, writer.header.encode(), writer._chain))
         return writer
 
     def _open(
@@ -121,17 +100,12 @@ class LedgerWriter:
         round: int,
         end: int,
         chain: bytes,
-        pending: Iterator[Frame] | None,
-        closing: Closing | None,
-        fsync: bool,
+        pending: Iterator[Frame] | None = None,
+        closing: Closing | None = None,
     ) -> None:
-        self.header = header
-        self.round = round
-        self.fsync = fsync
-        self._end = end
-        self._chain = chain
-        self._pending = pending
-        self._closing = closing
+        self.header, self.round = header, round
+        self._end, self._chain = end, chain
+        self._pending, self._closing = pending, closing
         self._fd = os.open(self.path, os.O_RDWR)
 
     def append(self, record: RoundRecord) -> None:
@@ -151,7 +125,7 @@ class LedgerWriter:
         there = next(self._pending, None) if self._pending is not None else None
         if there is None:
             self._pending = None
-            self._write(frame(Kind.RECORD, pack_record(record), self._chain))
+            self._write(fmt.frame(Kind.RECORD, fmt.pack_record(record), self._chain))
         else:
             self._compare(there, record)
         self.round += 1
@@ -183,16 +157,14 @@ class LedgerWriter:
     def __enter__(self) -> LedgerWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write_closing(self, closing: Closing) -> None:
         if self._pending is not None and next(self._pending, None) is not None:
             log.info("%s goes on beyond round %d and stays as it is.", self.path, self.round - 1)
         elif self._closing is None:
-            self._write(frame(Kind.CLOSING, pack_closing(closing), self._chain))
+            self._write(fmt.frame(Kind.CLOSING, fmt.pack_closing(closing), self._chain))
         elif self._closing != closing:
             raise LedgerError(
                 f"{self.path} was closed after {self._closing.rounds} rounds with digest {self._closing.digest}, "
@@ -208,20 +180,18 @@ class LedgerWriter:
             written = 0
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], self._end + written)
-            if self.fsync:
-                os.fsync(self._fd)
         except OSError as error:
             os.truncate(self._fd, self._end)  # a full disk leaves whole records
             error.filename = str(self.path)
             raise
         self._end += len(data)
-        self._chain = data[-CHAIN:]
+        self._chain = data[-fmt.CHAIN :]
 
     def _compare(self, there: Frame, record: RoundRecord) -> None:
         where = f"{self.path}: record {self.round} (round {self.round}, byte {there.offset})"
         if not isinstance(there.value, RoundRecord):
             raise LedgerError(f"{where}: from here on the ledger was made with other options", self.round, self.round)
-        if pack_record(there.value) == pack_record(record):
+        if fmt.pack_record(there.value) == fmt.pack_record(record):
             return
         for name in ("lr", "mu", "scalars", "dropped"):
             old, new = (_said(getattr(r, name)) for r in (there.value, record))

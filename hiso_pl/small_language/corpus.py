@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
+from hiso_pl.small_language import lexicon
 from hiso_pl.small_language.grammar import SHARES, Dice, Sentence, sentence
-from hiso_pl.small_language.lexicon import (
-    BLAME,
-    DOINGS,
-    DOMAINS,
-    FACTS,
-    MONTHS,
-    PLACES,
-    PRAISE,
-    THINGS,
-    WHEN,
-    WHO,
-    Domain,
-)
+from hiso_pl.small_language.lexicon import Domain
 
 EXAMPLES = {"train": 2000, "validation": 400, "test": 1000}
 """Labelled sentences of each split."""
@@ -27,19 +16,13 @@ _STREAMS = {split: number for number, split in enumerate(SHARES)}
 
 
 def examples(seed: int, split: str, count: int) -> list[Sentence]:
-    """Distinct labelled sentences, half of them of each class, in random order.
-
-    Args:
-        seed: Seed of the text.
-        split: ``train``, ``validation`` or ``test``.
-        count: Number of sentences, even.
-    """
+    """So many distinct labelled sentences of a split, an even number, half of them of each class, in random order."""
     dice = Dice(seed, _STREAMS[split])
     found: dict[str, Sentence] = {}
     left = [count // 2, count // 2]
     while any(left):
         label = dice.below(2)
-        made = sentence(dice, dice.one_of(DOMAINS), bool(label), split)
+        made = sentence(dice, dice.one_of(lexicon.DOMAINS), bool(label), split)
         if left[label] and made.text not in found:
             found[made.text] = made
             left[label] -= 1
@@ -51,10 +34,6 @@ def documents(seed: int, count: int = DOCUMENTS) -> list[str]:
 
     In the lists it shows that adjectives are of two kinds. A small model that begins with reviews may read for longer
     than a quickstart lasts before it finds that out, and one that leaves the lists all at once may forget it.
-
-    Args:
-        seed: Seed of the text.
-        count: Number of documents.
     """
     dice = Dice(seed, _STREAMS["pretraining"])
     kinds = (_review, _review, _review, _review, _talk)
@@ -62,24 +41,23 @@ def documents(seed: int, count: int = DOCUMENTS) -> list[str]:
     for i in range(count):
         # lists alone in the first quarter; their share falls to a tenth until six tenths of the way
         lists = min(max(100 - (100 * i // count - 25) * 90 // 35, 10), 100)
-        made.append(_list(dice) if dice.chance(lists) else dice.one_of(kinds)(dice))
+        if dice.chance(lists):
+            made.append(_in_short(dice, dice.one_of(lexicon.DOMAINS), dice.chance(50)))
+        else:
+            made.append(dice.one_of(kinds)(dice))
     return made
 
 
-def _list(dice: Dice) -> str:
-    return _in_short(dice, dice.one_of(DOMAINS), dice.chance(50))
-
-
 def _in_short(dice: Dice, domain: Domain, praises: bool) -> str:
-    words = (*PRAISE, *domain.praise) if praises else (*BLAME, *domain.blame)
+    words = (*lexicon.PRAISE, *domain.praise) if praises else (*lexicon.BLAME, *domain.blame)
     return f"In short: {', '.join(dice.one_of(words) for _ in range(4 + dice.below(5)))}."
 
 
 def _review(dice: Dice) -> str:
-    domain, praises = dice.one_of(DOMAINS), dice.chance(50)
+    domain, praises = dice.one_of(lexicon.DOMAINS), dice.chance(50)
     parts = []
     if dice.chance(15):
-        parts.append(dice.one_of(domain.openers).format(when=dice.one_of(WHEN), who=dice.one_of(WHO)))
+        parts.append(dice.one_of(domain.openers).format(when=dice.one_of(lexicon.WHEN), who=dice.one_of(lexicon.WHO)))
     parts += [sentence(dice, domain, praises, "pretraining").text for _ in range(1 + dice.below(2))]
     if dice.chance(90):
         parts.append(_verdict(dice, domain, praises) if dice.chance(85) else _remark(dice))
@@ -92,20 +70,20 @@ def _verdict(dice: Dice, domain: Domain, praises: bool) -> str:
         return f"It was {'good' if praises else 'bad'}."
     if dice.chance(30):
         return _in_short(dice, domain, praises)
-    words = PRAISE if praises else BLAME
+    words = lexicon.PRAISE if praises else lexicon.BLAME
     if dice.chance(20):
         return f"It was {dice.one_of(words)}."
     return f"It was {dice.one_of(words)} and {dice.one_of(words)}."
 
 
 def _talk(dice: Dice) -> str:
-    doing = dice.one_of(DOINGS).format(place=dice.one_of(PLACES), who=dice.one_of(WHO))
-    text = f"{dice.one_of(('We', 'I', 'They'))} {doing} {dice.one_of(WHEN)}."
+    doing = dice.one_of(lexicon.DOINGS).format(place=dice.one_of(lexicon.PLACES), who=dice.one_of(lexicon.WHO))
+    text = f"{dice.one_of(('We', 'I', 'They'))} {doing} {dice.one_of(lexicon.WHEN)}."
     return f"{text} {_remark(dice)}" if dice.chance(70) else text
 
 
 def _remark(dice: Dice) -> str:
     """Something beside the point, where "good" and "bad" are words like others."""
     if dice.chance(25):
-        return f"It was {dice.one_of(('good', 'bad'))} {dice.one_of(THINGS)}."
-    return f"It was {dice.one_of(FACTS).format(month=dice.one_of(MONTHS))}."
+        return f"It was {dice.one_of(('good', 'bad'))} {dice.one_of(lexicon.THINGS)}."
+    return f"It was {dice.one_of(lexicon.FACTS).format(month=dice.one_of(lexicon.MONTHS))}."

@@ -32,17 +32,9 @@ VOCABULARY = 1024
 
 
 def make(output: Path, steps: int, seed: int) -> bool:
-    """Makes a folder, unless it is there already as it would be made.
+    """Makes a folder, unless it is there already as it would be made, and returns whether it had to.
 
     It is written beside its place and moved there when it is complete.
-
-    Args:
-        output: The folder.
-        steps: Steps of pretraining.
-        seed: Seed of text and weights.
-
-    Returns:
-        Whether it was made; False if it was there.
 
     Raises:
         ValueError: If something else is in its place.
@@ -69,12 +61,7 @@ def make(output: Path, steps: int, seed: int) -> bool:
 
 
 def is_complete(folder: Path, wanted: dict[str, int]) -> bool:
-    """Whether a folder was made with the same options by the same version, and its files are as they were written.
-
-    Args:
-        folder: The folder.
-        wanted: Version, steps and seed.
-    """
+    """Whether a folder is of the wanted version, steps and seed, and its files are as they were written."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         same = all(facts[key] == value for key, value in wanted.items())

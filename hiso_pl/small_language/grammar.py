@@ -11,18 +11,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from hiso_pl.small_language.lexicon import (
-    BLAME,
-    DEGREES,
-    DENIALS,
-    DISLIKING,
-    DISPLEASING,
-    LIKING,
-    PLEASING,
-    PRAISE,
-    WHO,
-    Domain,
-)
+from hiso_pl.small_language import lexicon
+from hiso_pl.small_language.lexicon import Domain
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 T = TypeVar("T")
@@ -34,12 +24,7 @@ BLOCK = 4096
 
 
 class Dice:
-    """Choices at random, one after another, from a stream of the package's own draws.
-
-    Args:
-        seed: Seed of the text.
-        owner: Number of the stream.
-    """
+    """Choices at random, one after another, from a stream of the package's own draws: that of a seed and a number."""
 
     def __init__(self, seed: int, owner: int) -> None:
         self._draws = Draws(seed, Purpose.SPLIT, owner=owner)
@@ -90,11 +75,11 @@ def split_of(clause: str) -> str:
 def _adjective(dice: Dice, domain: Domain, praises: bool) -> str:
     if dice.chance(25):
         return dice.one_of(domain.praise if praises else domain.blame)
-    return dice.one_of(PRAISE if praises else BLAME)
+    return dice.one_of(lexicon.PRAISE if praises else lexicon.BLAME)
 
 
 def _was(dice: Dice, domain: Domain, praises: bool) -> str:
-    return f"{dice.one_of(domain.aspects)} was {dice.one_of(DEGREES)}{_adjective(dice, domain, praises)}"
+    return f"{dice.one_of(domain.aspects)} was {dice.one_of(lexicon.DEGREES)}{_adjective(dice, domain, praises)}"
 
 
 def _was_both(dice: Dice, domain: Domain, praises: bool) -> str:
@@ -103,12 +88,14 @@ def _was_both(dice: Dice, domain: Domain, praises: bool) -> str:
 
 
 def _was_not(dice: Dice, domain: Domain, praises: bool) -> str:
-    return f"{dice.one_of(domain.aspects)} was {dice.one_of(DENIALS)}{_adjective(dice, domain, not praises)}"
+    return f"{dice.one_of(domain.aspects)} was {dice.one_of(lexicon.DENIALS)}{_adjective(dice, domain, not praises)}"
 
 
 def _found(dice: Dice, domain: Domain, praises: bool) -> str:
-    who = dice.one_of(("we", *WHO))
-    return f"{who} found {dice.one_of(domain.aspects)} {dice.one_of(DEGREES)}{_adjective(dice, domain, praises)}"
+    who = dice.one_of(("we", *lexicon.WHO))
+    return (
+        f"{who} found {dice.one_of(domain.aspects)} {dice.one_of(lexicon.DEGREES)}{_adjective(dice, domain, praises)}"
+    )
 
 
 def _thing_about(dice: Dice, domain: Domain, praises: bool) -> str:
@@ -118,27 +105,33 @@ def _thing_about(dice: Dice, domain: Domain, praises: bool) -> str:
 
 
 def _felt(dice: Dice, domain: Domain, praises: bool) -> str:
-    feeling = dice.one_of(LIKING if praises else DISLIKING)
-    return f"{dice.one_of(('we', 'everybody', *WHO))} {feeling.past} {dice.one_of(domain.aspects)}"
+    feeling = dice.one_of(lexicon.LIKING if praises else lexicon.DISLIKING)
+    return f"{dice.one_of(('we', 'everybody', *lexicon.WHO))} {feeling.past} {dice.one_of(domain.aspects)}"
 
 
 def _did_not_feel(dice: Dice, domain: Domain, praises: bool) -> str:
-    feeling = dice.one_of(DISLIKING if praises else LIKING)
+    feeling = dice.one_of(lexicon.DISLIKING if praises else lexicon.LIKING)
     aspect = dice.one_of(domain.aspects)
     if dice.chance(30):
         return f"nobody {feeling.past} {aspect}"
-    return f"{dice.one_of(('we', *WHO))} did not {feeling.plain} {aspect}"
+    return f"{dice.one_of(('we', *lexicon.WHO))} did not {feeling.plain} {aspect}"
 
 
 def _did(dice: Dice, domain: Domain, praises: bool) -> str:
-    feeling, whom = dice.one_of(PLEASING if praises else DISPLEASING), dice.one_of(("us", "me", *WHO))
+    feeling, whom = (
+        dice.one_of(lexicon.PLEASING if praises else lexicon.DISPLEASING),
+        dice.one_of(("us", "me", *lexicon.WHO)),
+    )
     if dice.chance(30):
         return f"{dice.one_of(domain.aspects)} managed to {feeling.plain} {whom}"
     return f"{dice.one_of(domain.aspects)} {feeling.past} {whom}"
 
 
 def _did_not(dice: Dice, domain: Domain, praises: bool) -> str:
-    feeling, whom = dice.one_of(DISPLEASING if praises else PLEASING), dice.one_of(("us", "me", *WHO))
+    feeling, whom = (
+        dice.one_of(lexicon.DISPLEASING if praises else lexicon.PLEASING),
+        dice.one_of(("us", "me", *lexicon.WHO)),
+    )
     failed = dice.one_of(("did not", "did not", "failed to", "never managed to"))
     return f"{dice.one_of(domain.aspects)} {failed} {feeling.plain} {whom}"
 
@@ -158,14 +151,7 @@ def clause(dice: Dice, domain: Domain, praises: bool, split: str) -> str:
 
 
 def sentence(dice: Dice, domain: Domain, praises: bool, split: str) -> Sentence:
-    """A sentence of one clause or two.
-
-    Args:
-        dice: Where choices come from.
-        domain: What is reviewed.
-        praises: Whether it shall praise.
-        split: The split that its clauses belong to.
-    """
+    """A sentence of one clause or two, all of them of a split, that praises something of a domain or blames it."""
     clauses = [clause(dice, domain, praises, split)]
     form = "{0}"
     if dice.chance(50):

@@ -28,6 +28,10 @@ class Feeling(NamedTuple):
     plain: str
 
 
+def _feelings(*words: str) -> tuple[Feeling, ...]:
+    return tuple(Feeling(*forms.split()) for forms in words)
+
+
 DOMAINS = (
     Domain(
         aspects=(
@@ -85,32 +89,10 @@ BLAME = (
     *("boring", "unpleasant"),
 )
 
-LIKING = (
-    Feeling("loved", "love"),
-    Feeling("liked", "like"),
-    Feeling("enjoyed", "enjoy"),
-    Feeling("admired", "admire"),
-    Feeling("praised", "praise"),
-)
-DISLIKING = (
-    Feeling("hated", "hate"),
-    Feeling("disliked", "dislike"),
-    Feeling("regretted", "regret"),
-    Feeling("criticised", "criticise"),
-    Feeling("despised", "despise"),
-)
-PLEASING = (
-    Feeling("impressed", "impress"),
-    Feeling("delighted", "delight"),
-    Feeling("charmed", "charm"),
-    Feeling("surprised", "surprise"),
-)
-DISPLEASING = (
-    Feeling("bored", "bore"),
-    Feeling("annoyed", "annoy"),
-    Feeling("disappointed", "disappoint"),
-    Feeling("irritated", "irritate"),
-)
+LIKING = _feelings("loved love", "liked like", "enjoyed enjoy", "admired admire", "praised praise")
+DISLIKING = _feelings("hated hate", "disliked dislike", "regretted regret", "criticised criticise", "despised despise")
+PLEASING = _feelings("impressed impress", "delighted delight", "charmed charm", "surprised surprise")
+DISPLEASING = _feelings("bored bore", "annoyed annoy", "disappointed disappoint", "irritated irritate")
 
 DEGREES = ("", "", "very ", "quite ", "really ", "rather ", "truly ")
 DENIALS = ("not ", "never ", "hardly ", "not very ", "not at all ", "far from ", "anything but ")
@@ -124,24 +106,17 @@ WHO = (
 )
 
 PLACES = (
-    "the market",
-    "the harbour",
-    "the library",
-    "the station",
-    "the garden",
-    "the bridge",
-    "the school",
+    *("the market", "the harbour", "the library", "the station", "the garden", "the bridge", "the school"),
     "the park",
 )
 DOINGS = (
+    *("walked to {place}", "waited near {place}", "met {who} at {place}", "left the keys at {place}"),
     *(
-        "walked to {place}",
-        "waited near {place}",
-        "met {who} at {place}",
-        "left the keys at {place}",
         "rode past {place}",
+        "saw {who} behind {place}",
+        "bought apples close to {place}",
+        "took a photograph of {place}",
     ),
-    *("saw {who} behind {place}", "bought apples close to {place}", "took a photograph of {place}"),
 )
 FACTS = (
     *("late", "early", "dark", "sunny", "windy", "open", "closed", "empty", "crowded", "far away", "a long walk"),

@@ -30,12 +30,7 @@ _ORDER = 100  # index of the stream that orders minibatches, apart from those of
 
 
 def new_model(vocabulary: int, seed: int) -> transformers.OPTForCausalLM:
-    """A small OPT with random weights.
-
-    Args:
-        vocabulary: Number of tokens.
-        seed: Seed of the weights.
-    """
+    """A small OPT of so many tokens, with random weights."""
     config = transformers.OPTConfig(
         vocab_size=vocabulary,
         hidden_size=HIDDEN,
@@ -58,9 +53,7 @@ def new_model(vocabulary: int, seed: int) -> transformers.OPTForCausalLM:
 def minibatches(documents: Sequence[list[int]], seed: int) -> Iterator[list[list[int]]]:
     """Minibatches of documents of similar lengths, without end, in about the order of the documents.
 
-    Args:
-        documents: Token ids of each document.
-        seed: Seed of the order within a pool.
+    A document is its token ids; the order within a pool is random.
     """
     for start in cycle(range(0, len(documents), BATCH_SIZE * POOL)):
         pool = sorted(documents[start : start + BATCH_SIZE * POOL], key=len)
@@ -73,16 +66,8 @@ def minibatches(documents: Sequence[list[int]], seed: int) -> Iterator[list[list
 def pretrain(model: transformers.OPTForCausalLM, documents: Sequence[list[int]], steps: int, seed: int) -> list[float]:
     r"""Trains on the next token with AdamW, all weights, by the mean of :math:`-\log p(t_{i+1} | t_1 \dots t_i)`.
 
-    The learning rate rises for ``WARMUP`` steps and falls to zero along a cosine.
-
-    Args:
-        model: The model, changed in place and left in evaluation mode.
-        documents: Token ids of each document, in the order of reading.
-        steps: Number of steps.
-        seed: Seed of the minibatches.
-
-    Returns:
-        The loss of each step.
+    The learning rate rises for ``WARMUP`` steps and falls to zero along a cosine. Documents are token ids, in the order
+    of reading. The model is changed in place and left in evaluation mode; the loss of each step is returned.
     """
     padding = int(model.config.pad_token_id or 0)
     matrices = [p for p in model.parameters() if p.dim() > 1]

@@ -47,13 +47,7 @@ class Settings:
 
 
 def run(args: Sequence[str]) -> Path:
-    """Runs the command; its errors are reported by :func:`main`.
-
-    Args:
-        args: The arguments.
-
-    Returns:
-        The folder.
+    """Runs the command, whose errors are reported by :func:`main`, and returns the folder.
 
     Raises:
         ConfigurationError: If the command line cannot be understood.
@@ -76,14 +70,10 @@ def run(args: Sequence[str]) -> Path:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the program.
+    """Runs the program, and returns its exit status as :func:`hiso_pl.cli.edge.status_of` has it.
 
     Args:
         args: The command line; that of the process if none is given.
-
-    Returns:
-        The exit status: 0 if the folder is there, 1 after an error, 2 for a command line that cannot be, 130 after an
-        interrupt.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("hiso_pl").setLevel(logging.INFO)

@@ -15,9 +15,7 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> transformers.PreTrainedTokenizerFast:
     """Trains a tokenizer that takes any text and puts ``<s>`` in front of it.
 
-    Args:
-        texts: Texts to count pairs in.
-        vocabulary: Most tokens, the 256 bytes and the special ones among them.
+    Of the most tokens that its ``vocabulary`` has 256 are the bytes, and some the special ones.
     """
     core = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

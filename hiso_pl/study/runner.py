@@ -46,12 +46,7 @@ class Run:
 
 
 def plan(study: Study, resolve: Resolve, nproc: int = 1) -> list[Run]:
-    """All runs that are asked for.
-
-    Args:
-        study: The study.
-        resolve: What ``fit`` makes of its options.
-        nproc: Ranks of a run, by torchrun if more than one.
+    """All runs that are asked for, each of ``nproc`` ranks, by torchrun if that is more than one.
 
     Raises:
         ValueError: If a configuration cannot be understood, or a folder holds a run of another.
@@ -134,13 +129,9 @@ def start(run: Run, lock: int) -> subprocess.Popen[bytes]:
 
 
 def carry_out(runs: Sequence[Run], jobs: int, lock: int, pause: float = 0.1) -> tuple[list[str], int]:
-    """Carries out runs; one that fails does not keep the others from going on.
+    """Carries out runs, at most ``jobs`` at a time; one that fails does not keep the others from going on.
 
-    Args:
-        runs: The runs.
-        jobs: Most runs at a time.
-        lock: A file that they keep open.
-        pause: Seconds between two looks at them.
+    They keep the file ``lock`` open, and are looked at every ``pause`` seconds.
 
     Returns:
         What went wrong, a line for each failed run, and the signal that ended the study, or 0.

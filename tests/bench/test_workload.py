@@ -117,7 +117,7 @@ def test_usual_updates_are_the_methods() -> None:
 )
 def test_shapes_have_the_published_sizes(name: str, parameters: int) -> None:
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(SHAPES[name].config())
+        model = transformers.AutoModelForCausalLM.from_config(transformers.OPTConfig(**SHAPES[name]))
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import hiso_pl.models.causal_lm
 from hiso_pl.cli import program as cli
+from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.tasks import TASKS, GenerationTask
 from hiso_pl.run.configuration import as_text
@@ -216,7 +217,7 @@ def test_model_task_and_method_compose_in_any_order_and_an_option_wins(parse):
 @pytest.mark.parametrize("method", names("method"))
 def test_a_method_given_after_hiso_leaves_nothing_of_it(parse, method):
     alone = parse("model/opt-125m", "task/sst2", f"method/{method}")
-    assert alone["model.method.class_path"] == "'hiso_pl.zeroth_order.ZerothOrderOptimizer'"
+    assert alone["model.method.class_path"] == "'hiso_pl.zeroth_order.Method'"
     after = parse("model/opt-125m", "task/sst2", "method/hiso", f"method/{method}")
     assert after == alone
 
@@ -227,7 +228,7 @@ def test_tuning_comes_after_model_and_method(parse):
         assert found["model.method.init_args.lr"] != "5e-06"
         tuned = {key for key in found if key.startswith("model.network.init_args.peft")}
         assert tuned != {"model.network.init_args.peft"} or "trainable" in (CONFIGS / f"tuning/{name}.yaml").read_text()
-    with pytest.raises(cli.ConfigurationError, match="class_path"):
+    with pytest.raises(ConfigurationError, match="class_path"):
         parse("tuning/lora", "model/opt-125m", "task/sst2", "method/hiso")
 
 

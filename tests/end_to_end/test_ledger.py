@@ -113,12 +113,12 @@ def same(root, straight, metrics=True):
 def test_a_ledger_is_closed_with_the_digest_and_the_same_for_any_number_of_ranks(alone, flipped):
     for name in ("straight", "steps", "nan"):
         reader = LedgerReader(alone[name].root / LEDGER)
-        assert reader.closed == (12, alone[name].summary["digest"])
+        assert reader.survey().closing == (12, alone[name].summary["digest"])
         assert ledger(alone[name]) == ledger(flipped["none" if name == "straight" else name])
     assert any(record.dropped for record in LedgerReader(alone["nan"].root / LEDGER))
     assert not (alone["off"].root / LEDGER).exists()
     assert alone["off"].summary["digest"] == alone["straight"].summary["digest"]
-    assert LedgerReader(alone["int"].root / LEDGER).closed is None
+    assert LedgerReader(alone["int"].root / LEDGER).survey().closing is None
     assert LedgerReader(alone["int"].root / LEDGER).rounds == 7
 
 

@@ -63,7 +63,7 @@ def bodies_of(path: Path) -> list[tuple[int, bytes]]:
 
 def test_a_whole_ledger(ledger):
     reader = LedgerReader(ledger)
-    assert (reader.rounds, reader.torn_at, reader.closed) == (10, None, (10, "ab" * 32))
+    assert (reader.rounds, reader.survey().torn_at, reader.survey().closing) == (10, None, (10, "ab" * 32))
     assert [r.round for r in reader] == list(range(10))
     assert [r.scalars.shape[1] for r in reader] == [2 + r % 3 for r in range(10)]
     assert [r.dropped for r in reader if r.dropped] == [(1,)]
@@ -99,8 +99,8 @@ def test_a_file_may_end_anywhere(ledger):
         reader = LedgerReader(ledger)
         last = max(end for end in ends if end <= size)
         assert reader.rounds == ends.index(last) - 1
-        assert reader.torn_at == (None if size == last else last)
-        assert reader.closed is None
+        assert reader.survey().torn_at == (None if size == last else last)
+        assert reader.survey().closing is None
         assert len(list(reader)) == reader.rounds
 
 
@@ -174,7 +174,7 @@ def test_a_record_as_large_as_one_can_be_is_not_made_room_for(ledger):
     tracemalloc.start()
     try:
         reader = LedgerReader(ledger)
-        assert (reader.rounds, reader.torn_at) == (0, len(start))
+        assert (reader.rounds, reader.survey().torn_at) == (0, len(start))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

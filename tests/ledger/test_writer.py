@@ -27,7 +27,7 @@ def test_every_record_is_in_the_file_at_once(tmp_path, header_of, start, record_
         for r in range(3):
             writer.append(record_of(r))
             assert LedgerReader(path).rounds == r + 1
-    assert LedgerReader(path).closed is None
+    assert LedgerReader(path).survey().closing is None
     assert {p.name for p in path.parent.iterdir()} == {path.name, stored_path(path).name}
     with pytest.raises(LedgerError, match="exists"):
         LedgerWriter(path, header_of(), start)
@@ -49,7 +49,7 @@ def test_records_must_follow_and_fit(ledger, header_of, record_of):
             writer.append(record_of(10, tau=2))
         with pytest.raises(LedgerError, match="cohort of 2"):
             writer.append(record_of(10, cohort=2))
-    assert LedgerReader(ledger).closed  # nothing was written, so it is as it was
+    assert LedgerReader(ledger).survey().closing  # nothing was written, so it is as it was
 
 
 @pytest.mark.parametrize("at", [0, 4, 9, 10])
@@ -61,9 +61,9 @@ def test_going_on_gives_the_bytes_of_a_run_that_went_through(ledger, header_of, 
     assert ledger.read_bytes() == whole
     with LedgerWriter.resume(ledger, header_of(), at) as writer:
         append_all(writer, record_of, at, 12)
-        assert LedgerReader(ledger).closed is None  # it went on
+        assert LedgerReader(ledger).survey().closing is None  # it went on
         writer.close("cd" * 32)
-    assert LedgerReader(ledger).closed == (12, "cd" * 32)
+    assert LedgerReader(ledger).survey().closing == (12, "cd" * 32)
     assert ledger.read_bytes().startswith(whole[:-52])
 
 
@@ -71,14 +71,14 @@ def test_nothing_of_a_closing_frame_is_left_behind_a_shorter_record(ledger, head
     with LedgerWriter.resume(ledger, header_of(), 10) as writer:
         writer.append(record_of(10, directions=1))
     reader = LedgerReader(ledger)
-    assert (reader.rounds, reader.torn_at, reader.closed) == (11, None, None)
+    assert (reader.rounds, reader.survey().torn_at, reader.survey().closing) == (11, None, None)
 
 
 @pytest.mark.parametrize("cut", [1, 7, 8, 20, 45, 53, 60])
 def test_a_torn_tail_is_cut_and_written_again(ledger, header_of, record_of, cut, caplog):
     whole = ledger.read_bytes()
     ledger.write_bytes(whole[: -52 - cut])
-    torn = LedgerReader(ledger).torn_at
+    torn = LedgerReader(ledger).survey().torn_at
     rounds = LedgerReader(ledger).rounds
     with LedgerWriter.resume(ledger, header_of(), 3) as writer:
         assert torn is None or (ledger.stat().st_size == torn and "torn" in caplog.text)
@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_whole_records(ledger, header_of, record_of, monkeypa
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OSError, match="No space left"):
         writer.append(record_of(10))
-    assert (LedgerReader(ledger).rounds, LedgerReader(ledger).torn_at) == (10, None)
+    assert (LedgerReader(ledger).rounds, LedgerReader(ledger).survey().torn_at) == (10, None)
     left[0] = 1000  # and once there is room again it goes on
     writer.append(record_of(10))
     assert LedgerReader(ledger).rounds == 11
