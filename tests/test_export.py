@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from hiso_pl.cli import program as cli
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.tasks import find_task
-from hiso_pl.export import name_classes, save
+from hiso_pl.export.writing import name_classes, save
 from hiso_pl.models import CausalLM, SequenceClassifier
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -436,7 +436,6 @@ def test_command_lines_that_cannot_be(refused, runs, tmp_path):
         (output, "network"),
         ([*config, *output, "--dtype", "float8"], "dtype.*float8"),
         ([*config, *output, "--marge", "true"], "marge"),
-        ([*config, *output, "--trainer.default_root_dir", str(tmp_path)], "ckpt_path=last: .* holds no checkpoint"),
     ):
         assert re.search(message, refused(args, status=2)), args
     for args, message in (
@@ -445,6 +444,7 @@ def test_command_lines_that_cannot_be(refused, runs, tmp_path):
             ["--config", str(runs / "prefix" / "config.yaml"), *output, "--merge", "true"],
             "merge=True must be false: the network has no adapter that can be merged",
         ),
+        ([*config, *output, "--trainer.default_root_dir", str(tmp_path)], "ckpt_path=last: .* holds no checkpoint"),
         ([*config, *output, "--ckpt_path", "nowhere.ckpt"], r"ckpt_path=nowhere\.ckpt does not exist"),
         ([*config, *output, "--model.network.pretrained", str(tmp_path / "none")], "no such folder"),
     ):

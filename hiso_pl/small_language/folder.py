@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 
-from hiso_pl.export import replacing
+from hiso_pl.export.folder import replacing
 from hiso_pl.small_language import corpus, pretraining
 from hiso_pl.small_language.tokenizer import train_tokenizer
 

@@ -1,0 +1,115 @@
+"""The command line of ``hiso-pl export``, and what is read of a run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+
+from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
+from hiso_pl.export.module import ExportedModule
+
+KEPT: dict[str, Any] = {
+    **dict.fromkeys(("seed_everything", "threads", "deterministic", "model")),
+    "trainer": {"default_root_dir": None},
+    "data": {"init_args": {"tokenizer": None, "task": None}},
+}
+"""What is read of a run's configuration: the sections that say what its network is, and three values of the others."""
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One export.
+
+    Args:
+        output: Folder to write. It must not exist, or be empty.
+        ckpt_path: Checkpoint of the run; ``last`` is the newest in the folder ``trainer.default_root_dir``.
+        merge: Whether to write the whole model with the adapter merged into it, instead of the adapter alone.
+        dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored
+            (before version 5 of transformers only if told ``dtype="auto"``).
+        overwrite: Whether a folder that an earlier export wrote is replaced, with all it holds.
+        tokenizer: Folder or hub name of the tokenizer. If null, that of the run's data, or else the model's.
+
+    Raises:
+        ValueError: If an option cannot be.
+    """
+
+    output: str
+    ckpt_path: str = "last"
+    merge: bool = False
+    dtype: Dtype = "float32"
+    overwrite: bool = False
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything is read."""
+        if not self.output:
+            raise ValueError("output='' must be a folder")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(get_args(Dtype))}")
+
+
+class ExportParser(Parser):
+    """Takes a run's configuration, of which it reads what concerns the network."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parses what concerns the network; trainer, data and callbacks are not looked at."""
+        return super().parse_string(_of_the_network(content), *args, **kwargs)
+
+
+def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
+    """Reads a command line.
+
+    Args:
+        args: What follows ``export``.
+
+    Returns:
+        What to do, the parser, and the configuration, of which nothing has been built yet.
+
+    Raises:
+        ConfigurationError: If it cannot be understood, or an option cannot be.
+    """
+    parser = ExportParser(
+        prog="hiso-pl export",
+        description="Writes a checkpoint's model or adapter as a Hugging Face folder. Give the run's config.yaml: it "
+        "says which network this is.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="The run's configuration; several compose.")
+    parser.add_class_arguments(Settings)
+    parser.add_argument("--seed_everything", type=int, default=0, help="The run's seed.")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads. If null, all cores.")
+    parser.add_argument("--deterministic", type=bool, default=True, help="As for fit.")
+    parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
+    parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
+    parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
+    add_traceback(parser)
+    parser.add_lightning_class_args(ExportedModule, "model")
+    parser.link_arguments("seed_everything", "model.seed")
+    config = parser.parse_args(list(args))
+    try:
+        settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return settings, parser, config
+
+
+def _of_the_network(content: str) -> str:
+    """A run's configuration without the sections that do not say what its network is; values stay as written."""
+    root = yaml.compose(content, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        return content
+    return yaml.serialize(_pruned(root, KEPT), Dumper=yaml.SafeDumper)
+
+
+def _pruned(node: yaml.Node, kept: Mapping[str, Any] | None) -> yaml.Node:
+    """A part of a configuration with those of its keys that are kept; None keeps all."""
+    if kept is None:
+        return node
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    inside = [(key, _pruned(value, kept[key.value])) for key, value in pairs if key.value in kept]
+    return yaml.MappingNode("tag:yaml.org,2002:map", inside)

@@ -1,0 +1,104 @@
+"""Model or adapter, classes' names and tokenizer, as Hugging Face's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import nn
+
+from hiso_pl.data.tasks import find_task
+from hiso_pl.errors import one_line
+from hiso_pl.models import CausalLM, SequenceClassifier, TransformersModel
+from hiso_pl.models.loading import unwrapped
+
+
+def name_classes(network: TransformersModel, task: Any) -> None:
+    """Lets a classifier's configuration say what its classes are called, where the run's task says so.
+
+    Args:
+        network: The network; the configuration of its model is changed.
+        task: Name of a built-in task, the options of the user's own, or anything else, which names no classes.
+    """
+    classes: Any = task.get("classes") if isinstance(task, Mapping) else None
+    if isinstance(task, str):
+        try:
+            classes = getattr(find_task(task), "classes", None)
+        except ValueError:  # of another package, which has its own names
+            return
+    config = unwrapped(network.model).config
+    if isinstance(network, CausalLM) or not isinstance(classes, list | tuple) or len(classes) != config.num_labels:
+        return
+    config.id2label = {i: str(name) for i, name in enumerate(classes)}
+    config.label2id = {name: i for i, name in config.id2label.items()}
+
+
+def save(
+    network: TransformersModel,
+    tokenizer: transformers.PreTrainedTokenizerBase | None,
+    folder: Path,
+    kind: str,
+    dtype: torch.dtype,
+) -> None:
+    """Writes model or adapter, and the tokenizer where texts are its input. The network is changed on the way.
+
+    Args:
+        network: The network with its trained weights.
+        tokenizer: The tokenizer; None for images.
+        folder: Where to.
+        kind: ``model``, ``adapter`` or ``merged``.
+        dtype: What weights are stored in.
+
+    Raises:
+        ValueError: If the weights do not fit into ``dtype``, or cannot be merged.
+    """
+    model: Any = network.model
+    if isinstance(network, SequenceClassifier) and tokenizer is not None:
+        _agree_on_padding(unwrapped(model), tokenizer)
+    if kind == "merged":
+        model = _merged(model)
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and (p.requires_grad or kind != "adapter"):
+            stored = p.data.to(dtype)
+            if not torch.isfinite(stored).all() and torch.isfinite(p.data).all():
+                raise ValueError(f"dtype={str(dtype).removeprefix('torch.')} cannot hold {name!r}: take float32")
+            p.data = stored
+    if kind == "adapter":
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = network.pretrained
+            config.revision = network.revision
+        # embeddings that are not trained are the base model's
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # an empty form
+    else:
+        cast(transformers.PreTrainedModel, model).save_pretrained(str(folder))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
+
+
+def _merged(adapted: Any) -> transformers.PreTrainedModel:
+    """The model with its adapter merged; a head or an embedding that was adapted on its own stays tied no longer."""
+    model = unwrapped(adapted)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(hasattr(module, "base_layer") or hasattr(module, "modules_to_save") for module in (embedding, head)):
+        for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+        base = getattr(head, "base_layer", head)
+        if isinstance(getattr(base, "weight", None), nn.Parameter):
+            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
+    try:
+        return cast(transformers.PreTrainedModel, adapted.merge_and_unload(safe_merge=True))
+    except (NotImplementedError, TypeError, AttributeError) as error:
+        raise ValueError(f"merge=True must be false: {one_line(error)}") from error
+
+
+def _agree_on_padding(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+    """Decoders find a sequence's end by the padding, so that the tokenizer's must be the model's."""
+    config = model.config.get_text_config()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    elif config.pad_token_id != tokenizer.pad_token_id:
+        config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
