@@ -11,15 +11,7 @@ from hiso_pl.zeroth_order.tensors import Target
 
 
 class Diagonal(MovingAverage):
-    """HiSo's preconditioner: one fp32 element of H for every parameter, advanced inside the update's one pass.
-
-    Args:
-        nu: Weight of a round's squares in the moving average.
-        eps: Added to the square.
-        floor: Smallest value of H. With eps = floor = 0 H can decay without bound while scalars are small, which
-            multiplies both the step and the effective mu.
-        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
-    """
+    """HiSo's preconditioner: one fp32 element of H for every parameter, advanced inside the update's one pass."""
 
     def initial(self, parameter: Tensor, target: Target) -> Tensor:
         """Ones of the parameter's shape."""

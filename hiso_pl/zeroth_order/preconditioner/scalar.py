@@ -20,12 +20,6 @@ class PerTensor(MovingAverage):
 
     The sum runs in float64 along a fixed tree, the rest in float64, and H' is rounded to fp32 once. Where tensors share
     an H, the sums of their squares are added in tensor order.
-
-    Args:
-        nu: Weight of a round's mean square in the moving average.
-        eps: Added to the mean square.
-        floor: Smallest value of H.
-        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
     """
 
     uses_squares = True
@@ -59,12 +53,6 @@ class Scalar(PerTensor):
     """One number for the whole model: the moving average of the mean square of D over all elements.
 
     The control for the diagonal: it sets the step size as the diagonal does on average, and nothing else.
-
-    Args:
-        nu: Weight of a round's mean square in the moving average.
-        eps: Added to the mean square.
-        floor: Smallest value of H.
-        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
     """
 
     def owners(self, targets: Sequence[Target]) -> Sequence[int]:
