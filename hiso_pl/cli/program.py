@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = (
     "Federated fine-tuning by forward passes: HiSo and DeComFL, a few scalars a round. "
-    "Four more commands tell of themselves by --help: `hiso-pl bench` measures what a round costs, `hiso-pl export` "
-    "writes a checkpoint's model as a Hugging Face folder, `hiso-pl ledger` shows what a run's ledger holds, and "
-    "`hiso-pl replay` rebuilds a run from its ledger and checks it."
+    "Five more commands tell of themselves by --help: `hiso-pl study` carries out runs of several methods, rates and "
+    "seeds and tells what they come to, `hiso-pl bench` measures what a round costs, `hiso-pl export` writes a "
+    "checkpoint's model as a Hugging Face folder, `hiso-pl ledger` shows what a ledger holds, and `hiso-pl replay` "
+    "rebuilds a run from its ledger and checks it."
 )
 COMMANDS = {
     "bench": "hiso_pl.cli.bench",
