@@ -149,6 +149,7 @@ class FederatedDataModule(LightningDataModule, ABC):
                 raise ValueError(
                     "trainer.use_distributed_sampler=True must be false: rounds are dealt to ranks already"
                 )
+        with together():  # what one rank could not prepare the others need not look for
             if not loaded:
                 splits = self.load()
                 check_split("training", splits.train)
