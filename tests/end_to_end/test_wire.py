@@ -116,7 +116,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = venv / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    stamp = f"# installed from {ROOT}\n{(ROOT / 'pyproject.toml').read_text()}"
+    stamp = f"# installed from {ROOT} with constraints:\n{(ROOT / 'pyproject.toml').read_text()}"
     (venv / "hiso_pl-installed.toml").write_text(stamp)
     return venv
 
@@ -151,7 +151,14 @@ def launch(machines: list[Machine], venv: Path, folder: Path, hosts: str, *args:
     processes, logs = [], [folder / f"out{number}" for number in range(len(machines))]
     for machine, address, log in zip(machines, ADDRESSES, logs, strict=True):
         machine.do(f"umount /etc/hosts 2>/dev/null || true; mount --bind {table} /etc/hosts")
-        ours = {"NNODES": "2", "NPROC": "1", "MAX_RESTARTS": "0", "HISO_PL_VENV": str(venv), "PYTHONPATH": str(HERE)}
+        ours = {
+            "HISO_PL_CONSTRAINTS": "none",
+            "NNODES": "2",
+            "NPROC": "1",
+            "MAX_RESTARTS": "0",
+            "HISO_PL_VENV": str(venv),
+            "PYTHONPATH": str(HERE),
+        }
         ours |= (
             {"MASTER": f"{ADDRESSES[0]}:{PORT}", "LOCAL_ADDR": address} if by_address else {"MASTER": f"node0:{PORT}"}
         )
