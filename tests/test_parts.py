@@ -107,6 +107,7 @@ def program(outside: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(outside: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = [f"--model.method.{kind}={name}" for kind, name in CHOSEN.items()]

@@ -37,6 +37,7 @@ os._exit(0)  # gloo's threads now and then abort a process that ends on its own
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_two_losses(tmp_path):
     script = tmp_path / "loop.py"
     script.write_text(SCRIPT.replace("{rounds}", str(ROUNDS)))

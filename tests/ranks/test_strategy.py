@@ -134,6 +134,7 @@ def test_an_error_of_all_ranks_is_said_once(pair, run):
     assert sorted(pair[f"{run}-{rank}"]["said"] for rank in (0, 1)) == [False, True]
 
 
+@pytest.mark.slow
 def test_without_torchrun_devices_says_how_many_processes_to_start(tmp_path, pair):
     results = launch(tmp_path, {"two": {"devices": 2}}, torchrun=False)
     assert [results[f"two-{rank}"]["world"] for rank in (0, 1)] == [2, 2]
