@@ -47,7 +47,8 @@ def _log_quietly() -> None:
         os.environ.setdefault(name, "1")  # a bar for each rank tells nothing
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if environment.rank() == 0 else logging.ERROR)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(level)  # what was asked for by trainer.profiler
+    for name in ("profilers", "callbacks.model_summary"):  # what was asked for by an option of the trainer
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(level)
     if environment.rank() != 0:
         warnings.filterwarnings("ignore", module=r"lightning\..*")
     for pattern in (
