@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
@@ -20,7 +20,10 @@ from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
 from hiso_pl.run import checkpoint, versions
 from hiso_pl.run.checkpoint import Counters, RunFacts
+from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.run.configuration import as_text
+from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
+from hiso_pl.run.restored import keep_known, retention
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss
@@ -29,8 +32,6 @@ from hiso_pl.zeroth_order.precision import cast_frozen
 from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
-
-SchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
 class FederatedModule(LightningModule):
@@ -70,6 +71,7 @@ class FederatedModule(LightningModule):
         self.network = network
         self.method = method
         self._make_scheduler = lr_scheduler
+        self._learning_rate = LearningRate(method.lr, lr_scheduler)
         self.seed = seed
         method.check_network(network)
         if method.dtype != torch.float32:
@@ -237,18 +239,23 @@ class FederatedModule(LightningModule):
         names = {f"network.{name}" for name in facts.trainable}
         content["state_dict"] = {name: t for name, t in content["state_dict"].items() if name in names}
         counters = Counters(self.traffic.state_dict(), self.exchange.payload_bytes, self.last_validation)
-        content[checkpoint.KEY] = checkpoint.facts_as_data(facts, counters, digest(self.optimizer))
+        found = state_digest(content, list(facts.trainable))
+        content[checkpoint.KEY] = checkpoint.facts_as_data(facts, counters, found, retention=retention(self.trainer))
 
     def on_load_checkpoint(self, content: dict[str, Any]) -> None:
-        """Compares a checkpoint with this run.
+        """Compares a checkpoint with this run, and leaves of it what is known.
 
         Raises:
-            ValueError: If it is of another model, method or data.
+            ValueError: If it is damaged, or of another model, method or data.
         """
+        content.update(checkpoint.checked(content))
         resuming = self.trainer.state.fn == "fit"
         changed = checkpoint.compare(content, self.facts(), resuming, self.change_on_resume)
+        keep_known(content, self.trainer)
         if not resuming:
             return
+        if not content.get("optimizer_states"):
+            raise ValueError("the checkpoint holds weights alone, without H and the round's record: give another one")
         self.changed_on_resume, facts = changed, content[checkpoint.KEY]
         self.traffic.load_state_dict(facts["traffic"])
         self.exchange.payload_bytes = int(facts["measured_bytes"])
@@ -257,7 +264,9 @@ class FederatedModule(LightningModule):
             self.check_reschedulable("the checkpoint was made from a ledger")
         schedules = ("model.method.init_args.lr", "model.lr_scheduler")
         if facts["rebuilt"] or any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
-            self._reschedule(content)
+            self._learning_rate.put(content)
+        else:
+            self._learning_rate.check(content)
 
     def check_reschedulable(self, why: str) -> None:
         """Refuses a schedule whose place is not a function of the round.
@@ -265,25 +274,8 @@ class FederatedModule(LightningModule):
         Raises:
             ValueError: If it follows a metric, which a ledger does not hold.
         """
-        if isinstance(self._schedule_alone()[1], ReduceLROnPlateau):
+        if self._learning_rate.follows_metric:
             raise ValueError(
                 f"model.lr_scheduler=ReduceLROnPlateau follows a metric, which a ledger does not hold, and {why}: "
                 "resume from a checkpoint that the run wrote"
             )
-
-    def _schedule_alone(self) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau | None]:
-        """The schedule of the learning rate with nothing behind it, at round 0."""
-        bearer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.method.lr)
-        return bearer, None if self._make_scheduler is None else self._make_scheduler(bearer)
-
-    def _reschedule(self, content: dict[str, Any]) -> None:
-        """Puts the learning rate where the changed schedule would have it by now, had it been followed from round 0."""
-        group = content["optimizer_states"][0]["param_groups"][0]
-        bearer, scheduler = self._schedule_alone()
-        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            for _ in range(int(group["round"])):
-                bearer.step()  # there is no gradient, so nothing moves
-                scheduler.step()
-        reached = bearer.param_groups[0]
-        group.update({key: reached[key] for key in ("lr", "initial_lr") if key in reached})
-        content["lr_schedulers"] = [] if scheduler is None else [scheduler.state_dict()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from hiso_pl.federation.traffic import Traffic
+from hiso_pl.run import checkpoint
+from hiso_pl.run.checkpoint import Counters, RunFacts, facts_as_data
+from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 
 REPIN = "HISO_PL_REPIN"
@@ -66,6 +71,28 @@ def optimizer_of() -> Callable[..., ZerothOrderOptimizer]:
         return ZerothOrderOptimizer(pairs, **options)
 
     return optimizer_of
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of() -> Callable[..., dict[str, Any]]:
+    """Builds what a checkpoint of an optimizer's state holds, with whatever is given by name changed."""
+
+    def checkpoint_of(optimizer: ZerothOrderOptimizer, **changes: Any) -> dict[str, Any]:
+        tensors = dict(zip(optimizer.names, optimizer.parameters, strict=True))
+        content: dict[str, Any] = {
+            "global_step": optimizer.round,
+            "state_dict": {f"network.{name}": p.detach().clone() for name, p in tensors.items()},
+            "optimizer_states": [copy.deepcopy(optimizer.state_dict())],
+            "lr_schedulers": [],
+            "callbacks": {},
+            **changes,
+        }
+        shapes = {name: list(p.shape) for name, p in tensors.items()}
+        facts = RunFacts({}, shapes, "0" * 64)
+        found = state_digest(content, list(shapes))
+        return {**content, checkpoint.KEY: facts_as_data(facts, Counters(Traffic().state_dict()), found)}
+
+    return checkpoint_of
 
 
 @pytest.fixture(scope="session", autouse=True)

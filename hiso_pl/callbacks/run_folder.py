@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.ranks import launch_store
-from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, remove_leftovers, write_atomically
+from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, write_atomically
+from hiso_pl.run.litter import remove_parts, remove_superseded
 from hiso_pl.run.start import Start
 
 
@@ -47,14 +49,25 @@ class RunFolder(OrderedCallback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the configuration, and removes what a kill has left of an earlier part of the run."""
-        if not trainer.is_global_zero or not self.config_text:
+        if not trainer.is_global_zero:
             return
-        remove_leftovers(Path(trainer.default_root_dir))
+        _clear(trainer, pl_module)
+        if not self.config_text:
+            return
         path = Path(trainer.default_root_dir) / CONFIG
         if path.exists() and path.read_text(encoding="utf-8") != self.config_text:
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
         write_atomically(path, self.config_text)
         launch_store.note_begun(trainer.default_root_dir)
+
+
+def _clear(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Removes what a kill has left of an earlier part of the run."""
+    saving = callbacks_of(trainer, ModelCheckpoint)
+    remove_parts(Path(trainer.default_root_dir), [Path(str(callback.dirpath)) for callback in saving])
+    if trainer.ckpt_path and trainer.global_step > 0 and hasattr(pl_module, "facts"):
+        for callback in saving:
+            remove_superseded(callback, federated(pl_module).facts(), trainer.global_step, Path(str(trainer.ckpt_path)))
 
 
 def config_text(trainer: Trainer) -> str:

@@ -16,12 +16,11 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
-from hiso_pl.run.folder import CHECKPOINTS_FOLDER
+from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LAST
 
 log = logging.getLogger(__name__)
 
 DEFERRED = (signal.SIGINT, signal.SIGTERM)
-LAST = "last.ckpt"
 
 
 class _Delay:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hiso_pl.errors import one_line
 from hiso_pl.models import TaskModel, TransformersModel
-from hiso_pl.module import FederatedModule, SchedulerCallable
+from hiso_pl.module import FederatedModule
 from hiso_pl.run import checkpoint
+from hiso_pl.run.learning_rate import SchedulerCallable
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.method import Method
 

@@ -16,6 +16,7 @@ from hiso_pl.ledger.replay import catch_up, check_start, replay
 from hiso_pl.run import checkpoint
 from hiso_pl.run.checkpoint import Counters, RunFacts
 from hiso_pl.run.configuration import as_text
+from hiso_pl.run.restored import counters_after
 from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -51,7 +52,7 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
         "optimizer_states": [state],
         "lr_schedulers": [],
         "callbacks": {},
-        "loops": {"fit_loop": _loop(rounds)},
+        "loops": {"fit_loop": counters_after(rounds)},
         checkpoint.KEY: checkpoint.facts_as_data(
             RunFacts(
                 as_text(header.configuration),
@@ -115,15 +116,3 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint, whole or not at all."""
     with whole_file(path) as part, part.open("wb") as file:
         torch.save(content, file)
-
-
-def _loop(rounds: int) -> dict[str, Any]:
-    """Lightning's counters after so many rounds."""
-    steps = {"ready": rounds, "completed": rounds}
-    batches = {**steps, "started": rounds, "processed": rounds}
-    return {
-        "state_dict": {},
-        "epoch_loop.state_dict": {"_batches_that_stepped": rounds},
-        "epoch_loop.batch_progress": {"total": batches, "current": dict(batches), "is_last_batch": False},
-        "epoch_loop.manual_optimization.optim_step_progress": {"total": steps, "current": dict(steps)},
-    }

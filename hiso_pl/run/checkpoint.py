@@ -1,14 +1,14 @@
 """What a checkpoint of a run holds beside Lightning's own, and whether a run may go on from one.
 
 A checkpoint is plain data: tensors, numbers and text, read with ``weights_only``. Nothing in it is run, imported or
-instantiated; the configuration it holds is compared with the run's own and never used in its place.
+instantiated; the configuration it holds is compared with the run's own and never used in its place. It carries the
+digest of its state, which is compared when it is read, and only what :mod:`hiso_pl.run.restored` knows is restored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from hiso_pl.run.checkpoint_file import FORMAT, check_form, load
+from hiso_pl.run.checkpoint_file import KEY as KEY
+from hiso_pl.run.checkpoint_state import check_state
 from hiso_pl.run.folder import checkpoints
 
 log = logging.getLogger(__name__)
 
-KEY = "hiso_pl"
-FORMAT = 2
 COMPARED = ("model", "data", "seed_everything")
 WARNED = ("threads", "deterministic")
 _ABSENT = "absent"
@@ -69,14 +70,21 @@ def frozen_fingerprint(network: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def facts_as_data(facts: RunFacts, counters: Counters, digest: str | None = None, rebuilt: bool = False) -> Any:
+def facts_as_data(
+    facts: RunFacts,
+    counters: Counters,
+    digest: str,
+    rebuilt: bool = False,
+    retention: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """A checkpoint's own part, under :data:`KEY`.
 
     Args:
         facts: What is said of the run.
         counters: What it has counted.
-        digest: Digest of the state, where it is known.
+        digest: Digest of the state.
         rebuilt: Whether it was made from a ledger, so that schedules are to be put where they would stand.
+        retention: How many checkpoints each ModelCheckpoint keeps, by its ``state_key``.
     """
     return {
         "format": FORMAT,
@@ -88,6 +96,7 @@ def facts_as_data(facts: RunFacts, counters: Counters, digest: str | None = None
         "last_validation": dict(counters.last_validation),
         "digest": digest,
         "rebuilt": rebuilt,
+        "retention": dict(retention or {}),
     }
 
 
@@ -95,7 +104,7 @@ def compare(checkpoint: Mapping[str, Any], mine: RunFacts, resuming: bool, allow
     """Refuses a checkpoint that this run cannot use.
 
     Args:
-        checkpoint: What the file holds.
+        checkpoint: What the file holds, as :func:`read` gives it.
         mine: What is to be said of this run.
         resuming: Whether training goes on from it, so that method and data must be those of its run.
         allowed: Options that may differ then, by name.
@@ -106,47 +115,56 @@ def compare(checkpoint: Mapping[str, Any], mine: RunFacts, resuming: bool, allow
     Raises:
         ValueError: If model, method or data differ and the change was not asked for by name.
     """
-    facts = checkpoint.get(KEY)
-    if not isinstance(facts, Mapping):
-        raise ValueError("ckpt_path is not a checkpoint of hiso_pl: it holds no run of this method")
-    if facts.get("format") != FORMAT:
-        raise ValueError(f"the checkpoint is of format {facts.get('format')}; this version reads format {FORMAT}")
-    if facts["trainable"] != mine.trainable:
+    facts = checkpoint[KEY]
+    if list(facts["trainable"].items()) != list(mine.trainable.items()):
         what = _first_difference(facts["trainable"], mine.trainable)
         raise ValueError(f"the checkpoint is of another model: {what}")
-    missing = {f"network.{name}" for name in mine.trainable} - set(checkpoint["state_dict"])
-    if missing:
-        raise ValueError(f"the checkpoint lacks the tensor {min(missing)!r}")
     if facts["frozen"] != mine.frozen:
         raise ValueError("the checkpoint is of another model: its frozen weights or buffers have other values")
     return _compare_options(facts["config"], mine.config, allowed) if resuming else []
 
 
-def read(path: str | Path) -> Mapping[str, Any]:
+class Checked(dict[str, Any]):
+    """What a checkpoint holds, once its form and its state have been checked."""
+
+
+def checked(content: Any) -> Checked:
+    """Checks what somebody else has read of a checkpoint.
+
+    Raises:
+        ValueError: If it is no checkpoint of this package, or damaged.
+    """
+    if isinstance(content, Checked):
+        return content
+    check_state(check_form(content))
+    return Checked(content)
+
+
+def read(path: str | Path) -> Checked:
     """Reads a checkpoint as data.
 
     Raises:
-        ValueError: If the file is missing, truncated or not a checkpoint.
+        ValueError: If the file is missing, truncated, damaged or not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"ckpt_path={path} does not exist: give a checkpoint, or 'last' for the newest of the folder")
+    return _with_state_checked(path, load(path))
+
+
+def _with_state_checked(path: Path, content: dict[str, Any]) -> Checked:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0][:100]
-        raise ValueError(f"ckpt_path={path} is truncated or no checkpoint ({first}): give an earlier one") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"ckpt_path={path} is no checkpoint: it holds a {type(content).__name__}")
-    if not isinstance(content.get("global_step"), int):
-        raise ValueError(f"ckpt_path={path} is no checkpoint of a run: it holds no round")
-    return content
+        check_state(content)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path={path}: {error}; give an earlier one") from error
+    return Checked(content)
 
 
-def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[str, Any]] | None:
+def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Checked] | None:
     """The checkpoint of the latest round in the run's folder, of several the one written last.
 
-    The round is read from the files, as dates do not survive copying. One that cannot be read is passed over.
+    The round is read from the files, as dates do not survive copying. One that cannot be read or is damaged is passed
+    over.
 
     Args:
         root: The run's folder.
@@ -155,16 +173,21 @@ def newest(root: Path | str, up_to: int | None = None) -> tuple[Path, Mapping[st
     Returns:
         Its path, and what it holds; None if there is none.
     """
-    found: list[tuple[int, int, Path, Mapping[str, Any]]] = []
+    found: list[tuple[int, int, Path, dict[str, Any]]] = []
     for path in checkpoints(Path(root)):
         try:
-            content = read(path)
+            content = load(path)
         except ValueError as error:
             log.warning("%s cannot be read and is passed over: %s", path, error)
             continue
         if up_to is None or content["global_step"] <= up_to:
             found.append((content["global_step"], path.stat().st_mtime_ns, path, content))
-    return max(found, key=lambda item: item[:3])[2:] if found else None
+    for *_, path, content in sorted(found, key=lambda item: item[:3], reverse=True):
+        try:
+            return path, _with_state_checked(path, content)
+        except ValueError as error:
+            log.warning("%s cannot be read and is passed over: %s", path, error)
+    return None
 
 
 def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed: Sequence[str]) -> list[str]:

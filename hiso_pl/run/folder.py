@@ -14,6 +14,7 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 LEDGER = "rounds.ledger"
 CHECKPOINTS_FOLDER = "checkpoints"
+LAST = "last.ckpt"
 
 
 def refuse_held(root: str, found: str | None) -> None:
@@ -40,14 +41,6 @@ def held_by_run(root: Path) -> str | None:
 def checkpoints(root: Path) -> list[Path]:
     """The checkpoints of the run in ``root``, by name."""
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
-
-
-def remove_leftovers(root: Path) -> None:
-    """Removes what a kill in the middle of a write has left of the files that a run writes whole."""
-    written = [root / name for name in (CONFIG, SUMMARY, LEDGER, LEDGER + ".safetensors")]
-    parts = [path.with_name(path.name + ".part") for path in written]
-    for part in (*parts, *(root / CHECKPOINTS_FOLDER).glob("*.ckpt.part")):
-        part.unlink(missing_ok=True)
 
 
 def traceback_path(root: Path) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
@@ -55,18 +53,3 @@ def check_directions_per_forward(value: int | str, memory: str) -> None:
         raise ValueError(
             f"directions_per_forward={value} must be 1 with memory='low': several points at once take several copies"
         )
-
-
-def check_same_shapes(name: str, found: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-    """Refuses a saved state of a tensor that holds something else than this configuration keeps for it.
-
-    Raises:
-        ValueError: If names or shapes differ.
-    """
-    there, here = ({key: tuple(value.shape) for key, value in state.items()} for state in (found, kept))
-    if there != here:
-        raise ValueError(f"state of {name!r} holds {_listed(there)}; this configuration keeps {_listed(here)}")
-
-
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{key} {shape}" for key, shape in sorted(shapes.items())) or "nothing"

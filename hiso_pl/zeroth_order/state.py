@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
-from hiso_pl.zeroth_order.options import check_same_shapes
 from hiso_pl.zeroth_order.philox import check_seed
 from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
 from hiso_pl.zeroth_order.streams import Site, check_numel
 from hiso_pl.zeroth_order.tensors import Target, check_finite
 from hiso_pl.zeroth_order.update import Update
@@ -186,17 +186,15 @@ class AppliedRecords(Optimizer):
         """Restores H, the rule's state, the round, its record and the learning rate; the options stay as configured.
 
         Raises:
-            ValueError: If the state is of another model, seed or distribution of directions.
+            ValueError: If the state is of another model, seed or distribution of directions, or holds what cannot be.
         """
-        configured, saved = dict(self._group), state_dict["param_groups"][0]
-        for key in ("seed", "distribution"):
-            if saved.get(key) != configured[key]:
-                raise ValueError(
-                    f"{key}={configured[key]!r} configured, but the state was made with {saved.get(key)!r}"
-                )
+        group = check_group(state_dict.get("param_groups"), self._group)
+        record = check_record(state_dict["param_groups"][0].get("record"), group["round"])
+        count, states = len(self.parameters), state_dict.get("state")
+        if not isinstance(states, Mapping) or not set(states) <= set(range(count)):
+            raise ValueError(f"state of a saved state must be of tensors 0 to {count - 1}")
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
-            check_same_shapes(name, state_dict["state"].get(i, {}), self.state[parameter])
-        super().load_state_dict(state_dict)
-        record = self._group.pop("record", None)
-        self.record = None if record is None else RoundRecord.of_data(record)
+            check_tensors(name, states.get(i, {}), self.state[parameter], not self.method.preconditioner.structured)
+        super().load_state_dict({"state": states, "param_groups": [{**group, "params": list(range(count))}]})
+        self.record = record
         self._intact = True

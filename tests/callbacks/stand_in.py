@@ -25,6 +25,7 @@ from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.ranks import environment, launch_store, process
 from hiso_pl.ranks.strategy import ScalarStrategy
+from hiso_pl.run.restored import keep_known
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
 from hiso_pl.zeroth_order.optimizer import ZerothOrderOptimizer
@@ -135,6 +136,16 @@ class Module(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.traffic.load_state_dict(checkpoint["traffic"])
+        keep_known(checkpoint, self.trainer)
+
+
+def newest(root: Path) -> Path:
+    """The checkpoint of the latest round, of several the one written last."""
+
+    def age(path: Path) -> tuple[int, int]:
+        return torch.load(path, weights_only=True)["global_step"], path.stat().st_mtime_ns
+
+    return max((root / "checkpoints").glob("*.ckpt"), key=age)
 
 
 class History(Callback):

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hiso_pl.callbacks import CompleteValidation, DeferredSignals
-from hiso_pl.run.checkpoint import newest
 from hiso_pl.zeroth_order.digest import digest
 
 
@@ -45,7 +44,7 @@ def test_after_a_crash_the_checkpoint_of_a_validation_round_is_made_whole(stand_
     checkpoint.dirpath = str(tmp_path / "checkpoints")
     # the next round does not happen: as with a kill, nothing is written after the checkpoint of round `at`
     _, _, first, _ = fit(stand_in, tmp_path, 7, faults={at: "raise"}, callbacks=[checkpoint], enable_checkpointing=True)
-    path = newest(tmp_path)[0]
+    path = stand_in.newest(tmp_path)
     assert torch.load(path, weights_only=True)["global_step"] == at
     _, seen, second, final = fit(stand_in, tmp_path, 7, ckpt=path)
     assert (seen, final) == (straight[0], straight[2])
@@ -66,7 +65,7 @@ def test_an_interrupt_ends_after_its_round_and_resumes_as_if_it_had_not_been(sta
     assert signal.getsignal(signal.SIGTERM) == before
     assert at not in [round for round, _ in interrupted]
     assert json.loads((tmp_path / "summary.json").read_text())["interrupted"] is True
-    path = newest(tmp_path)[0]
+    path = stand_in.newest(tmp_path)
     assert path.name == "last.ckpt"
     trainer, seen, second, final = fit(stand_in, tmp_path, 7, ckpt=path)
     assert trainer.global_step == 7
@@ -81,7 +80,7 @@ def test_three_interrupts_in_one_run(stand_in, straight, tmp_path):
     points, path = {}, None
     for at in (2, 3, 5):
         _, _, some, _ = fit(stand_in, tmp_path, 7, faults={at - 1: "term"}, ckpt=path)
-        points, path = {**points, **some}, newest(tmp_path)[0]
+        points, path = {**points, **some}, stand_in.newest(tmp_path)
     _, seen, some, final = fit(stand_in, tmp_path, 7, ckpt=path)
     assert (seen, final, {**points, **some}) == (straight[0], straight[2], straight[1])
 
@@ -107,7 +106,7 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_finished_by_a_r
     with pytest.raises(OSError, match="killed"):
         trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
     assert not (tmp_path / "summary.json").exists()
-    trainer, seen, _, final = fit(stand_in, tmp_path, 7, ckpt=newest(tmp_path)[0])
+    trainer, seen, _, final = fit(stand_in, tmp_path, 7, ckpt=stand_in.newest(tmp_path))
     assert (seen, final) == (straight[0], straight[2])
     assert json.loads((tmp_path / "summary.json").read_text())["metrics"] == straight[3]["metrics"]
     # and a finished run, resumed, is gone through without a round, and without another validation
@@ -128,7 +127,7 @@ def test_a_checkpoint_written_in_a_validation_is_not_validated_again(stand_in, s
     folder = str(tmp_path / "checkpoints")
     best = ModelCheckpoint(folder, monitor="val/loss", mode="max", save_top_k=-1, filename="{step}")
     fit(stand_in, tmp_path, 7, faults={4: "raise"}, callbacks=[best], enable_checkpointing=True)
-    path = newest(tmp_path)[0]
+    path = stand_in.newest(tmp_path)
     assert torch.load(path, weights_only=True)["global_step"] == 3
     _, seen, points, final = fit(stand_in, tmp_path, 7, ckpt=path)
     assert (seen, final) == (straight[0], straight[2])
@@ -139,7 +138,7 @@ def test_a_best_checkpoint_of_a_made_up_validation_keeps_the_loggers_step(stand_
     fit(stand_in, tmp_path, 7, faults={2: "term"})
     best = ModelCheckpoint(str(tmp_path / "best"), monitor="val/loss", mode="max", save_top_k=-1, filename="{step}")
     fit(
-        stand_in, tmp_path, 7, faults={4: "raise"}, ckpt=newest(tmp_path)[0], callbacks=[best],
+        stand_in, tmp_path, 7, faults={4: "raise"}, ckpt=stand_in.newest(tmp_path), callbacks=[best],
         enable_checkpointing=True,
     )  # fmt: skip
     _, seen, points, final = fit(stand_in, tmp_path, 7, ckpt=tmp_path / "best" / "step=3.ckpt")
@@ -165,5 +164,5 @@ def test_signals_are_given_back_after_an_exception(stand_in, tmp_path):
     trainer, *_ = fit(stand_in, tmp_path, 3, faults={1: "raise"})
     assert signal.getsignal(signal.SIGINT) == before
     assert not next(c for c in trainer.callbacks if isinstance(c, DeferredSignals)).interrupted
-    assert newest(tmp_path) is None
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
     assert not (tmp_path / "summary.json").exists()
