@@ -11,11 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback
-from hiso_pl.run.folder import json_text, write_atomically
+from hiso_pl.run.folder import PREDICTIONS, json_text, write_atomically
 
 log = logging.getLogger(__name__)
-
-PREDICTIONS = "predictions.jsonl"
 
 Line = dict[str, Any]
 

@@ -23,8 +23,9 @@ from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl.ranks import environment, gathering, roll_call
-from hiso_pl.run import checkpoint
+from hiso_pl.run.checkpoint import Checked
 from hiso_pl.run.folder import traceback_path
+from hiso_pl.run.restored import without_counters
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
 
@@ -200,8 +201,8 @@ class ScalarStrategy(DDPStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Gives what the program has read, or rebuilt, already; otherwise reads the file as data."""
         if self.start is not None and self.start.content is not None:
-            return checkpoint.Checked(self.start.content)
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+            return Checked(without_counters(self.start.content))
+        return without_counters(super().load_checkpoint(checkpoint_path, weights_only=True))
 
     @override
     def barrier(self, *args: Any, **kwargs: Any) -> None:

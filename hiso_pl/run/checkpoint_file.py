@@ -192,15 +192,17 @@ def _check_parts(content: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     more = sorted({str(name) for name in state} - {f"network.{name}" for name in trainable})
     if more:  # they would take the place of weights that never change
         raise ValueError(f"state_dict holds {more[0]!r}, which is not trained")
-    _check_optimizers(content.get("optimizer_states", []), len(trainable))
+    _check_optimizers(content.get("optimizer_states", []), len(trainable), content["global_step"])
 
 
-def _check_optimizers(states: Any, tensors: int) -> None:
+def _check_optimizers(states: Any, tensors: int, rounds: int) -> None:
     if not isinstance(states, list) or len(states) > 1:
         raise ValueError("optimizer_states must be a list of one mapping")
     for saved in states:
         if not isinstance(saved, dict) or not _of_mappings(saved.get("param_groups")):
             raise ValueError("optimizer_states[0].param_groups must be a list of mappings, not empty")
+        if any(group.get("round", rounds) != rounds for group in saved["param_groups"]):
+            raise ValueError(f"the checkpoint is of round {rounds}, its optimizer's state of another one")
         kept = saved.get("state")
         if not isinstance(kept, dict) or not all(isinstance(entry, dict) for entry in kept.values()):
             raise ValueError("optimizer_states[0].state must be a mapping of mappings")

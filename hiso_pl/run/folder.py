@@ -13,6 +13,7 @@ from hiso_pl.run.whole_file import whole_file
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 LEDGER = "rounds.ledger"
+PREDICTIONS = "predictions.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 LAST = "last.ckpt"
 

@@ -31,6 +31,12 @@ def counters_after(rounds: int) -> dict[str, Any]:
     }
 
 
+def without_counters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what Lightning would act on before anybody is asked: it migrates what old versions wrote."""
+    kept = {key: value for key, value in content.items() if key not in ("loops", "native_amp_scaling_state")}
+    return {**kept, "epoch": 0, "pytorch-lightning_version": metadata.version("lightning")}
+
+
 def retention(trainer: Trainer) -> dict[str, int]:
     """How many checkpoints each ModelCheckpoint of the run keeps, by its ``state_key``."""
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -43,13 +49,9 @@ def keep_known(content: dict[str, Any], trainer: Trainer) -> None:
     Raises:
         ValueError: If the state of a callback is none that the callback gives.
     """
-    content["epoch"] = 0
-    content["pytorch-lightning_version"] = metadata.version("lightning")
-    content["loops"] = {"fit_loop": counters_after(content["global_step"])}
-    if trainer.state.fn != "fit":
-        del content["loops"]
-    for state in (trainer.precision_plugin.__class__.__qualname__, "native_amp_scaling_state"):
-        content.pop(state, None)  # a run is of fp32, which has none
+    if trainer.state.fn == "fit":
+        content["loops"] = {"fit_loop": counters_after(content["global_step"])}
+    content.pop(type(trainer.precision_plugin).__qualname__, None)  # a run is of fp32, which has no state
     states = dict(content.get("callbacks", {}))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in states:
