@@ -6,6 +6,8 @@
 #   launch/test.sh                          everything
 #   launch/test.sh tests/federation -x      the checks, then these tests only
 #
+# Tests run file by file in two processes; `-n 0` runs them in one, where a debugger can be.
+#
 # Variables: HISO_PL_PYTHON, HISO_PL_VENV and HISO_PL_CONSTRAINTS (see launch/environment.sh).
 set -euo pipefail
 
@@ -24,4 +26,4 @@ step() {
 step "ruff check" "$python" -m ruff check .
 step "ruff format --check" "$python" -m ruff format --check .
 step "mypy hiso_pl tests" "$python" -m mypy hiso_pl tests
-step "pytest" "$python" -m pytest -q "$@"
+step "pytest" "$python" -m pytest -q -n 2 --dist loadfile "$@"

@@ -28,4 +28,4 @@ source "$here/environment.sh"
 cd "$root"
 
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
-exec "$python" -m pytest -q "$@"
+exec "$python" -m pytest -q -n 2 --dist loadfile "$@"

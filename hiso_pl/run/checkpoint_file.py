@@ -84,8 +84,10 @@ def check_form(content: Any, size: int | None = None) -> dict[str, Any]:
     facts = content.get(KEY)
     if not isinstance(facts, Mapping):
         raise ValueError("it is not a checkpoint of hiso_pl: it holds no run of this method")
-    if facts.get("format") != FORMAT:
-        raise ValueError(f"the checkpoint is of format {str(facts.get('format'))[:20]}; this version reads {FORMAT}")
+    written = facts.get("format")
+    if type(written) is not int or written != FORMAT:  # what is of another type may be endless
+        said = written if type(written) is int and abs(written) < _INTEGER else "another kind"
+        raise ValueError(f"the checkpoint is of format {said}; this version reads format {FORMAT}")
     try:
         _PlainData(size).check(content)
         _check_facts(facts)

@@ -52,12 +52,30 @@ def check_record(data: Any, round: int) -> RoundRecord | None:
     if data is None:
         return None
     try:
+        _check_plain(data)
         record = RoundRecord.of_data(data)
-        if type(record.round) is not int or record.round != round - 1:
-            raise ValueError(f"round={record.round!r} must be {round - 1}")
-    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        if record.round != round - 1:
+            raise ValueError(f"round={record.round} must be {round - 1}")
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"record of a saved state cannot be: {error}") from error
     return record
+
+
+def _check_plain(data: Any) -> None:
+    """Refuses what is no record as plain numbers, by :meth:`~hiso_pl.zeroth_order.record.RoundRecord.as_data`."""
+    kinds = {"round": (int,), "lr": (int, float), "mu": (int, float), "cohort": (int,)}
+    if not isinstance(data, Mapping) or set(data) != {*kinds, "scalars", "dropped"}:
+        raise ValueError(f"it must hold {', '.join(kinds)}, scalars and dropped")
+    for key, kind in kinds.items():
+        if type(data[key]) not in kind:
+            raise ValueError(f"{key} must be {' or '.join(k.__name__ for k in kind)}")
+    rows = data["scalars"]
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in (*rows, data["dropped"])):
+        raise ValueError("scalars and dropped must be lists")
+    if any(type(g) not in (int, float) for row in rows for g in row) or any(
+        type(s) is not int for s in data["dropped"]
+    ):
+        raise ValueError("scalars and dropped must hold numbers")
 
 
 def check_tensors(name: str, found: Any, kept: Mapping[str, Tensor], positive: bool) -> None:
