@@ -127,6 +127,10 @@ class RunSummary(OrderedCallback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, entry in state_dict["metrics"].items():
+            known = isinstance(entry, dict) and set(entry) == {"first", "last", "best"}
+            if not known or not all(type(value) in (int, float) for value in entry.values()):
+                raise ValueError(f"the checkpoint is damaged: metrics of RunSummary must hold numbers of {name}")
         self.metrics = {name: dict(entry) for name, entry in state_dict["metrics"].items()}
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])

@@ -206,10 +206,14 @@ def _check_optimizers(states: Any, tensors: int, rounds: int) -> None:
         if any(group.get("round", rounds) != rounds for group in saved["param_groups"]):
             raise ValueError(f"the checkpoint is of round {rounds}, its optimizer's state of another one")
         kept = saved.get("state")
-        if not isinstance(kept, dict) or not all(isinstance(entry, dict) for entry in kept.values()):
-            raise ValueError("optimizer_states[0].state must be a mapping of mappings")
+        if not isinstance(kept, dict) or not all(_by_name(entry) for entry in kept.values()):
+            raise ValueError("optimizer_states[0].state must be a mapping of mappings by name")
         if not set(kept) <= set(range(tensors)):
             raise ValueError(f"optimizer_states[0].state must be of tensors 0 to {tensors - 1}")
+
+
+def _by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def _of_mappings(value: Any) -> bool:

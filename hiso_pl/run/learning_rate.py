@@ -54,6 +54,8 @@ class LearningRate:
         group, rounds, found = _group(content), content["global_step"], _group(content).get("lr")
         if isinstance(found, torch.Tensor) and found.numel() == 1:
             found = float(found)
+        if type(found) not in (int, float):
+            raise ValueError(f"the checkpoint is damaged: lr is {type(found).__name__}, must be a number")
         if self.follows_metric:
             reached, states = self._at(0)
             saved = content.get("lr_schedulers") or [None]

@@ -7,6 +7,7 @@ paths: of these the last part is taken, where it is a checkpoint in the folder t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -73,12 +74,19 @@ def _state_of(callback: Callback, saved: Any) -> Any:
 
 def _alike(saved: Any, mine: Any) -> bool:
     """Whether a value is of the kind that a callback itself gives; where it has none yet, a number or a word."""
-    if saved is None or mine is None or isinstance(saved, Tensor) or isinstance(mine, Tensor):
-        return not isinstance(saved, (Mapping, list, tuple)) and (not isinstance(saved, Tensor) or saved.numel() == 1)
-    if isinstance(mine, bool) or isinstance(saved, bool):
-        return isinstance(mine, bool) and isinstance(saved, bool)
-    kinds = (Mapping, str, (list, tuple), (int, float))
-    return any(isinstance(saved, kind) and isinstance(mine, kind) for kind in kinds)
+    if mine is None:
+        return saved is None or isinstance(saved, int | float | str) or _is_number(saved)
+    if isinstance(mine, Tensor):
+        return _is_number(saved)
+    if isinstance(mine, float):
+        return type(saved) in (int, float) and math.isfinite(saved)
+    if isinstance(mine, Mapping):
+        return isinstance(saved, Mapping)
+    return type(saved) is type(mine)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1
 
 
 def _kind(value: Any) -> str:
@@ -97,7 +105,7 @@ def _within(callback: ModelCheckpoint, saved: Mapping[str, Any]) -> dict[str, An
 
     scores = {known(path): score for path, score in saved["best_k_models"].items()}
     scores.pop("", None)
-    if not all(isinstance(score, Tensor) and score.numel() == 1 for score in scores.values()):
+    if not all(map(_is_number, scores.values())):
         raise ValueError("the checkpoint is damaged: best_k_models of ModelCheckpoint must hold a number for each")
     state = {**saved, "dirpath": callback.dirpath, "best_k_models": scores}
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):

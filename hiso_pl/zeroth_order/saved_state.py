@@ -29,15 +29,16 @@ def check_group(saved: Any, configured: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("param_groups of a saved state must be a list of one mapping")
     group = saved[0]
     for key in ("seed", "distribution"):
-        if group.get(key) != configured[key]:
-            raise ValueError(f"{key}={configured[key]!r} configured, but the state was made with {group.get(key)!r}")
+        if type(group.get(key)) is not type(configured[key]) or group[key] != configured[key]:
+            said = _said_of(group.get(key))
+            raise ValueError(f"{key}={configured[key]!r} configured, but the state was made with {said}")
     taken = {key: group[key] for key in KEPT if key in group}
     for key, most in (("round", 1 << 32), ("applied", taken.get("round", 0))):
         if type(taken.get(key)) is not int or not 0 <= taken[key] <= most:
-            raise ValueError(f"{key}={taken.get(key)!r} of a saved state must be an integer in [0, {most}]")
+            raise ValueError(f"{key}={_said_of(taken.get(key))} of a saved state must be an integer in [0, {most}]")
     for key in ("lr", "initial_lr"):
         if key in taken and not _is_rate(taken[key]):
-            raise ValueError(f"{key}={taken[key]!r} of a saved state must be a finite number of at least 0")
+            raise ValueError(f"{key}={_said_of(taken[key])} of a saved state must be a finite number of at least 0")
     if "lr" not in taken:
         raise ValueError("a saved state must hold its lr")
     return {**{k: v for k, v in configured.items() if k not in ("params", *KEPT)}, **taken}
@@ -106,6 +107,11 @@ def _is_rate(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and _is_rate(float(value))
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _said_of(value: Any) -> str:
+    """A number or a word of a file, or else what it is: the rest may be endless."""
+    return repr(value)[:80] if isinstance(value, int | float | str | None) else type(value).__name__
 
 
 def _said(value: Tensor) -> str:
