@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ranks import environment, launch_store
 from hiso_pl.run import checkpoint
-from hiso_pl.run.folder import LEDGER, checkpoints, held_by_run
+from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LEDGER, checkpoints, held_by_run
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class Start:
         content: What is gone on from, read once; of a ledger it is there when the ranks have met.
         rounds: Rounds done there; how far a ledger leads only rank 0 knows.
         owns_folder: Whether a run that the folder holds is this one's own, begun by an earlier attempt.
+        named: Whether the checkpoint was asked for by its path, so that it stays whatever takes its place.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Start:
     content: Mapping[str, Any] | None = None
     rounds: int = 0
     owns_folder: bool = False
+    named: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -44,8 +46,10 @@ class Start:
 
     @property
     def source(self) -> str | None:
-        """What Lightning is told to load; ScalarStrategy gives it :attr:`content` for it."""
-        return None if self.kind == "fresh" else str(self.path or self.root / LEDGER)
+        """What Lightning is told to load, and keeps for ever; ScalarStrategy gives it :attr:`content` for it."""
+        if self.kind == "checkpoint":
+            return str(self.path if self.named else self.root / CHECKPOINTS_FOLDER)
+        return None if self.kind == "fresh" else str(self.root / LEDGER)
 
     def __str__(self) -> str:
         """So far as all ranks must know it."""
@@ -91,14 +95,15 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
         log.warning("%s: going on from %s.", began, found[0] if found else "the start, as nothing was saved")
     if found is None:
         return Start(root, owns_folder=True)
-    return Start(root, "checkpoint", *found, found[1]["global_step"], began is not None)
+    named = asked not in ("auto", "last", None) and found[0] == Path(str(asked))
+    return Start(root, "checkpoint", *found, found[1]["global_step"], began is not None, named)
 
 
 def _checkpoint(root: Path, asked: str) -> Start:
     found = checkpoint.newest(root) if asked == "last" else (Path(asked), checkpoint.read(asked))
     if found is None:
         raise ValueError(f"ckpt_path=last: {root} holds no checkpoint that can be read")
-    return Start(root, "checkpoint", *found, found[1]["global_step"])
+    return Start(root, "checkpoint", *found, found[1]["global_step"], named=asked != "last")
 
 
 def _ledger(root: Path, owns_folder: bool) -> Start:

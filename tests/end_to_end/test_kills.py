@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -115,6 +116,39 @@ def same(root, straight):
     summary = json.loads((root / "summary.json").read_text())
     assert (summary["digest"], summary["rounds"]) == (straight.summary["digest"], ROUNDS)
     assert (root / LEDGER).read_bytes() == (straight.root / LEDGER).read_bytes()
+
+
+def test_short_runs_killed_once_each_end_alike(start, base, tmp_path):
+    """A kill at any instant, from the first import to the last write; the same command goes on, or begins."""
+    short = [*base, "--trainer.max_steps", "20", "--trainer.val_check_interval", "6", "--trainer.logger", "false"]
+    short += ["--checkpoint.every_n_train_steps", "4", "--ckpt_path", "auto"]
+    short += ["--trainer.callbacks+", of_class("meddling.Beat", path=str(tmp_path / "beat"), pause=0.05)]
+    began = time.monotonic()
+    whole = start(1, short, tmp_path / "whole")
+    assert whole.wait() == 0, whole.out[-3000:]
+    length, rng = time.monotonic() - began, random.Random(KILLS)
+    expected = json.loads((tmp_path / "whole" / "summary.json").read_text())["digest"]
+    digests, reached = [], []
+    for number in range(KILLS):
+        root = tmp_path / f"run-{number}"
+        launch = start(1, short, root)
+        if number % 4:
+            wait(launch, root, rng.randrange(20))
+            time.sleep(rng.uniform(0.0, 0.1))
+        else:
+            time.sleep(length * rng.random())
+        launch.process.kill()
+        launch.process.wait()
+        reached.append(rounds(root))
+        again = start(1, short, root)
+        assert again.wait() == 0, again.out[-3000:]
+        digests.append(json.loads((root / "summary.json").read_text())["digest"])
+        assert not [*root.glob("*.part"), *root.glob("checkpoints/*.part")]
+        assert {path.name for path in (root / "checkpoints").iterdir()} == {"last.ckpt", "step=20.ckpt"}
+        if number:
+            shutil.rmtree(root)
+    print(f"killed after rounds {sorted(reached)}")
+    assert digests == [expected] * KILLS
 
 
 def test_torchrun_goes_on_by_itself_after_each_kill(start, straight, base, tmp_path):
