@@ -11,17 +11,26 @@ from contextlib import suppress
 # want: a displacement on two cores takes 1.6 times as long. It is read when torch is imported, so it is said before.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from hiso_pl.ranks import environment
+from hiso_pl.ranks import early_signals, environment
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    early_signals.end_at_once()
+    from hiso_pl.cli import output
+
+    output.fill_gaps()
     try:
         environment.check_numbers()  # Lightning reads them when it is imported
-        from hiso_pl.cli import program
-    except (ValueError, KeyboardInterrupt) as error:
-        sys.stderr.write(f"hiso-pl: error: {str(error) or 'interrupted'}\n")
-        sys.exit(1 if isinstance(error, ValueError) else 130)
+    except ValueError as error:
+        sys.stderr.write(f"hiso-pl: error: {error}\n")
+        sys.exit(1)
+    from hiso_pl.cli import program
+
+    if sys.argv[1:2] and sys.argv[1] in program.COMMANDS:
+        early_signals.over()
+    if not sys.argv[1:2] or sys.argv[1] not in program.ANSWERING:
+        output.outlast_readers()
     status = program.main()
     if environment.under_torchrun():
         # All is written and the process group is closed, but gloo's threads may still abort the process while the C++

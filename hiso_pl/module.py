@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -18,7 +16,7 @@ from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
-from hiso_pl.run import checkpoint, versions
+from hiso_pl.run import checkpoint
 from hiso_pl.run.checkpoint import Counters, RunFacts
 from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.run.configuration import as_text
@@ -225,13 +223,8 @@ class FederatedModule(LightningModule):
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of what must be the same on all ranks before a round; the data module has others."""
-        dumped = yaml.safe_dump(dict(self.config), sort_keys=True)
-        return {
-            "configuration": hashlib.sha256(dumped.encode()).hexdigest(),
-            **{f"version of {name}": version for name, version in versions.package_versions().items()},
-            "initial state": self._initial_digest,
-            "frozen weights": checkpoint.frozen_fingerprint(self.network),
-        }
+        frozen = checkpoint.frozen_fingerprint(self.network)
+        return {"initial state": self._initial_digest, "frozen weights": frozen}
 
     def on_save_checkpoint(self, content: dict[str, Any]) -> None:
         """Adds what a resumed run is compared with; leaves out what never changes."""

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections import Counter
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
-from hiso_pl.run.start import Start
+from hiso_pl.ranks.gathering import differing
 from hiso_pl.zeroth_order.digest import checksums, digest
 
-T = TypeVar("T")
 OnMismatch = Literal["stop", "repair"]
+HASH = 12
+"""Characters of a hash that an error shows."""
 
 
 class OutOfStepError(RunError):
@@ -45,14 +43,13 @@ class OutOfStepError(RunError):
 class InStepCheck(OrderedCallback):
     """Compares the ranks, and stops the run when they differ.
 
-    At the start they compare hashes of everything that must be equal: configuration, partition, data, versions, stream,
-    initial state. Then, every few rounds, they compare a 64-bit checksum of each tensor of the state; before each
-    checkpoint and at start and end its digest. It comes before all that writes, so a run out of step leaves
-    nothing that is.
+    What they were given has been compared when they met (:mod:`hiso_pl.ranks.gathering`). At the start they compare
+    hashes of what each has made of it: partition, data, frozen weights, initial state. Then, every few rounds, they
+    compare a 64-bit checksum of each tensor of the state; before each checkpoint and at start and end its digest. It
+    comes before all that writes, so a run out of step leaves nothing that is.
 
     Attributes:
         payload_bytes: Bytes this rank handed to the process group for it.
-        start: Where this rank has found that the run goes on from; set by the program.
 
     Args:
         every_n_rounds: Rounds between two comparisons; 0 compares at the start, at checkpoints and at the end only.
@@ -71,29 +68,16 @@ class InStepCheck(OrderedCallback):
         self.on_mismatch = on_mismatch
         self.every_n_rounds = every_n_rounds
         self.payload_bytes = 0
-        self.start: Start | None = None
         self._compared = False
         self._checked_round: int | None = None
         self._verified: int | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets an earlier run, and compares where this one goes on from: it decides which collectives come.
-
-        Raises:
-            RunError: If the ranks would go on from different points.
-        """
+        """Forgets an earlier run."""
         super().setup(trainer, pl_module, stage)
         self._compared = False
         self._checked_round = self._verified = None
-        if stage != "fit" or self.start is None or trainer.world_size == 1:
-            return
-        starts = [found["start"] for found in self._gather_items(trainer, {"start": str(self.start)})]
-        if len(set(starts)) > 1:
-            raise RunError(
-                f"the ranks would not go on from the same point ({_groups(starts)}): trainer.default_root_dir must be "
-                "a folder that all machines share, or hold the same on each of them"
-            )
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,24 +141,15 @@ class InStepCheck(OrderedCallback):
             return
         self._compared = True
         data = trainer.datamodule  # type: ignore[attr-defined]
-        mine = federated(pl_module).fingerprints() | _options(trainer)
+        mine = federated(pl_module).fingerprints()
         if isinstance(data, FederatedDataModule):
             mine |= data.fingerprints()
-        everyone = self._gather_items(trainer, mine)
-        problems = [
-            f"{item} ({_groups([found.get(item, 'absent') for found in everyone])})"
-            for item in dict.fromkeys(item for found in everyone for item in found)
-            if len({found.get(item) for found in everyone}) > 1
-        ]
-        if problems:
-            raise RunError("the ranks do not start from the same " + "; nor the same ".join(problems))
-
-    def _gather_items(self, trainer: Trainer, mine: dict[str, str]) -> list[dict[str, str]]:
-        """What all ranks give, by rank."""
         self.payload_bytes += len(pickle.dumps(mine))
         everyone: list[dict[str, str]] = [{}] * trainer.world_size
         dist.all_gather_object(everyone, mine)
-        return everyone
+        problems = differing(everyone, HASH)
+        if problems:
+            raise RunError("the ranks do not start from the same " + "; nor the same ".join(problems))
 
     def _gather(self, trainer: Trainer, row: Tensor) -> Tensor:
         """The rows of all ranks, shape ``[ranks, T]``."""
@@ -183,21 +158,6 @@ class InStepCheck(OrderedCallback):
         dist.all_gather(rows, row)
         self.payload_bytes += row.numel() * row.element_size()
         return torch.stack(rows).cpu()
-
-
-def _options(trainer: Trainer) -> dict[str, str]:
-    """Hashes of the options by which the ranks decide when a collective comes: validations, checkpoints, checks."""
-    options = yaml.safe_load(config_text(trainer)) or {}
-    for key in ("accelerator", "devices", "num_nodes"):  # these are of a machine
-        options.get("trainer", {}).pop(key, None)
-    strategy = options.get("trainer", {}).get("strategy")
-    if isinstance(strategy, dict):
-        (strategy.get("init_args") or {}).pop("interface", None)  # so is this
-    return {
-        f"options of {key}": hashlib.sha256(yaml.safe_dump(value, sort_keys=True).encode()).hexdigest()
-        for key, value in options.items()
-        if key not in ("model", "data", "seed_everything")  # compared by the module
-    }
 
 
 def disagreement(table: Tensor) -> tuple[list[int], int]:
@@ -211,11 +171,3 @@ def disagreement(table: Tensor) -> tuple[list[int], int]:
     odd = [rank for rank, row in enumerate(rows) if row != most]
     columns = (table != table[0]).any(dim=0).nonzero()
     return odd, int(columns[0]) if len(columns) else -1
-
-
-def _groups(values: list[T]) -> str:
-    """Which ranks hold which value, in a few characters."""
-    ranks: dict[T, list[int]] = {}
-    for rank, value in enumerate(values):
-        ranks.setdefault(value, []).append(rank)
-    return ", ".join(f"{str(value)[:12]} on rank {','.join(map(str, who))}" for value, who in ranks.items())

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
+from hiso_pl.ranks import early_signals
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LAST
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,12 @@ class DeferredSignals(OrderedCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Installs the handlers for a fit; other stages keep Python's own."""
+        """Installs the handlers for a fit; other stages have Python's own."""
         super().setup(trainer, pl_module, stage)
         leave_signals_alone(trainer)
         if stage != "fit":
+            if threading.current_thread() is threading.main_thread():
+                early_signals.over()
             return
         self.interrupted = False
         self._rounds = trainer.fit_loop.epoch_loop.max_steps

@@ -19,7 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from hiso_pl.cli.parser import Answered, ConfigurationError, as_said
 from hiso_pl.errors import RunError
-from hiso_pl.ranks import environment, launch_store, process
+from hiso_pl.ranks import environment, launch_store, process, roll_call
 from hiso_pl.run.folder import traceback_path
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,11 @@ def status_of(work: Callable[[], object], args: Sequence[str]) -> int:
     _folder, _shown = None, re.search(r"--traceback[=\n](true|yes)$", "\n".join(args), re.M | re.I) is not None
     hook, threading.excepthook = threading.excepthook, lambda failure: _thread_failed(failure, args)
     try:
-        work()
+        with suppress(Answered):
+            work()
         sys.stdout.flush()  # or a reader that has gone would be noticed when it is too late to say so
-    except Answered:
-        return 0
+        if roll_call.current() is None:  # others of this launch may wait for this rank
+            launch_store.farewell(f"rank {environment.rank()} has ended: hiso-pl {' '.join(args[:1])} was done")
     except BaseException as error:
         return _told(error, args)
     finally:

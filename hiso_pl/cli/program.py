@@ -36,6 +36,8 @@ COMMANDS = {
     "study": "hiso_pl.cli.study",
 }
 """Commands beside those of a run, each imported when it is called; its module's ``run`` takes what follows it."""
+ANSWERING = {*COMMANDS} - {"study"}
+"""Commands that are called for what they print, and have failed where nobody reads it."""
 
 
 def _log_quietly() -> None:

@@ -24,6 +24,7 @@ from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import process
 from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.run import checkpoint
+from hiso_pl.run.configuration import of_the_launch
 from hiso_pl.run.folder import held_by_run, refuse_held
 from hiso_pl.run.start import Start, resolve
 
@@ -131,10 +132,11 @@ class FederatedCLI(LightningCLI):
             own.append(RoundProgressBar())
         trainer.callbacks.extend(own)  # type: ignore[attr-defined]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, (RoundLedger, InStepCheck)):
+            if isinstance(callback, RoundLedger):
                 callback.start = self.start
         if isinstance(trainer.strategy, ScalarStrategy):
             trainer.strategy.start = self.start
+            trainer.strategy.configuration = of_the_launch(plain)
         return trainer
 
     def before_fit(self) -> None:

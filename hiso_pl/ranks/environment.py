@@ -9,9 +9,16 @@ import os
 
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE", "GROUP_RANK": "GROUP_WORLD_SIZE"}
 """What a launcher numbers a process by, and the variable that says how many there are of it."""
-NUMBERS = (*RANKS, *RANKS.values(), "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK", "MASTER_PORT")
 TASKS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
 """How many processes a job has, and how many srun, Open MPI, MPICH and its kin and LSF's jsrun have started."""
+NUMBERS = (
+    *(*RANKS, *RANKS.values(), "ROLE_RANK", "ROLE_WORLD_SIZE", "NODE_RANK", *TASKS, "JSM_NAMESPACE_RANK"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"),
+)
+"""What is a number of at least 0, and so small that it may count processes."""
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What is a number of at least 1, or several of them: OpenMP takes one for each level of nesting."""
+LARGEST = (1 << 31) - 1
 BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 BY_LIGHTNING = "HISO_PL_LAUNCHER"
 """Set to its process id by one that has Lightning start the others, so that they know who has numbered them."""
@@ -53,10 +60,18 @@ def check_numbers() -> None:
     Raises:
         ValueError: If one is not.
     """
-    for name in NUMBERS:
-        value = os.environ.get(name, "0")
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError(f"{name}={value!r} in the environment must be a number of at least 0, or be unset")
+    for names, least, most in ((NUMBERS, 0, LARGEST), (("MASTER_PORT",), 1, 65535), (THREADS, 1, LARGEST)):
+        for name in names:
+            value = os.environ.get(name, "" if names is THREADS else str(least))
+            parts = [part.strip() for part in value.split(",") if value] if names is THREADS else [value]
+            if not all(_is_number(part, least, most) for part in parts):
+                limits = f"of at least {least}" + (f" and at most {most}" if value.isdigit() else "")
+                raise ValueError(f"{name}={value[:40]!r} in the environment must be a number {limits}, or be unset")
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    """Whether a text is a number as launchers write it, within limits."""
+    return text.isascii() and text.isdigit() and least <= int(text[:20]) <= most
 
 
 def check_launch(devices: int | None = None, nodes: int = 1) -> None:
@@ -95,6 +110,9 @@ def _check_numbering() -> None:
                 raise ValueError(f"{variable} is unset in the environment, and {BY_TORCHRUN} says torchrun sets it")
         if int(os.environ[name]) >= int(os.environ[size]):
             raise ValueError(f"{name}={os.environ[name]} in the environment must be below {size}={os.environ[size]}")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if world_size() > 1 and not os.environ.get(name, "").strip():
+            raise ValueError(f"{name} is unset or empty in the environment, and {BY_TORCHRUN} says torchrun sets it")
     if local_world_size() > world_size():
         raise ValueError(f"LOCAL_WORLD_SIZE={local_world_size()} must be at most WORLD_SIZE={world_size()}")
 

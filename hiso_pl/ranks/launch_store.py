@@ -9,8 +9,8 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from hiso_pl.ranks import roll_call
-from hiso_pl.ranks.environment import under_torchrun, world_size
+from hiso_pl.ranks import gathering, rendezvous, roll_call
+from hiso_pl.ranks.environment import rank, under_torchrun, world_size
 from hiso_pl.ranks.patience import within
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def say_once(message: str) -> bool:
     """Decides which rank says a line that all ranks might say.
 
     The store of torchrun's agent, which is there before the process group and after it, counts who came first. Ranks
-    that will miss this one in a collective are told the line as well, and have nothing to add to it.
+    that will miss this one are told the line as well, and have nothing to add to it.
 
     Args:
         message: The line.
@@ -33,12 +33,26 @@ def say_once(message: str) -> bool:
     if not under_torchrun() or world_size() == 1:
         return True
     first = _is_first(message)
-    roll = roll_call.current()
-    if first and roll is not None:
-        words = roll.words(message)
+    if first:
+        words = f"rank {rank()} has ended: {message}"
         _is_first(words)  # those who quote it have nothing to add
-        roll.farewell(words)
+        farewell(words)
     return first
+
+
+def farewell(words: str) -> None:
+    """Leaves word for those who will miss this rank, at the start or later."""
+    roll = roll_call.current()
+    if roll is not None:
+        roll.farewell(words)
+    elif under_torchrun() and world_size() > 1:
+
+        def note() -> None:
+            store = _launch_store()
+            if store is not None:
+                gathering.leave(store, rank(), words)
+
+        within(2 * SAY_TIMEOUT_S, note, None)
 
 
 def _is_first(line: str) -> bool:
@@ -68,14 +82,9 @@ def has_begun(root: str) -> bool:
 def _launch_store() -> TCPStore | None:
     """The store of torchrun's agent: there before any process group, and one for all attempts of a launch."""
     try:
-        return TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=SAY_TIMEOUT_S),
-            wait_for_workers=False,
-        )
-    except (KeyError, ValueError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return rendezvous.connect(address, port, timedelta(seconds=SAY_TIMEOUT_S))
+    except (KeyError, ValueError, OSError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
         log.debug("no store of a launch: %s", error)
         return None
 

@@ -85,10 +85,6 @@ class RollCall:
             said = within(patience.STORE_S, lambda: self._store.compare_set("verdict", "", text).decode(), text)
             raise LostRankError(said) from error
 
-    def words(self, message: str) -> str:
-        """How the others say what this rank ended with."""
-        return f"rank {self._rank} has ended: {message}"
-
     def farewell(self, words: str) -> None:
         """Leaves word for those who will miss this rank; what was found out before stands."""
         within(patience.STORE_S, lambda: self._store.compare_set("verdict", "", words), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,12 +18,11 @@ from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
-from torch.distributed.rendezvous import rendezvous
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl.ranks import environment, gathering, roll_call
+from hiso_pl.ranks import early_signals, environment, gathering, rendezvous, roll_call
+from hiso_pl.run import versions
 from hiso_pl.run.checkpoint import Checked
 from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.restored import without_counters
@@ -62,6 +62,10 @@ class ScalarStrategy(DDPStrategy):
     torchrun numbers the ranks, or Lightning does, which without torchrun starts ``trainer.devices`` of them. A rank's
     device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and under torchrun the number of
     processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
+
+    Attributes:
+        start: Where the run goes on from; set by the program.
+        configuration: What else must be the same on all ranks, by name; set by the program.
 
     Args:
         process_group_backend: Backend of the process group. ``gloo`` works with any number of ranks to a GPU and is the
@@ -103,6 +107,7 @@ class ScalarStrategy(DDPStrategy):
         )
         self._interface = interface
         self.start: Start | None = None
+        self.configuration: Mapping[str, str] = {}
 
     @property
     @override
@@ -130,6 +135,7 @@ class ScalarStrategy(DDPStrategy):
         if not self.cluster_environment.creates_processes_externally and self.num_processes * self.num_nodes > 1:
             os.environ[environment.BY_LIGHTNING] = str(os.getpid())
             super()._configure_launcher()
+            early_signals.launcher = self._launcher
 
     @override
     def _get_process_group_backend(self) -> str:
@@ -157,7 +163,8 @@ class ScalarStrategy(DDPStrategy):
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
             os.environ["NCCL_SOCKET_IFNAME"] = f"={self._interface}"  # without = it is what names begin with
         assert self._timeout is not None
-        store = gathering.gather(self._launch_store(), self.global_rank, self.world_size, self._timeout)
+        meets = rendezvous.await_store(self.global_rank, self.world_size, self._timeout)
+        store = gathering.gather(meets, self.global_rank, self.world_size, self._timeout, self._given())
         roll = roll_call.begin(store, self.global_rank, self.world_size, self._timeout.total_seconds())
         with roll.connecting():
             dist.init_process_group(
@@ -169,11 +176,13 @@ class ScalarStrategy(DDPStrategy):
                 device_id=self.root_device if backend == "nccl" else None,
             )
 
-    def _launch_store(self) -> Store:
-        """The store in which the launch's ranks meet."""
-        store, _, _ = next(iter(rendezvous("env://", self.global_rank, self.world_size, timeout=self._timeout)))
-        store.set_timeout(self._timeout)
-        return store
+    def _given(self) -> dict[str, str]:
+        """What must be the same on all ranks, as it decides which collectives come, by name."""
+        trainer = self.lightning_module.trainer if self.lightning_module is not None else None
+        command = {} if trainer is None or trainer.state.fn is None else {"command": trainer.state.fn.value}
+        start = {} if self.start is None else {"start": str(self.start)}
+        found = {f"version of {name}": version for name, version in versions.package_versions().items()}
+        return command | start | found | dict(self.configuration)
 
     def _check_own_gpu(self) -> None:
         gpus = len({device for device in self.parallel_devices or () if device.type == "cuda"})
