@@ -6,11 +6,18 @@ on PyTorch Lightning. Importing it loads nothing else, so that a version can be 
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 __all__ = ["__version__"]
 
-try:
-    __version__ = version("hiso_pl")
-except PackageNotFoundError:  # imported from a source tree that is not installed
-    __version__ = "0.0.0+unknown"
+
+def __getattr__(name: str) -> Any:
+    """The version, looked up when it is asked for: the program is to take its signals before anything is imported."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hiso_pl")
+    except PackageNotFoundError:  # imported from a source tree that is not installed
+        return "0.0.0+unknown"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -65,6 +66,34 @@ def validate_now(trainer: Trainer) -> None:
     loop.val_loop.run()
     trainer.training = True
     connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped
+
+
+def refuse_stop_iteration(trainer: Trainer) -> None:
+    """Makes an error of a StopIteration that a hook, a step or an example lets out.
+
+    Lightning takes it for the end of the data: a fit would begin epoch after epoch, a measurement leave out the rest.
+    """
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    advances = ("on_advance_start", "advance", "on_advance_end")
+    for loop, names in (
+        *((loop, advances) for loop in (fit, epoch)),
+        (epoch.manual_optimization, ("advance",)),
+        *((loop, ("_evaluation_step",)) for loop in (epoch.val_loop, trainer.validate_loop, trainer.test_loop)),
+        (trainer.predict_loop, ("_predict_step",)),
+    ):
+        for name in names:
+            if name not in vars(loop):
+                setattr(loop, name, functools.partial(_unstoppable, getattr(loop, name)))
+
+
+def _unstoppable(method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    try:
+        method(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(
+            f"StopIteration{f' ({error})' if str(error) else ''} was let out by a hook, a step or an example, where "
+            "it would count as the end of the data"
+        ) from error
 
 
 def _nothing() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
 
+from hiso_pl.lightning_privates import refuse_stop_iteration
 from hiso_pl.ranks import early_signals, environment, gathering, rendezvous, roll_call
 from hiso_pl.run import versions
 from hiso_pl.run.checkpoint import Checked
@@ -200,6 +201,7 @@ class ScalarStrategy(DDPStrategy):
         if roll is not None:
             roll.rounds_done = lambda: trainer.global_step
             roll.watch.stacks = traceback_path(Path(trainer.default_root_dir))
+        refuse_stop_iteration(trainer)
         Strategy.setup(self, trainer)
 
     @override

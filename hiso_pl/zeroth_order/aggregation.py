@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.zeroth_order.part import Part
+from hiso_pl.zeroth_order.part import Part, checked_scalars, moderate
 
 
 class Aggregation(Part, ABC):
@@ -27,8 +27,20 @@ class Aggregation(Part, ABC):
             weights: Examples of each slot's client, shape ``[m]``; None where nobody has told them.
 
         Returns:
-            The aggregated scalars ghat, shape ``[tau, P]``.
+            The aggregated scalars ghat, fp32, shape ``[tau, P]``.
         """
+
+    def combined(
+        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """What the slots come to, by the rule's own words.
+
+        Raises:
+            ValueError: If it is no set of scalars.
+        """
+        found = self(scalars.copy(), present.copy(), weights)  # what it does to them is not to change who was there
+        likely = moderate(scalars[present])
+        return checked_scalars(found, scalars.shape[1:], likely, f"aggregation={self!r}")
 
 
 class Mean(Aggregation):

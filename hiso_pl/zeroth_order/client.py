@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class Work:
         self._slots = slots
         self._exchange = exchange
         self._transform = transform
-        self._before = before
+        # a copy: the record is what a checkpoint holds
+        self._before = None if before is None else replace(before, scalars=before.scalars.copy())
         self._withheld = transform is not None and transform.withholds_losses
         self.exchange_s = 0.0
 
@@ -129,11 +131,8 @@ class Work:
         if self._transform is None:
             return scalars
         site = self._plan.sites[0]
-        sent = self._transform(scalars, Departure(site.seed, site.round, self._slots.clients[slot], self._before))
-        if not isinstance(sent, np.ndarray) or sent.shape != scalars.shape or sent.dtype != np.float32:
-            what = f"{sent.dtype} of shape {sent.shape}" if isinstance(sent, np.ndarray) else type(sent).__name__
-            raise ValueError(f"transform={self._transform!r} gave {what}, must give float32 of shape {scalars.shape}")
-        return sent
+        departure = Departure(site.seed, site.round, self._slots.clients[slot], self._before)
+        return self._transform.leaving(scalars, departure)
 
     def _send(self, rows: Scalars) -> Scalars:
         started = time.perf_counter()

@@ -159,7 +159,7 @@ class Method(MethodBase):
         Raises:
             ValueError: If the schedule gives none that can be.
         """
-        mu = self.mu if self.mu_schedule is None else float(self.mu_schedule(self.mu, round))
+        mu = self.mu if self.mu_schedule is None else self.mu_schedule.at(self.mu, round, "mu_schedule")
         if not (mu > 0.0 and math.isfinite(mu)):
             raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
         return mu
@@ -170,9 +170,10 @@ class Method(MethodBase):
         Raises:
             ValueError: If the schedule gives none that can be.
         """
-        if self.num_directions_schedule is None:
+        schedule = self.num_directions_schedule
+        if schedule is None:
             return self.num_directions
-        directions = math.floor(self.num_directions_schedule(self.num_directions, round) + 0.5)
+        directions = math.floor(schedule.at(self.num_directions, round, "num_directions_schedule") + 0.5)
         check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
         return directions
 

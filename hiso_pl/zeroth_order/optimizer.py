@@ -226,7 +226,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         scalars = np.zeros(sent.shape[1:], dtype=np.float32)
         if present.any():
             weights = None if slots.weights is None else np.array(slots.weights, dtype=np.float64)
-            scalars = self.method.aggregation(sent, present, weights)
+            scalars = self.method.aggregation.combined(sent, present, weights)
             if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not
                 present[:] = False
                 scalars = np.zeros(sent.shape[1:], dtype=np.float32)

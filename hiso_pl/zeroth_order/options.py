@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
@@ -52,4 +54,38 @@ def check_directions_per_forward(value: int | str, memory: str) -> None:
     if value != 1 and memory == "low":
         raise ValueError(
             f"directions_per_forward={value} must be 1 with memory='low': several points at once take several copies"
+        )
+
+
+def check_owners(owners: Sequence[int], tensors: int, what: str) -> None:
+    """Refuses owners of H that are none: each is the position of a tensor that has an H of its own.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if len(owners) != tensors or any(o not in range(tensors) or owners[o] != o for o in owners):
+        raise ValueError(f"{what}: owners() gave {str(owners)[:80]}, must give for each of {tensors} tensors an owner")
+
+
+def check_initial(state: Any, parameter: Tensor, name: str, what: str, own_shape: bool) -> None:
+    """Refuses what is to be kept for a tensor if no fp32 tensors on its device, or of a shape that H cannot have.
+
+    Args:
+        state: What is to be kept, by name.
+        parameter: The tensor.
+        name: Its name.
+        what: The part that gave it, as messages name it.
+        own_shape: Whether the shapes are the part's own affair.
+
+    Raises:
+        ValueError: If it cannot be kept.
+    """
+    for key, value in state.items() if isinstance(state, Mapping) else [("", state)]:
+        fp32 = isinstance(value, Tensor) and value.dtype == torch.float32 and value.device == parameter.device
+        if fp32 and (own_shape or value.shape == parameter.shape or value.numel() == 1):
+            continue
+        found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{what}: initial() gave {found}{f' as {key!r}' if key else ''} for {name!r}, "
+            f"must give float32 on {parameter.device}{'' if own_shape else ', of its shape or one element'}"
         )

@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+MODERATE = 1e18
+"""Below it neither a square of a number nor a sum over a cohort leaves fp32."""
+
 ROOMS: Mapping[str, str] = {
     "preconditioner": "hiso_pl.zeroth_order.preconditioner",
     "update_rule": "hiso_pl.zeroth_order.update_rule",
@@ -52,6 +58,31 @@ class Part:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+
+def checked_scalars(given: Any, shape: tuple[int, ...], likely: bool, what: str) -> NDArray[np.float32]:
+    """What a part has made of scalars, as it must be: of another shape it would be spread, of another type rounded.
+
+    Args:
+        given: What the part gave.
+        shape: The shape it must have.
+        likely: Whether what it was given leaves no room for a number that is not finite.
+        what: The part, as messages name it.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype != np.float32:
+        found = f"{given.dtype} of shape {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise ValueError(f"{what} gave {found}, must give float32 of shape {shape}")
+    if likely and not np.isfinite(given).all():
+        raise ValueError(f"{what} gave {given[~np.isfinite(given)][0]}, must give finite numbers of finite ones")
+    return given
+
+
+def moderate(scalars: NDArray[np.float32]) -> bool:
+    """Whether scalars are finite, and none is so large that a sum or a square of them may not be."""
+    return bool((np.abs(scalars) < MODERATE).all())
 
 
 def known(kind: str) -> dict[str, type[Part]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 from hiso_pl.zeroth_order.part import Part
 
@@ -23,6 +24,26 @@ class Schedule(Part, ABC):
     @abstractmethod
     def __call__(self, initial: float, round: int) -> float:
         """The value in ``round``, given the one configured for the start."""
+
+    def at(self, initial: float, round: int, name: str) -> float:
+        """The value in a round as a number.
+
+        Args:
+            initial: The value configured for the start.
+            round: The round r.
+            name: The option that the schedule is, as messages name it.
+
+        Raises:
+            ValueError: If it is no finite number.
+        """
+        value: Any = self(initial, round)
+        try:
+            number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # of a tensor of several it is a RuntimeError
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{name}={self!r} gave {str(value)[:80]} in round {round}, must give a finite number")
+        return number
 
 
 class Linear(Schedule):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.options import check_initial, check_owners
 from hiso_pl.zeroth_order.philox import check_seed
 from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
@@ -102,11 +103,15 @@ class AppliedRecords(Optimizer):
     def _create_state(self) -> None:
         preconditioner, targets = self.method.preconditioner, self._targets()
         self._owners = list(preconditioner.owners(targets))
+        check_owners(self._owners, len(targets), f"preconditioner={preconditioner!r}")
         for t, (parameter, target) in enumerate(zip(self.parameters, targets, strict=True)):
             hessian = preconditioner.initial(parameter, target) if self._owners[t] == t else None
             if hessian is not None:
+                what = f"preconditioner={preconditioner!r}"
+                check_initial({"": hessian}, parameter, target.name, what, preconditioner.structured)
                 self.state[parameter]["hessian"] = hessian
             rule_state = self.method.update_rule.initial(parameter, target)
+            check_initial(rule_state, parameter, target.name, f"update_rule={self.method.update_rule!r}", True)
             if rule_state.keys() & {"x", "hessian"}:
                 raise ValueError(f"update_rule={self.method.update_rule!r} must not call its state x or hessian")
             self.state[parameter].update(rule_state)

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.zeroth_order.part import Part
+from hiso_pl.zeroth_order.part import Part, checked_scalars, moderate
 from hiso_pl.zeroth_order.record import RoundRecord
 
 
@@ -50,3 +50,12 @@ class Transform(Part, ABC):
             scalars: The client's scalars g, shape ``[tau, P]``.
             departure: Whose they are, and of which round.
         """
+
+    def leaving(self, scalars: NDArray[np.float32], departure: Departure) -> NDArray[np.float32]:
+        """What leaves, by the transform's own words.
+
+        Raises:
+            ValueError: If it is not what can be sent in place of the scalars.
+        """
+        sent = self(scalars.copy(), departure)
+        return checked_scalars(sent, scalars.shape, moderate(scalars), f"transform={self!r}")

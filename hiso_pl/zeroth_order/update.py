@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Update:
             )
             squares[filled] = 0.0 if all_sums is None else all_sums
         if self.preconditioner.uses_squares:
-            self.preconditioner.advance_by_squares(hessians, squares, targets)
+            self._advance("advance_by_squares", hessians, squares, targets)
 
     def _fused(
         self,
@@ -76,8 +77,8 @@ class Update:
         if decay is None and not uses and type(preconditioner).advance is not Preconditioner.advance:
             # it divides inside the kernel but advances by code of its own
             for x, hessian, site, target in zip(parameters, hessians, sites, targets, strict=True):
-                steps = [preconditioner.divide(s, hessian) for s in self._sums(x, site)]
-                preconditioner.advance(hessian, steps, target)
+                steps = [self._divided(s, hessian) for s in self._sums(x, site)]
+                self._advance("advance", hessian, steps, target)
         return sums
 
     def _by_buffer(
@@ -88,13 +89,32 @@ class Update:
         total = sums[0].clone()
         for s in sums[1:]:
             total.add_(s)
-        direction = self.preconditioner.divide(total, hessian)
-        steps = [self.preconditioner.divide(s, hessian) for s in sums]
-        self.rule.move(x.data, direction, self.lr, state, target)
+        direction = self._divided(total, hessian)
+        steps = [self._divided(s, hessian) for s in sums]
+        before = dict(state)
+        given: Any = self.rule.move(x.data, direction, self.lr, state, target)  # type: ignore[func-returns-value]
+        if given is not None or state.keys() != before.keys() or any(state[k] is not before[k] for k in before):
+            raise ValueError(f"update_rule={self.rule!r} must move x and state in place: what move() gives is lost")
         if self.preconditioner.uses_squares:
             return np.array([squares_sum(d) for d in steps])
-        self.preconditioner.advance(hessian, steps, target)
+        self._advance("advance", hessian, steps, target)
         return None
+
+    def _divided(self, values: Tensor, hessian: Tensor | None) -> Tensor:
+        found = self.preconditioner.divide(values, hessian)
+        if not isinstance(found, Tensor) or found.shape != values.shape or found.dtype != values.dtype:
+            what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"preconditioner={self.preconditioner!r}: divide() gave {what}, "
+                f"must give {values.dtype} of shape {tuple(values.shape)}"
+            )
+        return found
+
+    def _advance(self, method: str, *args: Any) -> None:
+        if getattr(self.preconditioner, method)(*args) is not None:
+            raise ValueError(
+                f"preconditioner={self.preconditioner!r} must advance H in place: what {method}() gives is lost"
+            )
 
     def _sums(self, x: Tensor, site: Site) -> list[Tensor]:
         """s_k for each local step, each of the shape of x."""

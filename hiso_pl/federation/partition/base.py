@@ -58,8 +58,21 @@ class Partition(ABC):
                 f"minimum={self.minimum} examples for each of clients={clients} needs {clients * self.minimum} "
                 f"training examples, but there are only {len(values)}"
             )
-        parts = [np.sort(part) for part in self.deal(values, clients, seed)]
+        parts = [np.sort(part) for part in self._dealt(values, clients, seed)]
         return self.meet_minimum(parts, seed)
+
+    def _dealt(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+        """What is dealt, each example once; a part from outside may give anything."""
+        found, what = self.deal(values, clients, seed), f"partition={type(self).__name__}: deal()"
+        parts = [np.asarray(part) for part in found] if isinstance(found, (list, tuple)) else []
+        if len(parts) != clients or any(
+            part.ndim != 1 or (part.size and part.dtype.kind not in "iu") for part in parts
+        ):
+            raise ValueError(f"{what} must give a list of clients={clients} arrays of integers")
+        indices = np.concatenate([part.astype(np.int64) for part in parts])
+        if len(indices) != len(values) or not np.array_equal(np.sort(indices), np.arange(len(values))):
+            raise ValueError(f"{what} gave {len(indices)} indices, must give each of 0 to {len(values) - 1} once")
+        return [part.astype(np.int64) for part in parts]
 
     @abstractmethod
     def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
