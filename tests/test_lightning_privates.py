@@ -9,10 +9,13 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.tensorboard import SummaryWriter
 
 import hiso_pl
+from hiso_pl import lightning_privates
 
 PACKAGE = Path(hiso_pl.__file__).parent
 HOME = PACKAGE / "lightning_privates.py"
@@ -37,8 +40,12 @@ def test_they_are_touched_in_one_file():
     assert {path.name: found for path in users if (found := private_attributes(path) - NOT_LIGHTNINGS)} == {}
 
 
-def test_they_are_there():
-    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+@pytest.fixture
+def trainer():
+    return Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+
+
+def test_they_are_there(trainer):
     loop, connector = trainer.fit_loop, trainer._logger_connector
     found = {
         "_signal_connector": callable(trainer._signal_connector.register_signal_handlers),
@@ -48,11 +55,35 @@ def test_they_are_there():
         "_restarting": loop._restarting is False,
         "_logger_connector": connector is not None,
         "_first_loop_iter": hasattr(connector, "_first_loop_iter"),
+        "_prefix": TensorBoardLogger(".", prefix="a")._prefix == "a",
+        "_get_file_writer": callable(SummaryWriter._get_file_writer),  # torch's, behind the logger
     }
     assert all(found.values()), found
     assert set(found) == private_attributes(HOME)
     assert type(loop) is _FitLoop
     assert loop.epoch_loop.val_loop.restarting is False
+
+
+def test_a_stop_iteration_of_a_hook_is_an_error_in_every_loop(trainer):
+    lightning_privates.refuse_stop_iteration(trainer)
+    lightning_privates.refuse_stop_iteration(trainer)
+    fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    wrapped = [
+        *(fit.on_advance_start, fit.advance, fit.on_advance_end, epoch.advance, epoch.on_advance_end),
+        epoch.manual_optimization.advance,
+        *(loop._evaluation_step for loop in (epoch.val_loop, trainer.validate_loop, trainer.test_loop)),
+        trainer.predict_loop._predict_step,
+    ]
+    for method in wrapped:
+        assert method.func is lightning_privates._unstoppable
+        assert callable(method.args[0])
+        assert not hasattr(method.args[0], "func")
+
+    def stop() -> None:
+        raise StopIteration("enough")
+
+    with pytest.raises(RuntimeError, match=r"StopIteration \(enough\) was let out by a hook"):
+        lightning_privates._unstoppable(stop)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from hiso_pl.callbacks.pictures import partition_picture
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.partition import label_counts
+from hiso_pl.lightning_privates import log_together
 from hiso_pl.run.configuration import leaves
 
 SAMPLE = 1 << 20
@@ -86,7 +87,10 @@ class TensorBoardPanels(OrderedCallback):
             points |= hessian_statistics([s.value for s in optimizer_of(trainer).tensors() if s.kind == "hessian"])
         if points:
             for logger in trainer.loggers:
-                logger.log_metrics(points, step=done)
+                if isinstance(logger, TensorBoardLogger):
+                    log_together(logger, points, done)
+                else:
+                    logger.log_metrics(points, step=done)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
