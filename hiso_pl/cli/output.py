@@ -47,11 +47,12 @@ def outlast_readers() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         stream.flush()
+        raw = _Lasting(stream.fileno(), "w", closefd=False)
         setattr(
             sys,
             name,
             io.TextIOWrapper(
-                io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False)),
+                raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=stream.line_buffering or name == "stderr",
