@@ -63,7 +63,8 @@ def gather(store: Store, rank: int, world: int, timeout: timedelta, given: Mappi
             name = _read(store, f"answer/{own}", waiting).decode()
             store.set(f"{name}/here/{rank}", json.dumps(dict(given or {})))
             # rank 0 is there, and waits for so long itself
-            lost, text = json.loads(_read(store, f"{name}/said", _Waiting(store, rank, seconds + patience.LATE_S)))
+            patient = _Waiting(store, rank, seconds + patience.LATE_S, quiet=True)
+            lost, text = json.loads(_read(store, f"{name}/said", patient))
             if text:
                 raise LostRankError(text) if lost else RunError(text)
     except RunError:
@@ -94,10 +95,10 @@ def differing(everyone: Sequence[Mapping[str, str]], width: int = WIDTH) -> list
 class _Waiting:
     """Waits for ranks, says so when it takes long, and gives up those that have ended or do not come in time."""
 
-    def __init__(self, store: Store, rank: int, seconds: float) -> None:
+    def __init__(self, store: Store, rank: int, seconds: float, quiet: bool = False) -> None:
         self._store, self._rank, self._seconds, self._began = store, rank, seconds, time.monotonic()
         self._ended: dict[int, float] = {}
-        self._said = False
+        self._said = quiet
 
     def look(self, ranks: Sequence[int]) -> None:
         """Looks once for what keeps ranks, and lets a moment pass.

@@ -52,7 +52,7 @@ def farewell(words: str) -> None:
             if store is not None:
                 gathering.leave(store, rank(), words)
 
-        within(2 * SAY_TIMEOUT_S, note, None)
+        within(4 * SAY_TIMEOUT_S, note, None)
 
 
 def _is_first(line: str) -> bool:
@@ -63,7 +63,7 @@ def _is_first(line: str) -> bool:
         store = _launch_store()
         return 1 if store is None else int(store.add(f"hiso_pl/say/{restart}/{_short(line)}", 1))
 
-    return within(2 * SAY_TIMEOUT_S, count, 1) == 1
+    return within(4 * SAY_TIMEOUT_S, count, 1) == 1
 
 
 def note_begun(root: str) -> None:

@@ -17,6 +17,7 @@ AGENT_S = 30.0  # for the store of torchrun's agent to answer, which is there be
 SAY_S = 10.0  # before it is said what is waited for at the start
 STALE_S = 10.0  # for a rank that is started again to take back that it has ended
 CONNECT_S = 5.0  # for a machine to answer at all
+ANSWER_S = 12.0  # for a store to answer; looking up the caller's name may hold it up for five seconds
 LATE_S = 3.0  # for others to note that they had come, after a time-out: leaving the group makes them fail at once
 LOST_S = 10.0  # the same after a lost connection: others may be in a forward and learn of it later
 POLL_S = 0.05

@@ -78,6 +78,7 @@ def connect(address: str, port: int, timeout: timedelta) -> TCPStore:
     try:
         with socket.create_connection((address, port), patience.CONNECT_S) as there:
             nonce = secrets.token_bytes(4)
+            there.settimeout(patience.ANSWER_S)
             there.sendall(struct.pack("<BIB", _VALIDATE, _MAGIC, _PING) + nonce)
             answer = there.recv(4)
     except TimeoutError:

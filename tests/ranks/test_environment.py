@@ -13,7 +13,7 @@ TORCHRUN = {
     **{"GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"},
 }
 SLURM = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "train"}
-ALL = {*environment.NUMBERS, *environment.TASKS, *TORCHRUN, *SLURM, environment.BY_LIGHTNING}
+ALL = {*environment.NUMBERS, *environment.THREADS, *environment.TASKS, *TORCHRUN, *SLURM, environment.BY_LIGHTNING}
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_the_place_in_a_launch_is_read_from_its_environment(launched):
         ({}, None, 1),
         ({}, 2, 1),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, None, 1),
+        ({"OMP_NUM_THREADS": "4, 2", "NUMBA_NUM_THREADS": ""}, None, 1),
         ({"MASTER_PORT": "29500"}, 2, 1),  # where the processes that are started here are to meet
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}, 2, 1),
         ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "interactive"}, None, 1),
@@ -70,6 +71,13 @@ def test_launches_that_can_be(launched, given, devices, nodes):
         *(({name: "abc"}, None, rf"{name}='abc' .*must be a number") for name in environment.NUMBERS),
         *(({name: ""}, None, rf"{name}='' .*must be a number") for name in environment.NUMBERS),
         ({"RANK": "-1"}, None, "RANK='-1' .*must be a number of at least 0"),
+        ({"RANK": "9" * 9999}, None, "RANK='9{40}' .*must be a number of at least 0 and at most 2147483647"),
+        ({"RANK": "\u0663"}, None, "RANK='\u0663' .*must be a number"),
+        ({"MASTER_PORT": "x"}, None, "MASTER_PORT='x' .*must be a number of at least 1, or be unset"),
+        *(({"MASTER_PORT": port}, None, "must be .* at least 1 and at most 65535") for port in ("0", "65536")),
+        *(({"OMP_NUM_THREADS": n}, None, "OMP_NUM_THREADS=.* at least 1") for n in ("abc", "0", "-1", "2,", "1.5")),
+        (TORCHRUN | {"MASTER_ADDR": " "}, None, "MASTER_ADDR is unset or empty"),
+        (TORCHRUN | {"MASTER_PORT": None}, None, "MASTER_PORT is unset or empty"),
         # one process that takes itself for one of several
         *(
             ({name: "1"}, None, f"{name}=1 .*must be 0 or unset, as torchrun did not")

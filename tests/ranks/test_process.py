@@ -88,7 +88,8 @@ def test_everyone_speaks_where_nobody_can_be_asked(monkeypatch):
 def test_what_a_rank_says_is_left_for_those_who_will_miss_it(monkeypatch):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in {
-        "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
 
@@ -100,6 +101,10 @@ def test_what_a_rank_says_is_left_for_those_who_will_miss_it(monkeypatch):
 
     assert verdict("said", lambda: launch_store.say_once("out of memory")) == "rank 1 has ended: out of memory"
     assert not launch_store.say_once("rank 1 has ended: out of memory")  # it counts as said
+    monkeypatch.setattr(roll_call, "_current", None)
+    assert launch_store.say_once("no such file")  # before the ranks have met
+    assert store.check(["hiso_pl/start/asks/1"])
+    assert store.get("hiso_pl/start/asks/1") == b"ended: rank 1 has ended: no such file"
     assert verdict("clean", process.close) == ""
     assert roll_call.current() is None
 

@@ -9,14 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import psutil
 import pytest
 import torch.distributed as dist
 
 from hiso_pl.ranks import patience, place, roll_call
-from hiso_pl.ranks.gathering import gather
 from hiso_pl.ranks.roll_call import LostRankError, RollCall, meeting
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2211")
@@ -121,7 +119,7 @@ def test_a_stopped_process_is_told_and_goes_on_so_that_it_can_end(store, sleeper
 
 def test_a_rank_that_said_why_it_ends_is_quoted(store):
     rolls = [RollCall(store, rank, 2, 5.0) for rank in range(2)]
-    rolls[1].farewell(rolls[1].words("out of paper"))
+    rolls[1].farewell("rank 1 has ended: out of paper")
     assert on_each(lambda: meet(rolls[0], LOST)) == ["rank 1 has ended: out of paper"]
 
 
@@ -148,25 +146,6 @@ def test_a_collective_that_was_not_wrapped_is_explained(store):
     error = RuntimeError(*LATE.args)
     roll.explain(error)
     assert str(error).startswith("rank 1 (never seen) did not come to a collective after round 3 within timeout_s=5")
-
-
-def test_attempts_of_a_launch_share_a_store_and_nothing_in_it(store):
-    def attempt() -> list[dist.Store]:  # type: ignore[name-defined]
-        ranks = [lambda rank=rank: gather(store, rank, 3, timedelta(seconds=5)) for rank in range(3)]
-        return on_each(*ranks)
-
-    store.set("hiso_pl/start/asks/1", "an attempt that came to nothing")
-    first, second = attempt(), attempt()
-    first[0].set("key", "first")
-    second[1].set("key", "second")
-    assert [group.get("key") for group in first] == [b"first"] * 3
-    assert [group.get("key") for group in second] == [b"second"] * 3
-
-
-def test_ranks_that_do_not_start_are_named(store, monkeypatch):
-    monkeypatch.setattr(patience, "START_S", 0.5)
-    ranks = [lambda rank=rank: gather(store, rank, 4, timedelta(seconds=0.1)) for rank in (0, 2)]
-    assert on_each(*ranks)[0] == "ranks 1, 3 did not come to the start within 0.5 s"
 
 
 def test_a_store_that_does_not_answer_is_not_waited_for(store, monkeypatch):
