@@ -378,9 +378,23 @@ START_JOBS = {
     "start: initial state": ["--model.network", of_class("meddling.OtherWeights", rank=1)],
     "start: frozen weights": ["--model.network", of_class("meddling.OtherWeights", buffer_rank=1)],
     "start: validation data ": [f"{DATA}.validation", "1{rank}0"],
-    "start: options of trainer": ["--trainer.max_steps", "1{rank}"],
-    "start: options of checkpoint": ["--checkpoint.every_n_train_steps", "{rank}3"],
-    "start: options of in_step": ["--in_step.every_n_rounds", "{rank}"],
+    "start: trainer.max_steps": ["--trainer.max_steps", "1{rank}"],
+    "start: trainer.val_check_interval": ["--trainer.val_check_interval", "{3|4}"],
+    "start: trainer.num_sanity_val_steps": ["--trainer.num_sanity_val_steps", "{-1|0}"],
+    "start: trainer.limit_val_batches": ["--trainer.limit_val_batches", "{0|1.0}"],
+    "start: trainer.strategy.init_args.timeout_s": ["--trainer.strategy.timeout_s", "6{rank}"],
+    "start: trainer.strategy.init_args.process_group_backend": [
+        *("--trainer.strategy.process_group_backend", "{gloo|null}"),
+    ],
+    "start: trainer.callbacks": [
+        *("--trainer.callbacks+", "{lightning.pytorch.callbacks.Callback|lightning.pytorch.callbacks.LambdaCallback}"),
+    ],
+    "start: checkpoint.every_n_train_steps": ["--checkpoint.every_n_train_steps", "{rank}3"],
+    "start: in_step.every_n_rounds": ["--in_step.every_n_rounds", "{rank}"],
+    "start: ledger.enabled": ["--ledger.enabled", "{true|false}"],
+    "start: test_at_end": ["--test_at_end", "{true|false}"],
+    "start: command": [],
+    "start: help": ["{--threads=1|--help}"],
     "start: version of torch": ["--trainer.callbacks+", of_class("meddling.OtherVersion", rank=1)],
 }
 # files of four clients, the third of which may be missing or another
@@ -427,7 +441,8 @@ def matrix(
                     metrics = of_class("meddling.Metrics", path=f"{{root}}/{name}-metrics")
                     jobs.append((f"{name}@default", [name, "--config", BASE, *EVALUATED, metrics]))
             broken = {2: START_JOBS, 3: STEP_JOBS}.get(ranks, {})
-            jobs += [(name, ["fit", "--config", BASE, *args]) for name, args in broken.items()]
+            for name, args in broken.items():
+                jobs.append((name, ["{fit|validate}" if name == "start: command" else "fit", "--config", BASE, *args]))
             if ranks == 1:
                 jobs.append(("straight", ["fit", "--config", BASE, *INTERRUPTED]))
             made[ranks] = {}  # one that fails is not tried again by every test

@@ -84,7 +84,8 @@ def test_machines_that_would_go_on_from_different_points_are_told_so(fit, base, 
     found = [json.loads((tmp_path / f"found.{rank}").read_text())["auto"] for rank in (0, 1)]
     assert [status for status, _ in found] == [1, 1], done.stderr[-2000:]
     [error] = [line for _, lines in found for line in lines if "hiso-pl: error" in line]
-    assert "would not go on from the same point (round 6 on rank 0, the start on rank 1): trainer.default_root" in error
+    assert "the ranks were not started alike: start (round 6 on rank 0, the start on rank 1); trainer.default" in error
+    assert "trainer.default_root_dir must be a folder that all machines share" in error
     assert not list((tmp_path / "run1").glob("*"))
 
 

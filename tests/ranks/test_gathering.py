@@ -1,4 +1,4 @@
-"""Ranks that are threads meet in a store: all have come and were given the same, or all are told who and what is not."""
+"""Ranks that are threads meet in a store: all come and were given the same, or all are told who and what is not."""
 
 from __future__ import annotations
 

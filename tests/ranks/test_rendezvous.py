@@ -126,5 +126,5 @@ def test_a_rank_does_not_outwait_the_process_that_started_it(at, dead, monkeypat
     monkeypatch.setattr(patience, "START_S", 60.0)
     monkeypatch.setenv(environment.BY_LIGHTNING, str(os.getppid()))
     monkeypatch.setattr(os, "getppid", lambda: 1)  # as of an orphan
-    with pytest.raises(LostRankError, match="the process that started this one, and kept .* has ended"):
+    with pytest.raises(LostRankError, match=r"the process that started this one, and kept .* has ended"):
         await_store(1, 2, TIMEOUT)
