@@ -3,10 +3,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from hiso_pl.callbacks import RunFolder, TensorBoardPanels
 from hiso_pl.callbacks.board import SAMPLE, hessian_statistics, scalar_statistics
 from hiso_pl.callbacks.pictures import partition_picture
+from hiso_pl.lightning_privates import log_together
 
 CURVES = {
     "train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/dropped", "time/round_s", "time/probe_s",
@@ -25,6 +27,7 @@ def events(stand_in, tmp_path_factory):
     trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
     found = EventAccumulator(str(root), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
     found.Reload()
+    found.path_of_events = str(next(root.glob("events.out.tfevents.*")))
     return found, history.seen
 
 
@@ -41,6 +44,23 @@ def test_curves_are_at_the_number_of_rounds_done(events):
         pytest.approx(rounds * 2 * 2 * 4 / 1024) for rounds in (2, 4, 6, 7)
     ]
     assert [event.value for event in found.Scalars("lr")] == pytest.approx([0.01] * 4)
+
+
+def test_the_curves_of_a_round_are_one_event(events):
+    found, _ = events
+    rows = [event for event in EventFileLoader(found.path_of_events).Load() if event.step == 2]
+    [together] = [event for event in rows if any(value.tag == "mu" for value in event.summary.value)]
+    assert {value.tag for value in together.summary.value} == CURVES
+    assert {found.Scalars(tag)[0].wall_time for tag in CURVES} == {together.wall_time}
+
+
+def test_a_prefix_of_the_logger_stays(tmp_path):
+    board = TensorBoardLogger(str(tmp_path), "", "", prefix="mine")
+    log_together(board, {"lr": 0.5, "mu": float("nan")}, 3)
+    board.save()
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("mine-lr")] == [(3, 0.5)]
+    assert np.isnan(found.Scalars("mine-mu")[0].value)
 
 
 def test_the_hessian_now_and_then(events):

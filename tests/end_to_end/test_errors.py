@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -11,9 +12,8 @@ import threading
 import pytest
 from lightning.pytorch import Callback
 
-from hiso_pl import __main__ as entry
 from hiso_pl.cli import program as cli
-from hiso_pl.ranks import environment, process
+from hiso_pl.ranks import process
 from hiso_pl.run.folder import held_by_run
 
 from .conftest import environment as variables
@@ -50,6 +50,9 @@ class Failing(Callback):
             "SystemExit(0)": SystemExit(0),
             "KeyboardInterrupt": KeyboardInterrupt(),
             "MemoryError": MemoryError("no room"),
+            "SystemExit(3)": SystemExit(3),
+            "GeneratorExit": GeneratorExit(),
+            "StopIteration": StopIteration(),
         }[self.kind]
         raise error
 
@@ -65,6 +68,9 @@ LINES = {
     "RecursionError": "RecursionError: maximum recursion depth exceeded.*" + KEPT,
     "SystemExit(text)": "SystemExit: out of paper" + KEPT,
     "SystemExit(0)": r"SystemExit: something ended the program by sys\.exit\(0\)" + KEPT,
+    "SystemExit(3)": r"SystemExit: something ended the program by sys\.exit\(3\)" + KEPT,
+    "GeneratorExit": "GeneratorExit" + KEPT,
+    "StopIteration": "RuntimeError: StopIteration was let out by a hook.*" + KEPT,
     # these say all that there is to say
     "KeyboardInterrupt": "interrupted",
     "MemoryError": "no room",
@@ -104,6 +110,17 @@ def test_every_class_of_error_is_one_line(said, tmp_path, kind):
         assert ", in fail\n" in text
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "hook",
+    ["on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_validation_batch_end"],
+)
+def test_a_stop_iteration_is_no_end_of_the_data(said, tmp_path, hook):
+    status, lines = said(tmp_path / "run", *failing("StopIteration", hook=hook))
+    assert status == 1
+    assert "StopIteration was let out by a hook, a step or an example" in lines[-1]
+
+
 def test_a_traceback_is_shown_where_it_is_asked_for(said, tmp_path):
     for asked in (["--traceback", "true"], ["--traceback=True"]):
         status, lines = said(tmp_path / "run", *failing("IndexError"), *asked, "--ckpt_path", "auto")
@@ -138,14 +155,8 @@ def test_an_interrupt_before_a_run_is_one_line(capsys, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(cli, "_run", interrupt)
-        assert cli.main(["fit"]) == 130
-    assert capsys.readouterr().err == "hiso-pl: error: interrupted\n"
-    monkeypatch.setattr(environment, "check_numbers", interrupt)
-    with pytest.raises(SystemExit) as ended:
-        entry.main()
-    assert ended.value.code == 130
+    monkeypatch.setattr(cli, "_run", interrupt)
+    assert cli.main(["fit"]) == 130
     assert capsys.readouterr().err == "hiso-pl: error: interrupted\n"
 
 
@@ -181,3 +192,19 @@ def test_a_reader_that_has_gone_is_one_line(said, tmp_path):
         process.stdout.close()
         assert process.stderr.read() == "hiso-pl: error: [Errno 32] Broken pipe\n"
     assert process.returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["|", "2>&1 |", ">&- 2>&-"])
+def test_a_run_outlasts_the_reader_of_its_output(base, tmp_path, output):
+    args = [*base, *SHORT, "--trainer.enable_progress_bar", "true", "--trainer.default_root_dir", str(tmp_path / "run")]
+    reader = "head -c 1" if output.endswith("|") else ""
+    line = f"set -o pipefail; {shlex.join([sys.executable, '-m', 'hiso_pl', *args])} {output} {reader}"
+    done = subprocess.run(["bash", "-c", line], env=variables(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    if output == "|":
+        assert done.stderr.splitlines() == [
+            "WARNING: Nobody reads what is printed any more; the run goes on, and its folder tells of it."
+        ]
