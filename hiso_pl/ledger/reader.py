@@ -23,6 +23,7 @@ class Survey(NamedTuple):
         headers: The header and later ones, each with the round from which on it is in force.
         end: Where the next record would be written: over the closing frame and what is torn.
         chain: The checksum it would be chained to.
+        size: Bytes of the file.
     """
 
     rounds: int
@@ -31,6 +32,7 @@ class Survey(NamedTuple):
     headers: tuple[tuple[int, Header], ...]
     end: int
     chain: bytes
+    size: int
 
 
 class LedgerReader:
@@ -93,7 +95,7 @@ class LedgerReader:
                 else:
                     rounds += 1
             torn_at = last if last < self._size else None
-            self._survey = Survey(rounds, closing, torn_at, tuple(headers), end, chain)
+            self._survey = Survey(rounds, closing, torn_at, tuple(headers), end, chain, self._size)
         return self._survey
 
     def frames(self) -> Iterator[Frame]:
