@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 PATIENCE_S = 60.0
-"""How long an earlier attempt of the same launch is waited for: torchrun kills one 30 s after it has asked it to end."""
+"""How long an earlier attempt of a launch is waited for: torchrun kills one 30 s after it was asked to end."""
 TOLD_BYTES = 4096
 """What is read of what a holder says of itself."""
 
