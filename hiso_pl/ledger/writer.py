@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.record import RoundRecord, told
 
 log = logging.getLogger(__name__)
 
@@ -240,12 +241,12 @@ class LedgerWriter:
         if fmt.pack_record(there.value) == fmt.pack_record(record):
             return
         for name in ("lr", "mu", "scalars", "dropped"):
-            old, new = (_said(getattr(r, name)) for r in (there.value, record))
+            old, new = (_said(name, getattr(r, name)) for r in (there.value, record))
             if old != new:
                 what = f"{name} is {old} there, and this run computed {new}"
                 raise LedgerError(f"{where}: {what}", self.round, self.round, there.offset)
         raise LedgerError(f"{where}: the two differ", self.round, self.round, there.offset)
 
 
-def _said(value: object) -> str:
-    return " ".join(str(value).split())
+def _said(name: str, value: Any) -> str:
+    return f"({told(value)})" if name == "dropped" else " ".join(str(value).split())
