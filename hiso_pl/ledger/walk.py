@@ -107,7 +107,7 @@ class Walk:
     def _check_size(self, kind: int, size: int) -> None:
         if self.header is None and kind != Kind.HEADER:
             self._refuse(f"a frame of kind {kind} stands where the header must")
-        if kind not in tuple(Kind):
+        if kind > Kind.CLOSING:
             self._refuse(f"no frame is of kind {kind}")
         if kind == Kind.HEADER:
             if not 1 <= size <= fmt.MAX_HEADER:
