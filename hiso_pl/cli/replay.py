@@ -103,8 +103,13 @@ def run(args: Sequence[str]) -> str:
     if environment.world_size() > 1:
         raise ConfigurationError(f"replay is for one process, not {environment.world_size()}: leave torchrun out")
     root = None if settings.output is None else run_around(Path(settings.output))
-    if root is not None:
-        lock.hold(root)  # a run's own files are written over by nobody else while it goes on
+    if root is None:
+        return _replayed(settings)
+    with lock.held(root):  # nobody else writes among the files of a run that goes on
+        return _replayed(settings)
+
+
+def _replayed(settings: ReplaySettings) -> str:
     process.configure(settings.threads, deterministic=True)
     method = None if settings.method is None else _method_of(Path(settings.method))
     reader = LedgerReader(settings.ledger)

@@ -22,7 +22,8 @@ def difference(there: Header, here: Header, ignoring: tuple[str, ...] = FREE) ->
 
     Dotted keys that are ignored need not be equal, with all below them.
     """
-    first, second = {}, {}
+    first: dict[str, str] = {}
+    second: dict[str, str] = {}
     for field in fields(Header):
         old, new = (_plain(getattr(header, field.name)) for header in (there, here))
         if field.name not in ignoring and json.dumps(old) != json.dumps(new):

@@ -132,7 +132,7 @@ class Header:
             ValueError: If it is not canonical JSON, or is no header; in one line.
         """
         try:
-            tree = json.loads(encoded)
+            tree = json.loads(encoded.decode("ascii"))
             if not isinstance(tree, dict) or _canonical(tree) != encoded:
                 raise ValueError("it is not a mapping in canonical JSON")
         except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,8 @@ def test_one_who_is_at_the_old_file_as_it_is_removed_takes_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening the file and locking it, its holder lets go and removes it, and a third takes the next."""
-    real, third = fcntl.flock, []
+    real: Any = fcntl.flock
+    third: list[int] = []
 
     def flock(fd: int, how: int) -> None:
         if not third:
