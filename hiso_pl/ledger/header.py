@@ -137,13 +137,6 @@ class Header:
                 raise ValueError("it is not a mapping in canonical JSON")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no JSON of a header: {str(error).partition(chr(10))[0][:200]}") from error
-        try:
-            return cls._of(tree)
-        except RecursionError as error:  # of what is quoted
-            raise ValueError(f"it is nested deeper than {bounds.LEDGER_DEPTH} levels") from error
-
-    @classmethod
-    def _of(cls, tree: Any) -> Header:
         values = _take(Header, tree, "header")
         tensors = [_take(TensorFacts, t, "tensors") for t in _listed("tensors", values["tensors"])]
         for tensor in tensors:

@@ -100,7 +100,7 @@ class Walk:
             value = self._header(body, chain) if kind == Kind.HEADER else self._value(kind, body)
         except LedgerError:
             raise
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             self._refuse(str(error)[:300])
         return Frame(self.offset, self.offset + fmt.PREFIX + size + fmt.CHAIN, chain, value)
 
