@@ -19,6 +19,7 @@ CHECKPOINT_DEPTH = 16
 """Levels of lists and mappings in one another."""
 CHECKPOINT_KEY = 1000
 """Characters of a name in a checkpoint."""
+
 # The ledger. Its format bounds a header (16 MiB), local steps, directions and elements of a tensor.
 
 LEDGER_HEADERS = 256
@@ -29,7 +30,7 @@ LEDGER_HEADERS_VALUES = 1 << 20
 """Numbers, texts, lists and mappings in all of them, counted as commas and opening brackets."""
 LEDGER_DEPTH = 64
 """Levels of lists and mappings in a configuration."""
-LEDGER_NAME = 1024
+LEDGER_NAME = 4096
 """Characters of a tensor's name, of what weights are called, and of a package's version."""
 LEDGER_INTEGER = 1 << 64
 """Integers in a configuration are smaller."""

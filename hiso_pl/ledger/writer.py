@@ -227,12 +227,8 @@ class LedgerWriter:
             what = f"it holds another record before byte {self._end}"
         else:
             return
-        raise LedgerError(
-            f"{self.path} was changed by another process ({what}), so nothing more is written: "
-            "end the other run, and resume this one",
-            self.round,
-            self.round,
-        )
+        advice = "so nothing more is written: end the other run, and resume this one"
+        raise LedgerError(f"{self.path} was changed by another process ({what}), {advice}", self.round, self.round)
 
     def _compare(self, there: Frame, record: RoundRecord) -> None:
         where = f"{self.path}: record {self.round} (round {self.round}, byte {there.offset})"

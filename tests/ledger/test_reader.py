@@ -399,7 +399,8 @@ def test_slots_are_told_as_a_tuple_of_them_would(record_of):
     "change",
     [
         {"round": 1.0}, {"round": "1"}, {"lr": "0"}, {"lr": 10**400}, {"mu": None}, {"scalars": [["a"]]},
-        {"scalars": [[10**400]]}, {"cohort": True}, {"dropped": 3}, {"dropped": [True]}, {"dropped": [[0]]}, {"more": 1},
+        {"scalars": [[10**400]]}, {"cohort": True}, {"dropped": 3}, {"dropped": [True]}, {"dropped": [[0]]},
+        {"more": 1},
     ],
 )  # fmt: skip
 def test_a_checkpoints_record_is_checked_as_well(record_of, change):
