@@ -94,7 +94,8 @@ class NamedWeights:
                 del unread[key]
                 self._known.setdefault((shape, tensor_sha256(self._read(key))), key)
         found = self._known.get((shape, sha256))
-        return None if found is None else self._read(found)
+        # a copy, as several may be of one content, and what is read lies in the file's own memory
+        return None if found is None else self._read(found).clone()
 
     def _read(self, key: str) -> Tensor:
         tensor: Tensor = self._files[self._places[key][0]].get_tensor(key).to(torch.float32)

@@ -272,7 +272,7 @@ def uses(path: Path, header: Header, values: dict[str, torch.Tensor], number: in
         read,
         lambda: run_ledger([str(path)]),
         lambda: run_replay([str(path), "--threads", "1", "--output", out]),
-        lambda: run_replay([str(path), "--threads", "1", "--verify"]),
+        lambda: run_replay([str(path), "--threads", "1", "--verify", "--weights", str(path.parent)]),
         lambda: go_on(LedgerReader(path), at_start(path, header, values)),
         lambda: resumed(False),
         lambda: resumed(True),
