@@ -19,3 +19,28 @@ CHECKPOINT_DEPTH = 16
 """Levels of lists and mappings in one another."""
 CHECKPOINT_KEY = 1000
 """Characters of a name in a checkpoint."""
+
+# The ledger. Its format bounds a header (16 MiB), local steps, directions and elements of a tensor.
+
+LEDGER_HEADERS = 256
+"""Headers of a ledger: the first, and one wherever a run was resumed with options changed by name."""
+LEDGER_HEADERS_BYTES = 32 << 20
+"""Bytes of all of them; one of a model of a thousand tensors has 200 kB."""
+LEDGER_HEADERS_VALUES = 1 << 20
+"""Numbers, texts, lists and mappings in all of them, counted as commas and opening brackets."""
+LEDGER_DEPTH = 64
+"""Levels of lists and mappings in a configuration."""
+LEDGER_NAME = 4096
+"""Characters of a tensor's name, of what weights are called, and of a package's version."""
+LEDGER_INTEGER = 1 << 64
+"""Integers in a configuration are smaller."""
+COHORT = 1 << 24
+"""Slots of a cohort."""
+CLIENTS = 1 << 32
+"""Clients."""
+DIMENSIONS = 64
+"""Dimensions of a tensor."""
+SAFETENSORS_HEADER_BYTES = 32 << 20
+"""Bytes of the header of a safetensors file: names, shapes and places of its tensors."""
+WEIGHTS_REUSED = 8
+"""How many times the elements of named weights the tensors that a ledger takes from them may have together."""

@@ -18,8 +18,7 @@ from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
 from hiso_pl.ledger.resumable import go_on, with_state, without_state
-from hiso_pl.ledger.writer import cut_back
-from hiso_pl.run import checkpoint, versions
+from hiso_pl.run import checkpoint, lock, versions
 from hiso_pl.run.folder import LEDGER
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
@@ -64,6 +63,7 @@ class RoundLedger(OrderedCallback):
         self._header: Header | None = None
         self._initial: dict[str, Tensor] = {}
         self._writer: LedgerWriter | None = None
+        self._held = False
 
     # The start
 
@@ -126,7 +126,10 @@ class RoundLedger(OrderedCallback):
         said = None
         if trainer.is_global_zero:
             try:
+                self._held = lock.hold(trainer.default_root_dir) or self._held
                 self._writer = self._open(trainer, federated(pl_module))
+            except lock.InUseError as error:
+                said = str(error)
             except LedgerError as error:
                 said = f"{error}; {WITHOUT}"
             except OSError as error:
@@ -195,19 +198,27 @@ class RoundLedger(OrderedCallback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the records of rounds that the ranks had gone through in step, and no others."""
-        writer, self._writer, self._initial = self._writer, None, {}
-        if writer is not None:
-            writer.close()
-        if isinstance(exception, OutOfStepError):
-            exception.has_ledger = self.kept
-            if writer is not None and exception.verified is not None:
-                cut_back(writer.path, exception.verified)
+        self._initial = {}
+        try:
+            if isinstance(exception, OutOfStepError):
+                exception.has_ledger = self.kept
+                if self._writer is not None and exception.verified is not None:
+                    self._writer.cut_back(exception.verified)
+        finally:
+            self._end(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        """Ends the writing, and lets go of a folder that nobody has taken before."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        if self._held:
+            lock.release(trainer.default_root_dir)
+            self._held = False
 
 
 def _describe(trainer: Trainer, module: FederatedModule) -> Header:

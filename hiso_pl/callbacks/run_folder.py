@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.ranks import launch_store
+from hiso_pl.run import lock
 from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, write_atomically
 from hiso_pl.run.litter import remove_parts, remove_superseded
 from hiso_pl.run.start import Start
@@ -31,20 +32,31 @@ class RunFolder(OrderedCallback):
     def __init__(self, config_text: str = "", start: Start | None = None) -> None:
         self.config_text = config_text
         self.start = start
+        self._held = False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks into the folder, on rank 0 for all; only now does the trainer know whether it resumes.
 
         Raises:
-            ValueError: If the folder holds a run and this one does not resume it.
+            ValueError: If another process writes into the folder, or it holds a run that this one does not resume.
         """
-        if not trainer.ckpt_path:
-            root, found = trainer.default_root_dir, None
-            owned = self.start is not None and self.start.owns_folder
-            if trainer.is_global_zero and not owned and not launch_store.has_begun(root):
-                found = held_by_run(Path(root))
-            refuse_held(root, trainer.strategy.broadcast(found))
+        said = None
+        if trainer.is_global_zero:
+            try:
+                self._look(trainer)
+            except (ValueError, OSError) as error:
+                said = str(error)
+        said = trainer.strategy.broadcast(said)
+        if said is not None:
+            raise ValueError(said)
+
+    def _look(self, trainer: Trainer) -> None:
+        root = trainer.default_root_dir
+        self._held = lock.hold(root) or self._held
+        owned = self.start is not None and self.start.owns_folder
+        if not trainer.ckpt_path and not owned and not launch_store.has_begun(root):
+            refuse_held(root, held_by_run(Path(root)))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,6 +71,20 @@ class RunFolder(OrderedCallback):
             path.replace(path.with_name(f"config.until-round-{trainer.global_step}.yaml"))
         write_atomically(path, self.config_text)
         launch_store.note_begun(trainer.default_root_dir)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._let_go(trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._let_go(trainer)
+
+    def _let_go(self, trainer: Trainer) -> None:
+        """Lets go of a folder that the program has not taken before."""
+        if self._held:
+            lock.release(trainer.default_root_dir)
+            self._held = False
 
 
 def _clear(trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,6 +18,7 @@ from hiso_pl.cli.run import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment
+from hiso_pl.run import lock
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def main(args: list[str] | None = None) -> int:
     """
     _log_quietly()
     given = sys.argv[1:] if args is None else args
-    with last_words():
+    with last_words(), lock.none_left():
         if given and given[0] in COMMANDS:
             return edge.status_of(lambda: import_module(COMMANDS[given[0]]).run(given[1:]), given)
         return edge.status_of(lambda: _run(args), given)

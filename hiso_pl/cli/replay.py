@@ -18,13 +18,15 @@ import yaml
 from torch import Tensor
 
 from hiso_pl.cli.parser import ConfigurationError, Parser, parse_settings
+from hiso_pl.ledger.format import stored_path
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay
 from hiso_pl.ledger.resumable import checkpoint_of, write_checkpoint
 from hiso_pl.ledger.stored import save_tensors
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.ranks import environment, process
-from hiso_pl.run import checkpoint
+from hiso_pl.run import checkpoint, lock
+from hiso_pl.run.folder import run_around
 from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest, digest_of_tensors, in_order
 from hiso_pl.zeroth_order.interfaces import MethodBase
@@ -78,6 +80,8 @@ class ReplaySettings:
             raise ValueError(f"output={self.output!r} must end in .safetensors or .ckpt")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise ValueError(f"output={self.output!r} must lie in a folder that exists")
+        if self.output is not None and Path(self.output).absolute() == stored_path(self.ledger).absolute():
+            raise ValueError(f"output={self.output!r} must not be where the ledger's own tensors lie")
 
 
 def run(args: Sequence[str]) -> str:
@@ -98,6 +102,14 @@ def run(args: Sequence[str]) -> str:
     )
     if environment.world_size() > 1:
         raise ConfigurationError(f"replay is for one process, not {environment.world_size()}: leave torchrun out")
+    root = None if settings.output is None else run_around(Path(settings.output))
+    if root is None:
+        return _replayed(settings)
+    with lock.held(root):  # nobody else writes among the files of a run that goes on
+        return _replayed(settings)
+
+
+def _replayed(settings: ReplaySettings) -> str:
     process.configure(settings.threads, deterministic=True)
     method = None if settings.method is None else _method_of(Path(settings.method))
     reader = LedgerReader(settings.ledger)

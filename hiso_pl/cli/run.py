@@ -21,9 +21,9 @@ from hiso_pl.cli import edge, trainer_options
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.module import FederatedModule
-from hiso_pl.ranks import process
+from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
-from hiso_pl.run import checkpoint
+from hiso_pl.run import checkpoint, lock
 from hiso_pl.run.configuration import of_the_launch
 from hiso_pl.run.folder import held_by_run, refuse_held
 from hiso_pl.run.start import Start, resolve
@@ -91,6 +91,8 @@ class FederatedCLI(LightningCLI):
         settings = process.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
         fitting, root = self.subcommand == "fit", Path(trainer_root(config))
+        if fitting and environment.rank() == 0:  # the one that writes
+            lock.hold(root)
         asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
         self.start = resolve(root, asked, fitting, every)
         if fitting and not self.start.resumes and not self.start.owns_folder:

@@ -44,6 +44,7 @@ def replacing(output: Path) -> Iterator[Path]:
     try:
         yield part
         if output.exists():
+            check_output(output, overwrite=True)  # a run may have begun there since
             output.rename(old)
         try:
             part.rename(output)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from typing import Any
 
-from hiso_pl.ledger.header import Header
+from hiso_pl.ledger.header import Header, Weights
 from hiso_pl.run.configuration import leaves
 
 FREE = ("versions", "configuration.threads", "configuration.deterministic")
@@ -21,7 +22,13 @@ def difference(there: Header, here: Header, ignoring: tuple[str, ...] = FREE) ->
 
     Dotted keys that are ignored need not be equal, with all below them.
     """
-    first, second = _as_json(there), _as_json(here)
+    first: dict[str, str] = {}
+    second: dict[str, str] = {}
+    for field in fields(Header):
+        old, new = (_plain(getattr(header, field.name)) for header in (there, here))
+        if field.name not in ignoring and json.dumps(old) != json.dumps(new):
+            first |= _as_json(field.name, old)
+            second |= _as_json(field.name, new)
     for key in sorted({*first, *second}):
         old, new = first.get(key, _ABSENT), second.get(key, _ABSENT)
         if old != new and not any(key == name or key.startswith(name + ".") for name in ignoring):
@@ -35,7 +42,12 @@ def with_options_of(old: Header, new: Header) -> Header:
     return replace(old, **{key: getattr(new, key) for key in (*CHANGEABLE, "versions")})
 
 
-def _as_json(header: Header) -> dict[str, str]:
-    tree = asdict(header)
-    tree["tensors"] = {str(i): tensor for i, tensor in enumerate(tree["tensors"])}
-    return {key: json.dumps(value) for key, value in leaves(tree).items()}
+def _plain(value: Any) -> Any:
+    """A field as JSON has it."""
+    if isinstance(value, tuple):
+        return {str(i): asdict(tensor) for i, tensor in enumerate(value)}
+    return asdict(value) if isinstance(value, Weights) else value
+
+
+def _as_json(name: str, value: Any) -> dict[str, str]:
+    return {key: json.dumps(leaf) for key, leaf in leaves({name: value}).items()}

@@ -65,7 +65,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS
-from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.record import RoundRecord, SlotSet
 
 MAGIC = b"\x89HISOPL\n"
 FORMAT = 2
@@ -135,9 +135,12 @@ def stored_path(path: Path | str) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
-def chained(previous: bytes, content: bytes) -> bytes:
-    """The chain checksum of a frame, given the one before it and the frame's bytes up to the checksum."""
-    return hashlib.sha256(previous + content).digest()[:CHAIN]
+def chained(previous: bytes, *content: bytes) -> bytes:
+    """The chain checksum of a frame, given the one before it and the frame's bytes up to the checksum, in pieces."""
+    sha = hashlib.sha256(previous)
+    for piece in content:
+        sha.update(piece)
+    return sha.digest()[:CHAIN]
 
 
 def first_chain() -> bytes:
@@ -173,9 +176,12 @@ def directions_of(size: int, local_steps: int, cohort: int) -> int | None:
 
 def pack_record(record: RoundRecord) -> bytes:
     """The body of a record."""
-    bitmap = bytearray(_bitmap_size(record.cohort))
-    for slot in record.dropped:
-        bitmap[slot >> 3] |= 1 << (slot & 7)
+    if isinstance(record.dropped, SlotSet):
+        bitmap = bytearray(record.dropped.bits.tobytes())
+    else:
+        bitmap = bytearray(_bitmap_size(record.cohort))
+        for slot in record.dropped:
+            bitmap[slot >> 3] |= 1 << (slot & 7)
     fixed = _RECORD.pack(record.round, record.lr, record.mu, record.scalars.shape[1])
     return fixed + record.scalars.astype("<f4").tobytes() + bytes(bitmap)
 
@@ -189,10 +195,11 @@ def unpack_record(body: bytes, local_steps: int, cohort: int) -> RoundRecord:
     round, lr, mu, directions = _RECORD.unpack_from(body)
     if directions != directions_of(len(body), local_steps, cohort):
         raise ValueError(f"P={directions} does not go with its size of {len(body)} bytes")
-    end = _RECORD.size + 4 * local_steps * directions
-    scalars = np.frombuffer(body[_RECORD.size : end], "<f4").astype(np.float32).reshape(local_steps, directions)
-    bits = np.unpackbits(np.frombuffer(body[end:], np.uint8), bitorder="little")
-    return RoundRecord(round, lr, mu, scalars, cohort, dropped=tuple(np.flatnonzero(bits).tolist()))
+    count = local_steps * directions
+    scalars = np.frombuffer(body, "<f4", count, _RECORD.size).astype(np.float32).reshape(local_steps, directions)
+    bits = np.frombuffer(body, np.uint8, -1, _RECORD.size + 4 * count)
+    dropped = SlotSet(bits.copy()) if bits.any() else ()
+    return RoundRecord(round, lr, mu, scalars, cohort, dropped)
 
 
 def round_of(body: bytes) -> int:

@@ -9,15 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
+from hiso_pl import bounds
 from hiso_pl.ledger.format import MAX_HEADER
 from hiso_pl.zeroth_order.method import check_data
 from hiso_pl.zeroth_order.options import check_count
 from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, check_seed
-
-MAX_COHORT = 1 << 24
-MAX_CLIENTS = 1 << 32
-MAX_DEPTH = 64
-MAX_DIMENSIONS = 64
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -94,18 +90,18 @@ class Header:
         check_count("stream", integer("stream", self.stream), 1 << 31)
         check_count("numerics", integer("numerics", self.numerics), 1 << 31)
         check_seed(self.seed)
-        check_count("clients", integer("clients", self.clients), MAX_CLIENTS)
-        check_count("cohort", integer("cohort", self.cohort), min(MAX_COHORT, self.clients + 1))
+        check_count("clients", integer("clients", self.clients), bounds.CLIENTS)
+        check_count("cohort", integer("cohort", self.cohort), min(bounds.COHORT, self.clients + 1))
         check_data(self.method)
         _check_tensors(self.tensors)
         check_sha256("trainable_sha256", self.trainable_sha256)
         check_sha256("frozen_sha256", self.frozen_sha256)
         for name in ("name", "revision"):
-            if not isinstance(getattr(self.weights, name), str | None):
-                raise ValueError(f"weights.{name}={getattr(self.weights, name)!r} must be text or null")
+            if getattr(self.weights, name) is not None:
+                _check_name(f"weights.{name}", getattr(self.weights, name))
         for key, version in self.versions.items():
-            if not isinstance(key, str) or not isinstance(version, str):
-                raise ValueError(f"versions: {key!r}: {version!r} must be text")
+            _check_name("versions", key)
+            _check_name(f"versions.{key}", version)
 
     @property
     def local_steps(self) -> int:
@@ -136,7 +132,7 @@ class Header:
             ValueError: If it is not canonical JSON, or is no header; in one line.
         """
         try:
-            tree = json.loads(encoded)
+            tree = json.loads(encoded.decode("ascii"))
             if not isinstance(tree, dict) or _canonical(tree) != encoded:
                 raise ValueError("it is not a mapping in canonical JSON")
         except (ValueError, RecursionError) as error:
@@ -159,14 +155,16 @@ def _canonical(tree: Any) -> bytes:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """What JSON can say: of other values, infinities and dates for instance, their text."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"configuration is nested deeper than {MAX_DEPTH} levels")
+    if depth > bounds.LEDGER_DEPTH:
+        raise ValueError(f"configuration is nested deeper than {bounds.LEDGER_DEPTH} levels")
     if isinstance(value, Mapping):
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
+    if isinstance(value, int) and abs(value) >= bounds.LEDGER_INTEGER:
+        raise ValueError(f"configuration holds {str(value)[:20]}... of {len(str(value))} digits, must be below 2**64")
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
@@ -188,8 +186,15 @@ def _listed(name: str, value: Any) -> list[Any]:
 def integer(name: str, value: Any) -> int:
     """Returns ``value`` if it is an integer; else it is a ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}={value!r} must be an integer")
+        raise ValueError(f"{name}={str(value)[:80]!r} must be an integer")
     return value
+
+
+def _check_name(what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{what}={str(value)[:80]} must be text")
+    if len(value) > bounds.LEDGER_NAME:
+        raise ValueError(f"{what} has {len(value)} characters, must have at most {bounds.LEDGER_NAME}")
 
 
 def check_sha256(name: str, value: Any) -> None:
@@ -204,9 +209,10 @@ def _check_tensors(tensors: tuple[TensorFacts, ...]) -> None:
         raise ValueError("tensors=[] must name at least one trainable tensor")
     names: set[str] = set()
     for tensor in tensors:
-        if not isinstance(tensor.name, str) or not isinstance(tensor.stored, bool):
-            raise ValueError(f"tensor {tensor.name!r} must have a name, and stored must be true or false")
-        large = len(tensor.shape) > MAX_DIMENSIONS or any(
+        _check_name("a tensor's name", tensor.name)
+        if not isinstance(tensor.stored, bool):
+            raise ValueError(f"tensor {tensor.name!r}: stored={str(tensor.stored)[:80]} must be true or false")
+        large = len(tensor.shape) > bounds.DIMENSIONS or any(
             not 0 <= integer("shape", n) <= MAX_ELEMENTS for n in tensor.shape
         )
         if large or math.prod(tensor.shape) > MAX_ELEMENTS:

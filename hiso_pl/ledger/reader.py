@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hiso_pl.ledger.format import Closing
+from hiso_pl.ledger.format import Closing, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.walk import Frame, Walk
 from hiso_pl.zeroth_order.record import RoundRecord
@@ -23,6 +23,7 @@ class Survey(NamedTuple):
         headers: The header and later ones, each with the round from which on it is in force.
         end: Where the next record would be written: over the closing frame and what is torn.
         chain: The checksum it would be chained to.
+        size: Bytes of the file.
     """
 
     rounds: int
@@ -31,6 +32,7 @@ class Survey(NamedTuple):
     headers: tuple[tuple[int, Header], ...]
     end: int
     chain: bytes
+    size: int
 
 
 class LedgerReader:
@@ -49,6 +51,7 @@ class LedgerReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._headers: dict[tuple[int, bytes], Header] = {}
         first = next(self.frames())
         assert isinstance(first.value, Header)
         self.header = first.value
@@ -93,7 +96,7 @@ class LedgerReader:
                 else:
                     rounds += 1
             torn_at = last if last < self._size else None
-            self._survey = Survey(rounds, closing, torn_at, tuple(headers), end, chain)
+            self._survey = Survey(rounds, closing, torn_at, tuple(headers), end, chain, self._size)
         return self._survey
 
     def frames(self) -> Iterator[Frame]:
@@ -102,9 +105,11 @@ class LedgerReader:
         Raises:
             LedgerError: At the first that is damaged.
         """
+        if self.path.exists() and not self.path.is_file():  # one would be waited for, or has no end
+            raise LedgerError(f"{self.path} is no file, so it is no ledger")
         with self.path.open("rb") as file:
             self._size = os.fstat(file.fileno()).st_size  # a run may be writing on
-            yield from Walk(file, self.path, self._size).frames()
+            yield from Walk(file, self.path, self._size, self._headers).frames()
 
     def around(self, round: int) -> tuple[Frame, Frame]:
         """The frames that stand before the record of ``round``.

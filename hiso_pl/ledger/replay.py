@@ -6,12 +6,14 @@ training, so its bits are the run's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from hiso_pl import bounds
 from hiso_pl.ledger.format import LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
@@ -32,6 +34,12 @@ def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | 
         ValueError: If a tensor is in neither, or has other values.
     """
     found = read_stored(Path(ledger), header)
+    named = sum(math.prod(facts.shape) for facts in header.tensors if not facts.stored)
+    if weights is not None and named > bounds.WEIGHTS_REUSED * weights.elements:
+        raise ValueError(
+            f"{ledger} takes {named} elements from weights={weights.source!r}, which has {weights.elements}: it may "
+            f"take {bounds.WEIGHTS_REUSED} times as many"
+        )
     for facts in header.tensors:
         if facts.stored:
             continue

@@ -13,7 +13,7 @@ from hiso_pl.ledger.compare import difference
 from hiso_pl.ledger.format import stored_path
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
-from hiso_pl.zeroth_order import RoundRecord
+from hiso_pl.zeroth_order.record import RoundRecord, told
 
 SHOWN_SCALARS = 4
 
@@ -110,7 +110,7 @@ def _line(record: RoundRecord) -> str:
     values: Any = record.scalars.reshape(-1)
     scalars = " ".join(f"{v:.6g}" for v in values[:SHOWN_SCALARS].tolist())
     more = f" ... {len(values)} in all" if len(values) > SHOWN_SCALARS else ""
-    dropped = f"; {', '.join(map(str, record.dropped))}" if record.dropped else ""
+    dropped = f"; {told(record.dropped)}" if record.dropped else ""
     mean = float(np.abs(values).mean())
     size = record.scalars.shape[1]
     return f"{record.round:>8} {record.lr:>11.4g} {record.mu:>11.4g} {size:>5} {mean:>11.4g}  {scalars}{more}{dropped}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hiso_pl import bounds
 from hiso_pl.ledger.format import LedgerError, stored_path
 from hiso_pl.ledger.header import Header
 from hiso_pl.run.whole_file import whole_file
@@ -44,6 +46,25 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         part.chmod(mode)  # safetensors lets nobody else read it
 
 
+def open_safetensors(path: Path) -> Any:
+    """Opens a safetensors file, whose header is looked at before it is parsed.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > bounds.SAFETENSORS_HEADER_BYTES:
+            raise ValueError(f"it says its header has {size} bytes, at most {bounds.SAFETENSORS_HEADER_BYTES} are read")
+        return safe_open(path, framework="pt")
+    except (SafetensorError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged or no safetensors file: {said}") from error
+
+
 def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:
     """Reads the tensors beside a ledger, by name and as data, and compares them with its header.
 
@@ -59,7 +80,7 @@ def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:
         raise LedgerError(f"{path} is missing: it holds {len(header.stored)} tensors of the start of {ledger.name}")
     found: dict[str, Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             differing = set(file.keys()) ^ {facts.name for facts in header.stored}
             if differing:
                 raise LedgerError(f"{path}: tensor {min(differing)!r} is in one of this file and {ledger.name} alone")
@@ -73,6 +94,8 @@ def read_stored(ledger: Path, header: Header) -> dict[str, Tensor]:
                 found[facts.name] = file.get_tensor(facts.name)
                 if tensor_sha256(found[facts.name]) != facts.sha256:
                     raise LedgerError(f"{path}: tensor {facts.name!r} has other values than {ledger.name} says")
-    except SafetensorError as error:
-        raise LedgerError(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
+    except LedgerError:
+        raise
+    except (SafetensorError, ValueError) as error:
+        raise LedgerError(" ".join(str(error).split())[:400]) from error
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from hiso_pl import bounds
 from hiso_pl.ledger import format as fmt
 from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference
 from hiso_pl.ledger.format import MAGIC, PREAMBLE, Closing, Kind, LedgerError
@@ -36,15 +37,20 @@ class Walk:
         file: The file, at its start.
         path: Its path, for messages.
         size: Its size when the pass began; what is written later is not looked at.
+        known: Headers that earlier passes have read, by offset and chain checksum; it takes up those of this one.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+    def __init__(
+        self, file: BinaryIO, path: Path, size: int, known: dict[tuple[int, bytes], Header] | None = None
+    ) -> None:
         self.file = file
         self.path = path
         self.size = size
         self.offset = 0
         self.round = 0
         self.header: Header | None = None
+        self._known = {} if known is None else known
+        self._headers = self._header_bytes = self._header_values = 0
 
     def frames(self) -> Iterator[Frame]:
         """All whole frames.
@@ -88,23 +94,27 @@ class Walk:
         body, chain = self.file.read(size), self.file.read(fmt.CHAIN)
         if len(chain) < fmt.CHAIN:  # cut shorter by someone while it was read
             return None
-        if chain != fmt.chained(previous, prefix + body):
+        if chain != fmt.chained(previous, prefix, body):
             self._refuse(self._what_broke(kind, body))
         try:
-            value = self._value(kind, body)
+            value = self._header(body, chain) if kind == Kind.HEADER else self._value(kind, body)
         except LedgerError:
             raise
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             self._refuse(str(error)[:300])
         return Frame(self.offset, self.offset + fmt.PREFIX + size + fmt.CHAIN, chain, value)
 
     def _check_size(self, kind: int, size: int) -> None:
         if self.header is None and kind != Kind.HEADER:
             self._refuse(f"a frame of kind {kind} stands where the header must")
-        if kind not in tuple(Kind):
+        if kind > Kind.CLOSING:
             self._refuse(f"no frame is of kind {kind}")
-        if kind == Kind.HEADER and not 1 <= size <= fmt.MAX_HEADER:
-            self._refuse(f"a header of {size} bytes must have between 1 and {fmt.MAX_HEADER}")
+        if kind == Kind.HEADER:
+            if not 1 <= size <= fmt.MAX_HEADER:
+                self._refuse(f"a header of {size} bytes must have between 1 and {fmt.MAX_HEADER}")
+            self._headers, self._header_bytes = self._headers + 1, self._header_bytes + size
+            self._bound("headers", self._headers, bounds.LEDGER_HEADERS)
+            self._bound("bytes of headers", self._header_bytes, bounds.LEDGER_HEADERS_BYTES)
         if kind == Kind.CLOSING and size != fmt.CLOSING_SIZE:
             self._refuse(f"a closing frame of {size} bytes must have {fmt.CLOSING_SIZE}")
         if kind == Kind.RECORD and self.header is not None:
@@ -112,13 +122,24 @@ class Walk:
             if fmt.directions_of(size, tau, cohort) is None:
                 self._refuse(f"no record with tau={tau} and a cohort of {cohort} has {size} bytes")
 
-    def _value(self, kind: int, body: bytes) -> Header | RoundRecord | Closing:
-        if kind == Kind.HEADER:
+    def _bound(self, what: str, found: int, most: int) -> None:
+        if found > most:
+            self._refuse(f"this makes {found} {what}, and a ledger may have {most}")
+
+    def _header(self, body: bytes, chain: bytes) -> Header:
+        """The header of a frame, which is decoded once for all passes."""
+        self._header_values += sum(map(body.count, (b",", b"[", b"{")))
+        self._bound("values in headers", self._header_values, bounds.LEDGER_HEADERS_VALUES)
+        header = self._known.get((self.offset, chain))
+        if header is None:
             header = Header.decode(body)
             if self.header is not None and (what := difference(self.header, header, (*FREE, *CHANGEABLE))):
                 self._refuse(f"a later header is of another run: {what}")
-            self.header = header
-            return header
+            self._known[self.offset, chain] = header
+        self.header = header
+        return header
+
+    def _value(self, kind: int, body: bytes) -> RoundRecord | Closing:
         if kind == Kind.CLOSING:
             closing = fmt.unpack_closing(body)
             if closing.rounds != self.round:

@@ -8,21 +8,26 @@ values in fp32 is the one that is looked for.
 from __future__ import annotations
 
 import logging
-from itertools import takewhile
+import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hiso_pl.ledger.stored import open_safetensors
 from hiso_pl.zeroth_order.digest import tensor_sha256
 
 log = logging.getLogger(__name__)
 
 WRAPPERS = {"base_layer", "modules_to_save", "default", "original_module"}
 """Parts that adapters put into names."""
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+"""Types of a tensor that can be trained; to read others in fp32 would make more of a file than there is."""
+ENDS, LIKELY = 8, 4
+"""How many parts of a name count, and how many tensors of an end are looked at before all of a shape are."""
 
 
 class NamedWeights:
@@ -36,6 +41,7 @@ class NamedWeights:
     Attributes:
         source: As given.
         revision: The commit on the hub; None for a folder.
+        elements: Elements of all tensors.
 
     Raises:
         ValueError: If there is no such thing, or it holds no safetensors.
@@ -50,40 +56,56 @@ class NamedWeights:
             self.revision = folder.name
         self._files: list[Any] = []
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self._hashes: dict[str, str] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"weights={source!r}: {path.name}: {' '.join(str(error).split())[:200]}") from error
+                file = open_safetensors(path)
+            except ValueError as error:
+                raise ValueError(f"weights={source!r}: {error}") from error
             for key in file.keys():  # noqa: SIM118 - it is no mapping
-                self._places[key] = (len(self._files), tuple(file.get_slice(key).get_shape()))
+                part = file.get_slice(key)
+                if part.get_dtype() in FLOATS:
+                    self._places[key] = (len(self._files), tuple(part.get_shape()))
             self._files.append(file)
         if not self._places:
             raise ValueError(f"weights={source!r} holds no weights (*.safetensors)")
+        self.elements = sum(math.prod(shape) for _, shape in self._places.values())
+        self._known: dict[tuple[tuple[int, ...], str], str] = {}  # names by shape and content, as far as it was read
+        self._unread: dict[tuple[int, ...], dict[str, None]] = {}  # names by shape, in order
+        self._alike: dict[tuple[Any, ...], list[str]] = {}  # names by shape and end
+        for key in sorted(self._places):
+            shape = self._places[key][1]
+            self._unread.setdefault(shape, {})[key] = None
+            for end in _ends(key):
+                self._alike.setdefault((shape, *end), []).append(key)
 
     def find(self, name: str, shape: tuple[int, ...], sha256: str) -> Tensor | None:
         """The tensor of this content, by shape and SHA-256 of its values as fp32, in fp32; None if there is none.
 
-        By its name in the network the likeliest tensors are looked at first.
+        By its name in the network the likeliest tensors are looked at first. Each is read once to know its content,
+        however many are looked for.
         """
-        parts = [part for part in name.split(".") if part not in WRAPPERS]
-        candidates = [key for key, (_, there) in self._places.items() if there == shape]
-        for key in sorted(candidates, key=lambda key: (-_common_end(parts, key.split(".")), key)):
-            if self._hashes.get(key, sha256) != sha256:
-                continue
-            tensor: Tensor = self._files[self._places[key][0]].get_tensor(key).to(torch.float32)
-            if key not in self._hashes:
-                self._hashes[key] = tensor_sha256(tensor)
-            if self._hashes[key] == sha256:
-                return tensor
-        return None
+        unread = self._unread.get(shape, {})
+        wanted = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        likely = (key for end in _ends(wanted) for key in self._alike.get((shape, *end), ())[:LIKELY])
+        for key in chain(likely, list(unread) if (shape, sha256) not in self._known else ()):
+            if (shape, sha256) in self._known:
+                break
+            if key in unread:
+                del unread[key]
+                self._known.setdefault((shape, tensor_sha256(self._read(key))), key)
+        found = self._known.get((shape, sha256))
+        # a copy, as several may be of one content, and what is read lies in the file's own memory
+        return None if found is None else self._read(found).clone()
+
+    def _read(self, key: str) -> Tensor:
+        tensor: Tensor = self._files[self._places[key][0]].get_tensor(key).to(torch.float32)
+        return tensor
 
 
-def _common_end(first: list[str], second: list[str]) -> int:
-    """How many parts two names have in common, from their ends."""
-    pairs = zip(reversed(first), reversed(second), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _ends(name: str) -> list[tuple[str, ...]]:
+    """The last parts of a name, most of them first."""
+    parts = name.rsplit(".", ENDS)[-ENDS:]
+    return [tuple(parts[i:]) for i in range(len(parts))]
 
 
 def _downloaded(source: str, revision: str | None, local: bool) -> Path:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.record import RoundRecord, told
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class LedgerWriter:
         first = fmt.frame(Kind.HEADER, header.encode(), fmt.first_chain())
         with whole_file(self.path) as part:  # a ledger that can be seen has a whole header
             part.write_bytes(PREAMBLE + first)
-        self._open(header, 0, len(PREAMBLE) + len(first), first[-fmt.CHAIN :])
+        end = len(PREAMBLE) + len(first)
+        self._open(header, 0, end, first[-fmt.CHAIN :], end)
 
     @classmethod
     def resume(cls, path: Path | str, header: Header, round: int, changed: bool = False) -> LedgerWriter:
@@ -76,10 +78,10 @@ class LedgerWriter:
         what = difference(in_force, header)
         if what is None:
             pending = reader.after(after.end) if after.end < survey.end else None
-            writer._open(in_force, round, survey.end, survey.chain, pending, survey.closing)
+            writer._open(in_force, round, survey.end, survey.chain, survey.size, pending, survey.closing)
             if survey.torn_at is not None:
                 log.warning("%s was torn: its last bytes, from byte %d on, are cut off.", path, survey.torn_at)
-                os.truncate(writer._fd, survey.torn_at)
+                writer._cut(survey.torn_at)
             return writer
         fixed = difference(in_force, header, (*FREE, *CHANGEABLE))
         if fixed is not None or not changed:
@@ -87,8 +89,8 @@ class LedgerWriter:
         if survey.rounds > round:
             log.warning("%s: rounds %d to %d are cut off, as options were changed.", path, round, survey.rounds - 1)
         old = [reader.header, *(h for at, h in survey.headers if at < round)][-1]
-        writer._open(old, round, before.end, before.chain)
-        os.truncate(writer._fd, before.end)
+        writer._open(old, round, before.end, before.chain, survey.size)
+        writer._cut(before.end)
         if difference(old, header) is not None:
             writer.header = with_options_of(old, header)
             writer._write(fmt.frame(Kind.HEADER, writer.header.encode(), writer._chain))
@@ -100,11 +102,12 @@ class LedgerWriter:
         round: int,
         end: int,
         chain: bytes,
+        size: int,
         pending: Iterator[Frame] | None = None,
         closing: Closing | None = None,
     ) -> None:
         self.header, self.round = header, round
-        self._end, self._chain = end, chain
+        self._end, self._chain, self._size = end, chain, size
         self._pending, self._closing = pending, closing
         self._fd = os.open(self.path, os.O_RDWR)
 
@@ -154,6 +157,17 @@ class LedgerWriter:
             os.close(self._fd)
             self._fd = -1
 
+    def cut_back(self, round: int) -> None:
+        """Cuts off the records from ``round`` on, which were made by ranks out of step; nothing is written after it.
+
+        Raises:
+            LedgerError: If what is before them is damaged, or the file was changed by another process.
+            OSError: If the file cannot be written.
+        """
+        _, after = LedgerReader(self.path).around(round)
+        self._cut(after.end)
+        self.close()
+
     def __enter__(self) -> LedgerWriter:
         return self
 
@@ -173,10 +187,11 @@ class LedgerWriter:
 
     def _write(self, data: bytes) -> None:
         """Writes a frame where the last one ends, over a closing frame if there is one."""
+        if self._closing is not None:
+            self._cut(self._end)
+            self._closing = None
+        self._check_unchanged()
         try:
-            if self._closing is not None:
-                os.truncate(self._fd, self._end)
-                self._closing = None
             written = 0
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], self._end + written)
@@ -184,8 +199,36 @@ class LedgerWriter:
             os.truncate(self._fd, self._end)  # a full disk leaves whole records
             error.filename = str(self.path)
             raise
-        self._end += len(data)
+        self._end = self._size = self._end + len(data)
         self._chain = data[-fmt.CHAIN :]
+
+    def _cut(self, end: int) -> None:
+        """Makes the file end there."""
+        self._check_unchanged()
+        os.truncate(self._fd, end)
+        self._size = end
+
+    def _check_unchanged(self) -> None:
+        """Sees to it that nobody else has written: what two processes write would be no ledger.
+
+        Raises:
+            LedgerError: If the file ends elsewhere, or with something else, or another one is in its place.
+        """
+        facts, size = os.fstat(self._fd), self._size
+        try:
+            same = os.path.samestat(facts, self.path.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            what = "another file is in its place, or none"
+        elif facts.st_size != size:
+            what = f"it has {facts.st_size} bytes and not {size}"
+        elif os.pread(self._fd, fmt.CHAIN, self._end - fmt.CHAIN) != self._chain:
+            what = f"it holds another record before byte {self._end}"
+        else:
+            return
+        advice = "so nothing more is written: end the other run, and resume this one"
+        raise LedgerError(f"{self.path} was changed by another process ({what}), {advice}", self.round, self.round)
 
     def _compare(self, there: Frame, record: RoundRecord) -> None:
         where = f"{self.path}: record {self.round} (round {self.round}, byte {there.offset})"
@@ -194,23 +237,12 @@ class LedgerWriter:
         if fmt.pack_record(there.value) == fmt.pack_record(record):
             return
         for name in ("lr", "mu", "scalars", "dropped"):
-            old, new = (_said(getattr(r, name)) for r in (there.value, record))
+            old, new = (_said(name, getattr(r, name)) for r in (there.value, record))
             if old != new:
                 what = f"{name} is {old} there, and this run computed {new}"
                 raise LedgerError(f"{where}: {what}", self.round, self.round, there.offset)
         raise LedgerError(f"{where}: the two differ", self.round, self.round, there.offset)
 
 
-def cut_back(path: Path | str, round: int) -> None:
-    """Cuts off the records from ``round`` on, which were made by ranks out of step.
-
-    Raises:
-        LedgerError: If what is before them is damaged.
-        OSError: If the file cannot be written.
-    """
-    _, after = LedgerReader(path).around(round)
-    os.truncate(path, after.end)
-
-
-def _said(value: object) -> str:
-    return " ".join(str(value).split())
+def _said(name: str, value: Any) -> str:
+    return f"({told(value)})" if name == "dropped" else " ".join(str(value).split())

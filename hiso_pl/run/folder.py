@@ -39,6 +39,13 @@ def held_by_run(root: Path) -> str | None:
     return CHECKPOINTS_FOLDER if checkpoints(root) else None
 
 
+def run_around(path: Path) -> Path | None:
+    """The folder of the run that a file lies in, beside its ledger or among its checkpoints, if it does."""
+    parent = path.absolute().parent
+    folder = parent.parent if parent.name == CHECKPOINTS_FOLDER else parent
+    return folder if held_by_run(folder) else None
+
+
 def checkpoints(root: Path) -> list[Path]:
     """The checkpoints of the run in ``root``, by name."""
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,10 +13,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hiso_pl.run import lock
 from hiso_pl.run.checkpoint import newest
 from hiso_pl.run.folder import held_by_run, json_text, write_atomically
 from hiso_pl.study.grid import FOLDER, RATE, Resolve, Setting, Study
@@ -25,7 +25,7 @@ from hiso_pl.study.runs import ASKED, complete_summary
 
 log = logging.getLogger(__name__)
 
-LOG, LOCK = "fit.log", ".lock"
+LOG = "fit.log"
 MARK = "hiso-pl study runs: "  # begins each part of a log
 FREE = (FOLDER, "trainer.enable_progress_bar")  # what may change between two calls
 
@@ -68,13 +68,13 @@ def carry_out_study(study: Study, resolve: Resolve, nproc: int, jobs: int) -> tu
         ValueError: As :func:`plan`; and if the root holds another study or is in use.
     """
     common = {key: value for key, value in resolve(study.base()).items() if key != RATE}
-    check_asked(study.root, common)
-    runs = plan(study, resolve, nproc)
-    with locked(study.root) as lock:
+    with lock.held(study.root) as fd:
+        check_asked(study.root, common)
+        runs = plan(study, resolve, nproc)
         note_asked(study.root, None, common)
         todo = [run for run in runs if not run.complete]
         log.info("%d runs, %d of them complete already", len(runs), len(runs) - len(todo))
-        return carry_out(todo, jobs, lock)
+        return carry_out(todo, jobs, fd)
 
 
 def check_asked(folder: Path, asked: Mapping[str, str]) -> None:
@@ -101,15 +101,17 @@ def note_asked(folder: Path, setting: Setting | None, asked: Mapping[str, str]) 
     write_atomically(folder / ASKED, json_text(noted, 1) + "\n")
 
 
-def start(run: Run, lock: int) -> subprocess.Popen[bytes]:
+def start(run: Run, kept: int | None) -> subprocess.Popen[bytes]:
     """Lets a run go on from its checkpoint, or begin; what is left of one without a checkpoint is thrown away.
 
-    It has a session of its own, so that a terminal's Ctrl-C reaches it through the study only, and keeps the lock.
+    It has a session of its own, so that a terminal's Ctrl-C reaches it through the study only, and keeps the study's
+    lock. One that somebody else is carrying out is left as it is, and refuses to be started.
     """
     resume = ["--ckpt_path", "last"] if newest(run.folder) is not None else []
     if not resume:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        note_asked(run.folder, run.setting, run.asked)
+        with contextlib.suppress(lock.InUseError), lock.held(run.folder):
+            shutil.rmtree(run.folder, ignore_errors=True)
+            note_asked(run.folder, run.setting, run.asked)
     log.info("%s: %s", run.folder, "goes on" if resume else "begins")
     command = [*run.command, *resume]
     # torchrun kills ranks 30 s after a signal unless told; a round and its checkpoint may take longer
@@ -124,14 +126,14 @@ def start(run: Run, lock: int) -> subprocess.Popen[bytes]:
             stderr=said,
             env=environment,
             start_new_session=True,
-            pass_fds=[lock],
+            pass_fds=[] if kept is None else [kept],
         )
 
 
-def carry_out(runs: Sequence[Run], jobs: int, lock: int, pause: float = 0.1) -> tuple[list[str], int]:
+def carry_out(runs: Sequence[Run], jobs: int, kept: int | None, pause: float = 0.1) -> tuple[list[str], int]:
     """Carries out runs, at most ``jobs`` at a time; one that fails does not keep the others from going on.
 
-    They keep the file ``lock`` open, and are looked at every ``pause`` seconds.
+    They keep the open file of the study's lock, and are looked at every ``pause`` seconds.
 
     Returns:
         What went wrong, a line for each failed run, and the signal that ended the study, or 0.
@@ -143,7 +145,7 @@ def carry_out(runs: Sequence[Run], jobs: int, lock: int, pause: float = 0.1) -> 
         while (running or waiting) and not came:
             while waiting and len(running) < jobs:
                 run = waiting.popleft()
-                running[start(run, lock)] = run
+                running[start(run, kept)] = run
             for process in [process for process in running if process.poll() is not None]:
                 run = running.pop(process)
                 if run.complete:
@@ -170,19 +172,3 @@ def last_line(folder: Path) -> str:
     lines = text.strip().splitlines()[1:]  # the first is the command
     said = [line for line in lines if "error" in line.lower() and "hiso-pl" in line]
     return (said or lines or ["it said nothing"])[-1].strip()
-
-
-@contextlib.contextmanager
-def locked(root: Path) -> Iterator[int]:
-    """Keeps a second study out of the folder; runs inherit the lock, so one that outlives its study keeps it.
-
-    Raises:
-        ValueError: If the folder is taken.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"root={root} is in use by another study, or by a run that outlived its own") from None
-        yield file.fileno()

@@ -7,6 +7,7 @@ Nothing else needs to know its name. A part from outside the package is used by 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -118,6 +119,8 @@ def built(kind: str, data: Any) -> Part:
         wanted = type(parameters[key].default)
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise ValueError(f"{kind}.{key}={str(value)[:80]} must be a {wanted.__name__}")
+        if wanted is float and abs(value) > sys.float_info.max:
+            raise ValueError(f"{kind}.{key} of {len(str(value))} digits must be a float")
     return classes[name](**options)
 
 

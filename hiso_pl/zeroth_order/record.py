@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_PIECE = 1 << 12
+
+
+class SlotSet(Collection[int]):
+    """Slots of a cohort, ascending, a bit each: a file of megabytes may tell of millions in every record.
+
+    Args:
+        bits: Slot s is bit ``s & 7`` of byte ``s >> 3``.
+    """
+
+    def __init__(self, bits: NDArray[np.uint8]) -> None:
+        self.bits = bits
+        self._size = int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        for first in range(0, len(self.bits), _PIECE):
+            piece = np.unpackbits(self.bits[first : first + _PIECE], bitorder="little")
+            yield from (np.flatnonzero(piece) + 8 * first).tolist()
+
+    def __contains__(self, slot: object) -> bool:
+        return isinstance(slot, int) and 0 <= slot < 8 * len(self.bits) and bool(self.bits[slot >> 3] >> (slot & 7) & 1)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SlotSet | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(self.bits.tobytes())
+
+    def __repr__(self) -> str:
+        return told(self)
+
+
+def told(slots: Collection[int], most: int = 20) -> str:
+    """Slots as they are said: the first of them, and how many there are."""
+    words = ", ".join(map(str, islice(slots, most)))
+    return words if len(slots) <= most else f"{words}, ... {len(slots)} in all"
 
 
 @dataclass(frozen=True)
@@ -21,7 +64,7 @@ class RoundRecord:
         mu: Size of the displacements, as a Python float.
         scalars: Aggregated scalars ghat, fp32, shape ``[tau, P]``; zeros if every slot was dropped.
         cohort: Number of slots m.
-        dropped: Slots left out because a scalar of theirs was not finite, ascending.
+        dropped: Slots left out because a scalar of theirs was not finite, ascending; a tuple, or a :class:`SlotSet`.
 
     Raises:
         ValueError: If a field cannot be.
@@ -32,7 +75,7 @@ class RoundRecord:
     mu: float
     scalars: NDArray[np.float32]
     cohort: int
-    dropped: tuple[int, ...] = ()
+    dropped: tuple[int, ...] | SlotSet = ()
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -46,8 +89,13 @@ class RoundRecord:
             raise ValueError(f"scalars of {self.scalars.dtype} and shape {self.scalars.shape} must be fp32, [tau, P]")
         if not np.isfinite(self.scalars).all():
             raise ValueError(f"scalars of round {self.round} are not all finite: drop such slots before aggregating")
-        if self.cohort < 1 or any(not 0 <= s < self.cohort for s in self.dropped):
-            raise ValueError(f"dropped={self.dropped} must be slots of a cohort of {self.cohort}")
+        if isinstance(self.dropped, SlotSet):
+            beyond = SlotSet(self.dropped.bits[self.cohort >> 3 :])
+            right = not any(slot >= self.cohort & 7 for slot in islice(beyond, 8))
+        else:
+            right = all(0 <= slot < self.cohort for slot in self.dropped)
+        if self.cohort < 1 or not right:
+            raise ValueError(f"dropped={told(self.dropped)} must be slots of a cohort of {self.cohort}")
 
     def as_data(self) -> dict[str, Any]:
         """The fields as plain numbers, which lose nothing."""
@@ -55,8 +103,20 @@ class RoundRecord:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> RoundRecord:
-        """The record that :meth:`as_data` told of."""
-        return cls(**{**data, "scalars": np.array(data["scalars"], np.float32), "dropped": tuple(data["dropped"])})
+        """The record that :meth:`as_data` told of, by a file that anyone may have made.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            plain = {**data, "scalars": np.array(data["scalars"], np.float32), "dropped": tuple(data["dropped"])}
+            if any(type(number) is not int for number in (plain["round"], plain["cohort"], *plain["dropped"])):
+                raise ValueError("round, cohort and slots must be integers")
+            if any(type(plain[name]) not in (int, float) for name in ("lr", "mu")):
+                raise ValueError("lr and mu must be numbers")
+            return cls(**plain)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"record is no round's record: {' '.join(str(error).split())[:200]}") from error
 
     @property
     def empty(self) -> bool:
@@ -90,7 +150,7 @@ class RoundReport(NamedTuple):
     loss: float | None
     scalars: NDArray[np.float32]
     clients: tuple[int, ...]
-    dropped: tuple[int, ...]
+    dropped: Collection[int]
     lr: float
     mu: float
     directions: int

@@ -1,11 +1,18 @@
+import contextlib
+import fcntl
 import os
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 
-from hiso_pl.callbacks import RunFolder
+from hiso_pl.callbacks import RoundLedger, RunFolder
+from hiso_pl.data.digits import DigitsData
+from hiso_pl.models import DigitsCNN
+from hiso_pl.module import FederatedModule
 from hiso_pl.run.checkpoint import newest
 from hiso_pl.run.folder import held_by_run, write_atomically
+from hiso_pl.run.lock import LOCK
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "checkpoints/step=3.ckpt"])
@@ -79,3 +86,52 @@ def test_a_write_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.fixture
+def taken(tmp_path):
+    """The folder as it is while another process has it."""
+    with (tmp_path / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield tmp_path
+
+
+def test_a_trainer_without_the_program_keeps_to_one_writer_too(stand_in, taken):
+    trainer = stand_in.make_trainer(taken, 2)
+    with pytest.raises(ValueError, match="is in use by another process"):
+        trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
+    assert [path.name for path in taken.iterdir()] == [LOCK]
+
+
+def ledger_alone(root):
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_steps=2, logger=False, enable_checkpointing=False, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=root, callbacks=[RoundLedger()],
+    )  # fmt: skip
+    trainer.fit(FederatedModule(DigitsCNN(channels=2)), datamodule=DigitsData(clients=4, cohort=2, batch_size=4))
+
+
+@pytest.mark.usefixtures("process_settings")
+def test_so_does_a_ledger_alone(taken):
+    with pytest.raises(ValueError, match="is in use by another process"):
+        ledger_alone(taken)
+    assert [path.name for path in taken.iterdir()] == [LOCK]
+    ledger_alone(taken / "other")
+    assert not (taken / "other" / LOCK).exists()
+
+
+@pytest.mark.parametrize("fault", [None, "raise"])
+def test_a_trainer_holds_its_folder_for_a_fit_and_no_longer(stand_in, tmp_path, fault):
+    seen = []
+
+    class Looking(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            with (tmp_path / LOCK).open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append(trainer.global_step)
+
+    trainer = stand_in.make_trainer(tmp_path, 2, Looking())
+    with contextlib.nullcontext() if fault is None else pytest.raises(OSError, match="out of paper"):
+        trainer.fit(stand_in.Module({1: fault}), datamodule=stand_in.Data())
+    assert seen == ([1, 2] if fault is None else [1])
+    assert not (tmp_path / LOCK).exists()

@@ -44,6 +44,25 @@ class Beat(Callback):
         time.sleep(self.pause)
 
 
+class Waiting(Callback):
+    """Has rank 0 wait after a round until a file is there.
+
+    Args:
+        path: The file.
+        round: How many rounds are done by then.
+    """
+
+    def __init__(self, path: str, round: int) -> None:
+        self.path, self.round = Path(path), round
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        until = time.monotonic() + 180.0
+        while trainer.global_rank == 0 and trainer.global_step == self.round and not self.path.exists():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{self.path} does not come")
+            time.sleep(0.02)
+
+
 class Flip(Callback):
     """Flips a bit of one element on one rank, at the end of a round.
 

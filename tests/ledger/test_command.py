@@ -1,5 +1,6 @@
 """``hiso-pl replay`` and ``hiso-pl ledger``."""
 
+import fcntl
 import sys
 
 import pytest
@@ -9,9 +10,10 @@ from safetensors.torch import load_file
 from hiso_pl.cli.ledger import run as run_ledger
 from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.replay import run as run_replay
-from hiso_pl.ledger import LedgerError, LedgerReader, show
+from hiso_pl.ledger import LedgerError, LedgerReader, show, stored_path
 from hiso_pl.run import checkpoint
 from hiso_pl.run.configuration import as_text
+from hiso_pl.run.lock import LOCK, InUseError
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import checksums
 
@@ -169,3 +171,25 @@ def test_more_rounds_than_there_are_and_files_that_are_not_there(ledger, tmp_pat
         run_replay([str(ledger), "--to", "11"])
     with pytest.raises(FileNotFoundError):
         run_ledger([str(tmp_path / "none")])
+
+
+def test_replay_writes_nothing_among_the_files_of_a_run_that_goes_on(run, tmp_path):
+    made = run(rounds=3)
+    (tmp_path / "checkpoints").mkdir()
+    for output in (tmp_path / "out.safetensors", tmp_path / "checkpoints" / "last.ckpt"):
+        with (tmp_path / LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(InUseError, match="in use by"):
+                run_replay([str(made.path), "--threads", "1", "--output", str(output)])
+        assert not output.exists()
+        run_replay([str(made.path), "--threads", "1", "--output", str(output)])
+        assert output.exists()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_replay_does_not_write_over_what_it_starts_from(run):
+    made = run(rounds=3)
+    before = stored_path(made.path).read_bytes()
+    with pytest.raises(ConfigurationError, match="must not be where the ledger's own tensors lie"):
+        run_replay([str(made.path), "--output", str(stored_path(made.path))])
+    assert stored_path(made.path).read_bytes() == before

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import random
+import re
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -12,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hiso_pl.ledger import LedgerError, LedgerReader
+from hiso_pl.ledger import Header, LedgerError, LedgerReader, show
 from hiso_pl.ledger import format as fmt
+from hiso_pl.zeroth_order import Method, RoundRecord
 
 EDITS = ("drop", "repeat", "flip", "insert", "cut")
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -351,3 +355,140 @@ def test_a_long_ledger_is_read_in_little_memory(ledger, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_record_of_millions_of_dropped_slots_takes_a_bit_of_each(ledger, header_of):
+    """21 MB took 3 GB and 24 s."""
+    header = json.loads(bodies_of(ledger)[0][1])
+    header["clients"] = header["cohort"] = cohort = (1 << 24) - 1
+    bits = b"\xff" * (cohort // 8) + b"\x7f"
+    encoded = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    records = [(0, struct.pack("<IddH", r, 1e-3, 1e-3, 1) + bytes(4) + bits) for r in range(10)]
+    ledger.write_bytes(chained_again(ledger, [(1, encoded), *records]))
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        said = show.text(LedgerReader(ledger))
+        assert tracemalloc.get_traced_memory()[1] < ledger.stat().st_size * 1.5
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 5.0
+    assert f"{10 * cohort} slots in all; 10 rounds in which nobody was left" in said
+    assert f"18, 19, ... {cohort} in all" in said
+    assert len(said) < 5000
+    record = next(iter(LedgerReader(ledger)))
+    assert record.empty
+    assert fmt.pack_record(record) == records[0][1]
+
+
+def test_slots_are_told_as_a_tuple_of_them_would(record_of):
+    chance = random.Random(3)
+    for cohort in (1, 7, 8, 9, 70_000):
+        dropped = tuple(sorted(chance.sample(range(cohort), chance.randrange(1, min(cohort, 60) + 1))))
+        record = record_of(0, cohort=cohort, dropped=dropped)
+        there = fmt.unpack_record(fmt.pack_record(record), 1, cohort)
+        assert there.dropped == dropped
+        assert (len(there.dropped), tuple(there.dropped)) == (len(dropped), dropped)
+        assert all(slot in there.dropped for slot in dropped)
+        assert cohort not in there.dropped
+        assert there.as_data()["dropped"] == list(dropped)
+        assert RoundRecord.of_data(there.as_data()).dropped == dropped
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round": 1.0}, {"round": "1"}, {"lr": "0"}, {"lr": 10**400}, {"mu": None}, {"scalars": [["a"]]},
+        {"scalars": [[10**400]]}, {"cohort": True}, {"dropped": 3}, {"dropped": [True]}, {"dropped": [[0]]},
+        {"more": 1},
+    ],
+)  # fmt: skip
+def test_a_checkpoints_record_is_checked_as_well(record_of, change):
+    with pytest.raises(ValueError, match="is no round's record") as caught:
+        RoundRecord.of_data({**record_of(0).as_data(), **change})
+    assert "\n" not in str(caught.value)
+
+
+def again(tree):
+    return (1, json.dumps(tree, sort_keys=True, separators=(",", ":")).encode())
+
+
+MANY = {
+    "headers": (lambda h: h, 257, "257 headers, and a ledger may have 256"),
+    "bytes": (lambda h: {**h, "configuration": {"a": "b" * (12 << 20)}}, 3, r"bytes of headers, .* may have 33554432"),
+    "values": (lambda h: {**h, "configuration": {"a": [1] * 400_000}}, 3, r"values in headers, .* may have 1048576"),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_headers_are_bounded_together(ledger, what):
+    change, times, said = MANY[what]
+    frame = again(change(json.loads(bodies_of(ledger)[0][1])))
+    ledger.write_bytes(chained_again(ledger, [frame] * (times - 1)))
+    assert len(LedgerReader(ledger).survey().headers) == times - 1
+    assert re.search(said, str(refused(ledger, chained_again(ledger, [frame] * times))))
+
+
+def test_a_header_is_decoded_once_however_often_the_file_is_gone_through(ledger, monkeypatch):
+    frames, decoded, decode = bodies_of(ledger), [], Header.decode
+    frames.insert(5, frames[0])
+    ledger.write_bytes(chained_again(ledger, frames))
+    monkeypatch.setattr(Header, "decode", lambda encoded: decoded.append(1) or decode(encoded))
+    reader = LedgerReader(ledger)
+    show.text(reader)
+    reader.around(7)
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h: h["method"]["preconditioner"].update(Diagonal={"floor": 10**400}), "401 digits, must be below 2"),
+        (lambda h: h["method"].update(lr=-(10**400)), "must be below 2"),
+        (lambda h: h["configuration"].update(seed=1 << 64), "must be below 2"),
+        (lambda h: h["weights"].update(name="a" * 5000), "weights.name has 5000 characters"),
+        (lambda h: h["tensors"][0].update(name="a" * 5000), "name has 5000 characters"),
+        (lambda h: h["versions"].update({"a" * 5000: "1"}), "versions has 5000 characters"),
+        (lambda h: h["weights"].update(revision=nest(700)), "weights.revision="),
+        (lambda h: h["tensors"][0].update(stored=nest(700)), "must be true or false"),
+        (lambda h: h["tensors"][0].update(shape=[nest(700)]), "must be an integer"),
+        (lambda h: h["method"].update(distribution=nest(60)), "must be one of"),
+        (lambda h: h.update(seed=nest(700)), "seed="),
+    ],
+)
+def test_what_is_in_a_header_is_refused_in_a_line(ledger, change, said):
+    bodies = bodies_of(ledger)
+    tree = json.loads(bodies[0][1])
+    change(tree)
+    error = refused(ledger, chained_again(ledger, [again(tree), *bodies[1:]]))
+    assert re.search(said, str(error)), error
+    assert len(str(error)) < 600
+
+
+def test_nesting_is_refused_wherever_it_becomes_too_deep(ledger):
+    """In parsing, in spelling it again, or in quoting it."""
+    tree = {**json.loads(bodies_of(ledger)[0][1]), "seed": "X"}
+    for levels in range(700, 1000):
+        encoded = again(tree)[1].replace(b'"X"', b"[" * levels + b"]" * levels)
+        refused(ledger, chained_again(ledger, [(1, encoded)]))
+
+
+def nest(levels):
+    tree = 1
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+def test_a_float_option_may_be_no_endless_integer():
+    """Also where the data come by another way than a ledger's header."""
+    with pytest.raises(ValueError, match="of 401 digits must be a float"):
+        Method.applying({"preconditioner": {"Diagonal": {"floor": 10**400}}})
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "zero"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "rounds.ledger"
+    {"fifo": os.mkfifo, "folder": Path.mkdir, "zero": lambda p: p.symlink_to("/dev/zero")}[kind](path)
+    with pytest.raises(LedgerError, match="is no file"):
+        LedgerReader(path)

@@ -8,7 +8,6 @@ import torch
 
 from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter
 from hiso_pl.ledger.resumable import checkpoint_of, go_on, with_state, without_state
-from hiso_pl.ledger.writer import cut_back
 from hiso_pl.run import checkpoint
 from hiso_pl.zeroth_order import Diagonal, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
@@ -108,7 +107,7 @@ def test_other_weights_and_another_model_are_refused(run):
 def test_records_are_cut_off_and_the_ledger_goes_on(run, round):
     made = run()
     whole = made.path.read_bytes()
-    cut_back(made.path, round)
+    LedgerWriter.resume(made.path, made.header, round).cut_back(round)
     assert LedgerReader(made.path).rounds == round
     assert LedgerReader(made.path).survey().closing is None
     with LedgerWriter.resume(made.path, made.header, round) as writer:

@@ -1,5 +1,7 @@
 """Weights that have a name are found in its files by their content, without building a model."""
 
+import os
+import struct
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from hiso_pl.ledger import LedgerWriter, NamedWeights, header_of, initial_tensors, stored_path
+from hiso_pl import bounds
+from hiso_pl.ledger import LedgerError, LedgerWriter, NamedWeights, header_of, initial_tensors, stored_path, weights
 from hiso_pl.zeroth_order import Identity, Method
 
 METHOD = Method(preconditioner=Identity())
@@ -120,3 +123,49 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch):
     with pytest.raises(ValueError, match="is no folder, and the hub does not give it") as caught:
         NamedWeights("nobody/nothing", local=True)
     assert "\n" not in str(caught.value)
+
+
+def test_each_tensor_of_the_weights_is_read_once_to_know_it(tmp_path, monkeypatch):
+    """Also of a shape that thousands have, under names that help nobody."""
+    save_file({f"a.{i}": torch.full((2,), float(i)) for i in range(400)}, tmp_path / "model.safetensors")
+    named, hashed, sha256 = NamedWeights(str(tmp_path)), [], weights.tensor_sha256
+    monkeypatch.setattr(weights, "tensor_sha256", lambda tensor: hashed.append(1) or sha256(tensor))
+    for i in reversed(range(400)):
+        wanted = torch.full((2,), float(i))
+        assert torch.equal(named.find(f"b.{i}x", (2,), sha256(wanted)), wanted)
+    assert named.find("a.1", (2,), "0" * 64) is None
+    assert named.find("a.1", (3,), "0" * 64) is None
+    assert len(hashed) == 400
+
+
+def test_a_ledger_does_not_make_many_of_one_tensor(tmp_path):
+    parameters = [(f"a{i}", torch.ones(1000)) for i in range(9)]
+    save_file({"w": torch.ones(1000)}, tmp_path / "model.safetensors")
+    header = header_of(parameters, METHOD, weights=str(tmp_path), **FACTS)
+    with pytest.raises(ValueError, match=r"takes 9000 elements from .* which has 1000: it may take 8 times as many"):
+        initial_tensors(tmp_path / "rounds.ledger", header, NamedWeights(str(tmp_path)))
+    header = header_of(parameters[:8], METHOD, weights=str(tmp_path), **FACTS)
+    found = initial_tensors(tmp_path / "rounds.ledger", header, NamedWeights(str(tmp_path)))
+    for i, tensor in enumerate(found.values()):
+        tensor += i  # each is there for itself
+    assert [float(tensor[5]) for tensor in found.values()] == [1.0 + i for i in range(8)]
+
+
+@pytest.mark.parametrize("size", [bounds.SAFETENSORS_HEADER_BYTES + 1, 1 << 63])
+def test_the_header_of_a_safetensors_file_is_not_believed(tmp_path, size):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", size) + b"{")
+        file.truncate(1 << 26)
+    with pytest.raises(ValueError, match=f"model.safetensors is damaged .* has {size} bytes, at most 33554432 are"):
+        NamedWeights(str(tmp_path))
+    path = tmp_path / "rounds.ledger"
+    (tmp_path / "model.safetensors").rename(stored_path(path))
+    header = header_of([("w", torch.ones(2))], METHOD, **FACTS)
+    with pytest.raises(LedgerError, match=f"has {size} bytes, at most"):
+        initial_tensors(path, header)
+
+
+def test_weights_that_are_no_file_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors is no file"):
+        NamedWeights(str(tmp_path))

@@ -210,3 +210,71 @@ def test_a_full_disk_leaves_whole_records(ledger, header_of, record_of, monkeypa
     left[0] = 1000  # and once there is room again it goes on
     writer.append(record_of(10))
     assert LedgerReader(ledger).rounds == 11
+
+
+def written_by_another(ledger, how):
+    """What another process may have done to a ledger in the meantime."""
+    data = ledger.read_bytes()
+    if how == "longer":
+        ledger.write_bytes(data + bytes(50))
+    elif how == "shorter":
+        ledger.write_bytes(data[:-3])
+    elif how == "another record":
+        with ledger.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([data[-1] ^ 1]))
+    elif how == "another file":
+        other = ledger.with_name("other")
+        other.write_bytes(data)
+        other.replace(ledger)
+    else:
+        ledger.unlink()
+    return ledger.read_bytes() if ledger.exists() else None
+
+
+DOINGS = {
+    "append": lambda writer, record: writer.append(record),
+    "close": lambda writer, record: writer.close("ab" * 32),
+    "cut back": lambda writer, record: writer.cut_back(4),
+}
+
+
+@pytest.mark.parametrize("how", ["longer", "shorter", "another record", "another file", "gone"])
+@pytest.mark.parametrize("doing", DOINGS)
+def test_nothing_is_written_into_a_ledger_that_another_process_has_changed(ledger, header_of, record_of, how, doing):
+    ledger.write_bytes(ledger.read_bytes()[:-52])  # without its closing frame
+    writer = LedgerWriter.resume(ledger, header_of(), 10)
+    left = written_by_another(ledger, how)
+    with pytest.raises((LedgerError, FileNotFoundError), match=r"was changed by another process|No such file|ledger: "):
+        DOINGS[doing](writer, record_of(10))
+    assert (ledger.read_bytes() if ledger.exists() else None) == left
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_nor_when_it_changes_while_it_is_read(ledger, header_of, record_of, monkeypatch, changed):
+    """Between the survey and the first write, and over a closing frame or a torn tail."""
+    header = header_of(configuration={"model": {"lr": 0.2}}) if changed else header_of()
+    around = LedgerReader.around
+    left = []
+
+    def meddling(self, round):
+        found = around(self, round)
+        with ledger.open("ab") as file:
+            file.write(bytes(9))
+        left.append(ledger.read_bytes())
+        return found
+
+    monkeypatch.setattr(LedgerReader, "around", meddling)
+    with pytest.raises(LedgerError, match="was changed by another process"):
+        LedgerWriter.resume(ledger, header, 10, changed=changed).append(record_of(10))
+    assert ledger.read_bytes() == left[0]
+
+
+def test_two_writers_leave_the_first_ones_records(ledger, header_of, record_of):
+    """As two runs whose file system knows no locks: whoever comes second stops, and the ledger is whole."""
+    one, two = (LedgerWriter.resume(ledger, header_of(), 10) for _ in range(2))
+    one.append(record_of(10))
+    with pytest.raises(LedgerError, match=r"it has \d+ bytes and not \d+"):
+        two.append(record_of(10, directions=3))
+    one.append(record_of(11))
+    assert LedgerReader(ledger).rounds == 12

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,8 +17,9 @@ import pytest
 
 from hiso_pl.cli import program
 from hiso_pl.run.checkpoint import newest
+from hiso_pl.run.lock import LOCK, held
 from hiso_pl.study.grid import FOLDER, METHODS, Setting
-from hiso_pl.study.runner import Run, carry_out, check_asked, last_line, locked, note_asked, start
+from hiso_pl.study.runner import Run, carry_out, check_asked, last_line, note_asked, start
 
 ASKED = {"test_at_end": "False", "trainer.max_steps": "10"}
 
@@ -61,25 +65,55 @@ def test_a_run_of_another_configuration_is_refused_by_folder_and_key(tmp_path: P
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("half")
-    with locked(tmp_path) as lock:
+    with held(tmp_path) as lock:
         start(run_of(tmp_path / "run", "import sys; print(sys.argv)"), lock).wait()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"asked.json", "fit.log"}
     assert last_line(tmp_path / "run") == "['-c']"
 
 
+STUDY = """
+import pathlib, sys, time
+from hiso_pl.run.lock import LOCK, held
+from hiso_pl.study.grid import Setting
+from hiso_pl.study.runner import Run, start
+root = pathlib.Path(sys.argv[1])
+with held(root) as kept:
+    run = Run(root / "run", Setting(0.1, 1), [sys.executable, "-c", "import time; time.sleep(60)"], {})
+    print(start(run, kept).pid, flush=True)
+    time.sleep(60)
+"""
+
+
 def test_two_studies_do_not_share_a_folder_nor_does_one_with_a_run_that_outlived_it(tmp_path: Path) -> None:
-    with locked(tmp_path) as lock:
-        with pytest.raises(ValueError, match="in use"), locked(tmp_path):
-            pass
-        left = start(run_of(tmp_path / "run", "import time; time.sleep(60)"), lock)
+    study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    left = int(study.stdout.readline())
     try:
-        with pytest.raises(ValueError, match="outlived"), locked(tmp_path):
+        with pytest.raises(ValueError, match=f"in use by process {study.pid}"), held(tmp_path):
+            pass
+        study.kill()
+        study.wait()
+        with pytest.raises(ValueError, match="outlived"), held(tmp_path):
             pass
     finally:
-        left.kill()
-        left.wait()
-    with locked(tmp_path):
-        pass
+        os.kill(left, signal.SIGKILL)
+        study.kill()
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with contextlib.suppress(ValueError), held(tmp_path):
+            return
+        time.sleep(0.05)
+    pytest.fail("the lock outlives all its processes")
+
+
+def test_a_run_that_somebody_else_carries_out_is_not_thrown_away(tmp_path: Path) -> None:
+    """As one resumed by hand before its first checkpoint."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("theirs")
+    with held(tmp_path) as kept, (tmp_path / "run" / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        start(run_of(tmp_path / "run", ""), kept).wait()
+    assert (tmp_path / "run" / "config.yaml").read_text() == "theirs"
 
 
 # With stand-ins for fit
@@ -108,7 +142,7 @@ def stand_ins(root: Path, *kinds: str) -> list[Run]:
 
 @pytest.fixture
 def lock(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with locked(tmp_path_factory.mktemp("lock")) as number:
+    with held(tmp_path_factory.mktemp("lock")) as number:
         yield number
 
 
