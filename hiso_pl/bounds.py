@@ -6,3 +6,8 @@ repeated here by name.
 """
 
 from __future__ import annotations
+
+# Data: the cache of tokens, tables of text, folders saved by ``datasets``
+
+CACHE_HEADER_BYTES = 1 << 20
+"""Header of an entry of the cache; real ones have about a thousand."""

@@ -58,8 +58,9 @@ class TextData(FederatedDataModule):
         test_examples: Number of test examples to draw from all; None takes all.
         split_seed: Seed of those draws, apart from the run's seed.
         cache: Whether tokens are kept on disk. Without it every process tokenises for itself.
-        cache_dir: Folder for them; None is what HISO_PL_CACHE names, or hiso_pl in the user's cache (~/.cache). It
-            holds 10 GB at most: what was not used for longest is dropped.
+        cache_dir: Folder for them; None is what HISO_PL_CACHE names, or hiso_pl in the user's cache (~/.cache). Tokens
+            lie in a folder of their own inside it, hiso_pl-tokens-1, which holds 10 GB at most: what was not used for
+            longest is dropped.
         base: Clients, cohort, batches, partition, hosting and seed, as in :class:`FederatedDataModule`.
 
     Raises:
