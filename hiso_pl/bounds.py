@@ -11,3 +11,47 @@ from __future__ import annotations
 
 CACHE_HEADER_BYTES = 1 << 20
 """Header of an entry of the cache; real ones have about a thousand."""
+
+# Folders that the program wrote
+
+FOLDER_FACTS_BYTES = 1 << 20
+"""What an exported folder says of itself; a real one has some thousand bytes."""
+
+# Models and tokenizers
+
+CONFIG_BYTES = 8 << 20
+"""A model's config.json, whose largest list the names of some ten thousand classes."""
+
+CONFIG_INTEGER = 1 << 18
+"""A whole number in it, or the sum of a list of them: layers, widths, classes. Of each some things are made."""
+
+CONFIG_LENGTH = 1 << 27
+"""One that says how long a sequence may be, or how large a vocabulary."""
+
+CONFIG_FREE = 1 << 53
+"""One that nothing is made by, such as the base of rotary positions."""
+
+MODEL_INDEX_BYTES = 64 << 20
+"""The index of a model's shards."""
+
+MODEL_SHARDS = 10_000
+"""Files that it may name."""
+
+MODEL_TEXT_BYTES = 64 << 20
+"""A text of a model's folder: tokenizer.json, whose largest have half of it, vocabularies, templates."""
+
+MODEL_WEIGHTS_HEADER_BYTES = 16 << 20
+"""Header of a safetensors file, some hundred bytes for each tensor."""
+
+MODEL_TENSORS_BESIDE, MODEL_TENSORS_TIMES = 1000, 4
+"""A model may have so many times the tensors that its weight files hold, and so many besides: parts of fused ones, tied
+ones, new heads."""
+
+MODEL_ELEMENTS_BESIDE, MODEL_ELEMENTS_TIMES = 1 << 27, 2
+"""The same of the elements of its tensors, masks and tables of positions among them."""
+
+TOKENIZER_CONFIG_BYTES = 16 << 20
+"""A tokenizer's tokenizer_config.json or special_tokens_map.json, which may list thousands of tokens."""
+
+TOKENIZER_ID = 1 << 24
+"""Number of a token."""
