@@ -12,6 +12,27 @@ from __future__ import annotations
 CACHE_HEADER_BYTES = 1 << 20
 """Header of an entry of the cache; real ones have about a thousand."""
 
+READ_BYTES = 2 << 30
+"""A file of data, what is compressed in it, and its rows in memory; ``read_limits.bytes`` of the data raises it."""
+
+READ_ROWS = 5_000_000
+"""Its rows; ``read_limits.rows`` raises it."""
+
+READ_ROW_BYTES = 4 << 20
+"""One row, as large as a long novel; ``read_limits.row_bytes`` raises it."""
+
+READ_VALUE_BYTES = 16
+"""What each value of a Parquet file is counted with at least, however small it is compressed."""
+
+PARQUET_FOOTER_BYTES = 16 << 20
+"""What a Parquet file says of itself."""
+
+PARQUET_PAGE_BYTES = 256 << 20
+"""A page of one once it is decompressed; writers make them of one to a hundred million bytes."""
+
+SAVED_TEXT_BYTES = 16 << 20
+"""A JSON file of a folder saved by ``datasets``."""
+
 # Folders that the program wrote
 
 FOLDER_FACTS_BYTES = 1 << 20
@@ -55,3 +76,6 @@ TOKENIZER_CONFIG_BYTES = 16 << 20
 
 TOKENIZER_ID = 1 << 24
 """Number of a token."""
+
+TOKENIZER_SPECIAL = 10_000
+"""Special tokens in a list, each of which is compared with all others."""

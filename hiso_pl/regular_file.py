@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+_BLOCK = 1 << 20
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -51,6 +53,16 @@ def read_at_most(path: Path, most: int, follow: bool = True) -> bytes:
     if size > most:
         raise ValueError(f"{path} has {size} bytes, must have at most {most}")
     return data
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of a file from its beginning, which it is left at."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def _check(path: Path, status: os.stat_result) -> None:

@@ -5,7 +5,6 @@ What takes the place of an earlier folder removes the files that were written th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hiso_pl.bounds import FOLDER_FACTS_BYTES
-from hiso_pl.regular_file import open_regular, read_at_most
+from hiso_pl.regular_file import open_regular, read_at_most, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +70,8 @@ def check_files(output: Path, names: Collection[str]) -> None:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a regular file."""
-    digest = hashlib.sha256()
     with open_regular(path, follow=False) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def remove_files(folder: Path, names: Collection[str]) -> None:

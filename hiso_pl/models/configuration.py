@@ -18,6 +18,7 @@ from hiso_pl.bounds import (
     CONFIG_LENGTH,
     TOKENIZER_CONFIG_BYTES,
     TOKENIZER_ID,
+    TOKENIZER_SPECIAL,
 )
 from hiso_pl.models.folder import plain_name, read_json
 
@@ -66,8 +67,10 @@ def check_config(path: Path, attention: str | None) -> dict[str, Any]:
         if key in _CODE and value:
             raise ValueError(f"{path}: {key}={_said(value)} must be left out: {_CODE[key]}")
         if "attn_implementation" in key:
-            names = [name for name in _texts(value) if name not in PLAIN]
-            if names and (attention is None or any("/" in name for name in names)):
+            # of this spelling transformers lets the option go before, of the others too late
+            before = attention is not None and key == "attn_implementation"
+            names = [name for name in _texts(value) if name not in (*PLAIN, attention)]
+            if names and not (before and all("/" not in name for name in names)):
                 raise ValueError(
                     f"{path}: {key}={_said(value)} must be one of {', '.join(PLAIN)}: a file does not turn on other "
                     "code, but attention= of the network does"
@@ -112,6 +115,8 @@ def check_tokenizer_config(path: Path) -> None:
     if values.get("init_inputs"):
         raise ValueError(f"{path}: init_inputs={_said(values['init_inputs'])} must be left out")
     for key, value in _entries(values):
+        if isinstance(value, list) and len(value) > TOKENIZER_SPECIAL:
+            raise ValueError(f"{path}: {key} lists {len(value)} tokens, must list at most {TOKENIZER_SPECIAL}")
         names = value if key == "fast_tokenizer_files" and isinstance(value, list) else [value]
         if key == "fast_tokenizer_files" or (_PATH_KEYS.search(key) and key not in _NOT_OPENED):
             for name in names:

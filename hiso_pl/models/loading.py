@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from hiso_pl.errors import one_line
 from hiso_pl.models.building import no_more_than
@@ -197,6 +197,8 @@ def load_tokenizer(
             if path is not None:
                 check(path)
         tokenizer = _open_tokenizer(source if folder is None else str(folder), options)
+        if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):  # of a pair of models, for one
+            raise ValueError(f"{type(tokenizer).__name__} is no tokenizer of texts")
     if len(tokenizer) == 0:
         raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
     return tokenizer
