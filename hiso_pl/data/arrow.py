@@ -59,7 +59,7 @@ def parquet_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[dict
             limits.check_bytes(f"{name} holds", content)
             limits.check_bytes(f"{name} holds {values} values of at least", values * READ_VALUE_BYTES)
             if repeating:
-                rows = max(1, min(rows, PARQUET_PAGE_BYTES // max(1, page.content)))
+                rows = max(1, min(rows, 4 * BATCH_BYTES // max(1, page.content)))
         if text and not repeating:
             texts.add(chunk.path_in_schema)
     parquet = pyarrow.parquet.ParquetFile(file, metadata=about, read_dictionary=sorted(texts))

@@ -86,6 +86,7 @@ class Taken:
         """
         self._rows += 1
         self._limits.check_rows(f"{self._name} has", self._rows)
+        self._limits.check_row(f"{self._name}: its row {self._rows}, counted from 1,", sum(map(len, row.values())))
         size = sys.getsizeof(row)
         for name, value in row.items():
             size += sys.getsizeof(name) + sys.getsizeof(value)
