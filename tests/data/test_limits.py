@@ -127,8 +127,8 @@ def written(path: Path, column: pyarrow.Array, **options: object) -> Path:
 
 BOMBS = {
     "rows": lambda: pyarrow.array(np.zeros(20_000_000, dtype=np.int8)),
-    "a text": lambda: pyarrow.array(["x" * (100 << 20)]),
-    "a text in each row": lambda: pyarrow.DictionaryArray.from_arrays(np.zeros(10**6, np.int32), ["x" * (100 << 20)]),
+    "a text": lambda: pyarrow.array(["x" * (40 << 20)]),
+    "a text in each row": lambda: pyarrow.DictionaryArray.from_arrays(np.zeros(10**6, np.int32), ["x" * (40 << 20)]),
     "a list of it": lambda: pyarrow.ListArray.from_arrays(
         [0, 10**7], pyarrow.DictionaryArray.from_arrays(np.zeros(10**7, np.int32), ["x" * 10**6])
     ),
@@ -155,7 +155,7 @@ def bombs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_small_files_that_hold_much_are_refused_in_bounded_memory(bombs):
-    """A GiB beside what libraries take, and a limit of half of it."""
+    """One and a half GiB beside what libraries take, and a limit of half a GiB."""
     code = """
         import resource, sys, time
         import pyarrow.parquet
@@ -163,7 +163,7 @@ def test_small_files_that_hold_much_are_refused_in_bounded_memory(bombs):
         from hiso_pl.data.limits import ReadLimits
         from hiso_pl.data.readers import open_table, parse_rows
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (1 << 30),) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (3 << 29),) * 2)
         limits = ReadLimits(bytes=1 << 29)
         for path in sorted(Path(sys.argv[1]).iterdir()):
             begun = time.monotonic()
