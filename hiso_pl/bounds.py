@@ -24,7 +24,7 @@ READ_ROW_BYTES = 4 << 20
 READ_VALUE_BYTES = 16
 """What each value of a Parquet file is counted with at least, however small it is compressed."""
 
-PARQUET_FOOTER_BYTES = 16 << 20
+PARQUET_FOOTER_BYTES = 8 << 20
 """What a Parquet file says of itself."""
 
 PARQUET_PAGE_BYTES = 256 << 20

@@ -8,13 +8,12 @@ it is known how large a row is.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from hiso_pl.bounds import PARQUET_FOOTER_BYTES, PARQUET_PAGE_BYTES, READ_VALUE_BYTES
+from hiso_pl.bounds import PARQUET_PAGE_BYTES, READ_VALUE_BYTES
 from hiso_pl.data.limits import ReadLimits
-from hiso_pl.data.thrift import Page, page_header
+from hiso_pl.data.thrift import Chunk, Page, page_header, parquet_footer
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 16 << 20  # made into text at a time
@@ -34,25 +33,17 @@ def parquet_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[dict
     """
     import pyarrow.parquet  # type: ignore[import-untyped]  # takes half a second, which files of text need not wait for
 
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 8))
-    footer = int.from_bytes(file.read(4), "little")
-    if footer > PARQUET_FOOTER_BYTES:
-        raise ValueError(f"{name}: its footer has {footer} bytes, must have at most {PARQUET_FOOTER_BYTES}")
-    about = pyarrow.parquet.read_metadata(file)
-    limits.check_rows(f"{name} has", about.num_rows)
-    groups = [about.row_group(group) for group in range(about.num_row_groups)]
-    chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
-    limits.check_bytes(f"{name} holds", sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
+    count, groups, chunks = parquet_footer(file)
+    limits.check_rows(f"{name} has", count)
+    limits.check_bytes(f"{name} holds", sum(chunk.content for chunk in chunks))
     content = values = 0
     rows, texts = BATCH_ROWS, set()
     for chunk in chunks:
-        text = chunk.physical_type == "BYTE_ARRAY"
-        # a text of these repeats the one before it, and Arrow does not put them into a dictionary
-        repeating = text and any("DELTA" in encoding for encoding in chunk.encodings)
-        if repeating and "." in chunk.path_in_schema:
-            raise ValueError(f"{name}: {chunk.path_in_schema} must not have a delta encoding, as it is nested")
-        for page in _pages(file, chunk, size):
+        # a text of these may repeat the one before it, and Arrow does not put them into a dictionary
+        repeating = chunk.is_text and chunk.is_delta
+        if repeating and len(chunk.path) > 1:
+            raise ValueError(f"{name}: {'.'.join(chunk.path)} must not have a delta encoding, as it is nested")
+        for page in _pages(file, chunk):
             content, values = content + page.content, values + page.values
             if page.content > PARQUET_PAGE_BYTES:
                 raise ValueError(f"{name}: a page holds {page.content} bytes, must hold at most {PARQUET_PAGE_BYTES}")
@@ -60,11 +51,12 @@ def parquet_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[dict
             limits.check_bytes(f"{name} holds {values} values of at least", values * READ_VALUE_BYTES)
             if repeating:
                 rows = max(1, min(rows, 4 * BATCH_BYTES // max(1, page.content)))
-        if text and not repeating:
-            texts.add(chunk.path_in_schema)
-    parquet = pyarrow.parquet.ParquetFile(file, metadata=about, read_dictionary=sorted(texts))
+        if chunk.is_text and not repeating:
+            texts.add(".".join(chunk.path))
+    file.seek(0)
+    parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=sorted(texts))
     number = 0
-    for group in range(len(groups)):
+    for group in groups:
         for batch in _batches(parquet, group, rows):
             for row in arrow_rows(f"{name} row", batch, limits, number):
                 yield row
@@ -84,13 +76,10 @@ def _batches(parquet: Any, group: int, rows: int) -> Iterator[Any]:
         yield from itertools.islice(parquet.iter_batches(1, row_groups=[group], use_threads=False), read, None)
 
 
-def _pages(file: BinaryIO, chunk: Any, size: int) -> Iterator[Page]:
+def _pages(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """What the pages of a column's chunk say of themselves, in the order of the file."""
-    place = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
-        place = chunk.dictionary_page_offset
-    end = min(size, place + chunk.total_compressed_size)
-    while 0 <= place < end:
+    place = chunk.begin
+    while place < chunk.end:
         file.seek(place)
         page = page_header(file)
         yield page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import random
@@ -120,7 +121,7 @@ def entangled(values: dict[str, Any], draw: random.Random) -> None:
         elif draw.random() < 0.1:
             place.pop(key, None)
         else:
-            place[key] = draw.choice(NASTY)
+            place[key] = copy.deepcopy(draw.choice(NASTY))
 
 
 def altered(data: bytes, draw: random.Random) -> bytes:
