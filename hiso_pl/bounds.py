@@ -44,3 +44,76 @@ SAFETENSORS_HEADER_BYTES = 32 << 20
 """Bytes of the header of a safetensors file: names, shapes and places of its tensors."""
 WEIGHTS_REUSED = 8
 """How many times the elements of named weights the tensors that a ledger takes from them may have together."""
+
+# Data: the cache of tokens, tables of text, folders saved by ``datasets``
+
+CACHE_HEADER_BYTES = 1 << 20
+"""Header of an entry of the cache; real ones have about a thousand."""
+
+READ_BYTES = 2 << 30
+"""A file of data, what is compressed in it, and its rows in memory; ``read_limits.bytes`` of the data raises it."""
+
+READ_ROWS = 5_000_000
+"""Its rows; ``read_limits.rows`` raises it."""
+
+READ_ROW_BYTES = 4 << 20
+"""One row, as large as a long novel; ``read_limits.row_bytes`` raises it."""
+
+READ_VALUE_BYTES = 16
+"""What each value of a Parquet file is counted with at least, however small it is compressed."""
+
+PARQUET_FOOTER_BYTES = 8 << 20
+"""What a Parquet file says of itself."""
+
+PARQUET_PAGE_BYTES = 256 << 20
+"""A page of one once it is decompressed; writers make them of one to a hundred million bytes."""
+
+SAVED_TEXT_BYTES = 16 << 20
+"""A JSON file of a folder saved by ``datasets``."""
+
+# Folders that the program wrote
+
+FOLDER_FACTS_BYTES = 1 << 20
+"""What an exported folder says of itself; a real one has some thousand bytes."""
+
+# Models and tokenizers
+
+CONFIG_BYTES = 8 << 20
+"""A model's config.json, whose largest list the names of some ten thousand classes."""
+
+CONFIG_INTEGER = 1 << 18
+"""A whole number in it, or the sum of a list of them: layers, widths, classes. Of each some things are made."""
+
+CONFIG_LENGTH = 1 << 27
+"""One that says how long a sequence may be, or how large a vocabulary."""
+
+CONFIG_FREE = 1 << 53
+"""One that nothing is made by, such as the base of rotary positions."""
+
+MODEL_INDEX_BYTES = 64 << 20
+"""The index of a model's shards."""
+
+MODEL_SHARDS = 10_000
+"""Files that it may name."""
+
+MODEL_TEXT_BYTES = 64 << 20
+"""A text of a model's folder: tokenizer.json, whose largest have half of it, vocabularies, templates."""
+
+MODEL_WEIGHTS_HEADER_BYTES = 16 << 20
+"""Header of a safetensors file, some hundred bytes for each tensor."""
+
+MODEL_TENSORS_BESIDE, MODEL_TENSORS_TIMES = 1000, 4
+"""A model may have so many times the tensors that its weight files hold, and so many besides: parts of fused ones, tied
+ones, new heads."""
+
+MODEL_ELEMENTS_BESIDE, MODEL_ELEMENTS_TIMES = 1 << 27, 2
+"""The same of the elements of its tensors, masks and tables of positions among them."""
+
+TOKENIZER_CONFIG_BYTES = 16 << 20
+"""A tokenizer's tokenizer_config.json or special_tokens_map.json, which may list thousands of tokens."""
+
+TOKENIZER_ID = 1 << 24
+"""Number of a token."""
+
+TOKENIZER_SPECIAL = 10_000
+"""Special tokens in a list, each of which is compared with all others."""

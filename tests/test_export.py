@@ -396,9 +396,17 @@ def test_only_an_earlier_export_is_overwritten(refused, runs, tmp_path):
     before = bytes_of(taken)
     assert re.search(r"taken is not empty: .*--overwrite true", refused([*args, str(taken)]))
     assert bytes_of(taken) == before
-    (taken / "stale.safetensors").write_bytes(b"")
     assert cli.main(["export", *args, str(taken), "--overwrite", "true"]) == 0
     assert bytes_of(taken) == before
+    (taken / "thesis.txt").write_text("years of work")
+    assert "also holds thesis.txt" in refused([*args, str(taken), "--overwrite", "true"])
+    (taken / "thesis.txt").unlink()
+    (taken / "config.json").write_text("{}")
+    assert "config.json is not as it was exported" in refused([*args, str(taken), "--overwrite", "true"])
+    facts = json.loads((taken / "hiso_pl.json").read_text())
+    for files in ({}, [], {"../thesis.txt": None}):
+        (taken / "hiso_pl.json").write_text(json.dumps({**facts, "files": files}))
+        assert "so it is not replaced" in refused([*args, str(taken), "--overwrite", "true"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "is no earlier export" in refused([*args, str(tmp_path / "mine"), "--overwrite", "true"])
@@ -415,7 +423,7 @@ def test_what_is_exported_from_is_not_overwritten(refused, runs, exports, tmp_pa
             *("--overwrite", "true", "--ckpt_path", str(tmp_path / "whole" / "last.ckpt")),
         ]
     )
-    assert "exported from" in line
+    assert "also holds last.ckpt" in line
     assert (tmp_path / "whole" / "last.ckpt").exists()
 
 

@@ -216,8 +216,20 @@ def test_what_is_broken_off_leaves_nothing_that_is_taken_for_a_folder(tmp_path, 
     dead.wait()
     for pid in (dead.pid, os.getppid()):
         (tmp_path / f".small.{pid}.part").mkdir()
+        (tmp_path / f".small.{pid}.part" / "train.tsv").write_text("")
+    other = tmp_path / ".small.-1.part"
+    other.mkdir()
     assert make(folder) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"small", f".small.{os.getppid()}.part"}
+    assert {path.name for path in tmp_path.iterdir()} == {"small", f".small.{os.getppid()}.part", other.name}
+    kept = tmp_path / f".small.{dead.pid}.part"
+    kept.mkdir()
+    (kept / "thesis.txt").write_text("years of work")
+    (folder / "thesis.txt").write_text("years of work")
+    assert make(folder, "--seed", "2") == 1
+    assert (folder / "thesis.txt").exists()
+    (folder / "thesis.txt").unlink()
+    assert make(folder, "--seed", "2") == 0
+    assert (kept / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize(

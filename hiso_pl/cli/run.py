@@ -114,7 +114,7 @@ class FederatedCLI(LightningCLI):
         _resolve_directions_per_forward(config, model)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
-        for key in ("cache", "cache_dir"):  # where tokens are kept changes no result
+        for key in ("cache", "cache_dir", "read_limits"):  # none of them changes a result
             (plain.get("data") or {}).get("init_args", {}).pop(key, None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)

@@ -3,6 +3,9 @@
 An entry is a safetensors file of arrays. Its name is the SHA-256 of all that its content follows from, so an entry is
 never out of date; a checksum inside tells one that was cut off or altered, which is then made again. Entries are read,
 not mapped: a file that is altered under a mapping would alter a run that has checked it.
+
+Entries lie in a folder of their own inside the one that is named, which may be shared with anything. What is dropped
+is shown to be an entry by its name and by what its header says, so that nothing else can be lost, there either.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,7 +26,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from hiso_pl.bounds import CACHE_HEADER_BYTES
 from hiso_pl.data.examples import arrays_fingerprint
+from hiso_pl.regular_file import open_regular, read_at_most
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +42,10 @@ MOST_BYTES = 10 * 10**9
 Arrays = dict[str, NDArray[Any]]
 
 _DTYPES = {"I64": "<i8", "I32": "<i4", "U8": "|u1"}
-_HEADER = 1 << 20  # bytes; real ones have about a thousand
-_SUFFIX = ".safetensors"
-_NEW = ".new-"
+_ENTRY = re.compile(r"(?P<key>[0-9a-f]{64})\.safetensors")
+_NEW = re.compile(r"\.new-(?P<key>[0-9a-f]{64})-\w+")  # half written
 _A_DAY = 86400.0
+_LEFT = 0.9  # of what a cache may hold is left when room is made, so that it is not looked through at every write
 
 
 def cache_folder(option: str | None = None) -> Path:
@@ -59,13 +65,15 @@ class Cache:
     """Entries in a folder, by key.
 
     Args:
-        folder: The folder; it is made when the first entry is written.
+        within: The folder that holds the cache's own, :attr:`folder`; both are made when the first entry is written.
         most_bytes: What its entries may take together.
     """
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
-        self.folder = folder
+    def __init__(self, within: Path, most_bytes: int = MOST_BYTES) -> None:
+        self.within = within
+        self.folder = within / FORMAT.replace(" ", "-")
         self.most_bytes = most_bytes
+        self._held: int | None = None  # by its entries, as far as this process knows
 
     def read(self, key: str) -> Arrays | None:
         """Reads an entry.
@@ -75,7 +83,8 @@ class Cache:
         """
         path = self._path(key)
         try:
-            arrays, stated = _arrays_in(path.read_bytes(), key)
+            self._check_folder()
+            arrays, stated = _arrays_in(read_at_most(path, self.most_bytes, follow=False), key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -99,7 +108,8 @@ class Cache:
         path = self._path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
+            self._check_folder()
+            handle, name = tempfile.mkstemp(prefix=f".new-{key}-", dir=self.folder)
             os.close(handle)
             try:
                 save_file(
@@ -112,30 +122,61 @@ class Cache:
                 os.unlink(name)
                 raise
         except (OSError, SafetensorError) as error:  # the latter where a disk is full
-            logger.warning("Nothing is kept in cache_dir=%s, as it cannot be written (%s).", self.folder, error)
+            logger.warning("Nothing is kept in cache_dir=%s, as it cannot be written (%s).", self.within, error)
             return False
-        self._drop_oldest(path)
+        self._make_room(path)
         return True
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{_SUFFIX}"
+        return self.folder / f"{key}.safetensors"
 
-    def _drop_oldest(self, newest: Path) -> None:
-        """Drops the entries unused for longest until the rest fit, and what a killed process left half written."""
+    def _check_folder(self) -> None:
+        if self.folder.is_symlink():
+            raise OSError(f"{self.folder} is a link, must be the cache's own folder")
+
+    def _make_room(self, newest: Path) -> None:
+        """Where the entries may take too much, drops those unused for longest, and what a killed process left."""
         try:
-            files = [(path, path.stat()) for path in self.folder.iterdir()]
-            for path, status in files:
-                if path.name.startswith(_NEW) and status.st_mtime < time.time() - _A_DAY:
+            size = newest.stat().st_size
+            if self._held is not None and self._held + size <= self.most_bytes:
+                self._held += size
+                return
+            entries = []
+            for path in self.folder.iterdir():
+                status = path.lstat()
+                if _ENTRY.fullmatch(path.name) and path != newest and _is_own(path):
+                    entries.append((path, status))
+                elif _NEW.fullmatch(path.name) and status.st_mtime < time.time() - _A_DAY and _is_own(path):
                     path.unlink()
-            entries = [(path, status) for path, status in files if path.suffix == _SUFFIX and path != newest]
-            room = self.most_bytes - newest.stat().st_size
-            for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime_ns, reverse=True):
-                room -= status.st_size
-                if room < 0:
-                    path.unlink()
-                    logger.info("Dropped %s from the cache, which is full.", path.name)
+            self._held = size + sum(status.st_size for _, status in entries)
+            if self._held <= self.most_bytes:
+                return
+            for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime_ns):
+                if self._held <= self.most_bytes * _LEFT:
+                    return
+                path.unlink()
+                self._held -= status.st_size
+                logger.info("Dropped %s from the cache, which is full.", path.name)
         except OSError as error:  # another process may be doing the same
             logger.debug("not all was dropped from %s: %s", self.folder, error)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is one that a cache made: a regular one, with its format and the key of its name in the header.
+
+    A half written one may also be empty yet.
+    """
+    found = _ENTRY.fullmatch(path.name) or _NEW.fullmatch(path.name)
+    try:
+        with open_regular(path, follow=False) as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= CACHE_HEADER_BYTES else b""
+            if found is None or (not header and path.name.startswith(".new-") and file.seek(0, os.SEEK_END) == 0):
+                return found is not None
+        stated = json.loads(header)["__metadata__"]
+        return bool(stated["format"] == FORMAT and stated["key"] == found["key"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def checksum(arrays: Arrays) -> str:
@@ -154,7 +195,7 @@ def _arrays_in(data: bytes, key: str) -> tuple[Arrays, str]:
         ValueError: If the bytes are not an entry of that key.
     """
     length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(_HEADER, len(data) - 8):
+    if not 2 <= length <= min(CACHE_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"its header has {length} bytes")
     header = json.loads(data[8 : 8 + length])
     stated = header.pop("__metadata__")

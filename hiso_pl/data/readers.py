@@ -7,58 +7,81 @@ not quoted, so that a quotation mark is an ordinary character there.
 from __future__ import annotations
 
 import csv
-import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from hiso_pl.data.arrow import parquet_rows
+from hiso_pl.data.limits import ReadLimits, Row, Taken
+from hiso_pl.errors import one_line
+from hiso_pl.regular_file import open_regular
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 
-Row = dict[str, str]
 
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a table.
+def open_table(path: str | Path, limits: ReadLimits = ReadLimits()) -> BinaryIO:  # noqa: B008 - it is frozen
+    """Opens a table.
 
     Args:
         path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted) or ``.jsonl`` file in UTF-8, or a ``.parquet``
             file.
+        limits: What it may ask for.
 
     Raises:
-        ValueError: If the file cannot be read, or is none of the kinds that are known.
+        ValueError: If the file cannot be read, has too many bytes, or is none of the kinds that are known.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"file {str(path)!r} must end in {', '.join(SUFFIXES)}")
     try:
-        return path.read_bytes()
+        file = open_regular(path)
     except FileNotFoundError:
         raise ValueError(f"file {str(path)!r} does not exist") from None
     except OSError as error:
         raise ValueError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+    try:
+        limits.check_bytes(f"file {str(path)!r} has", os.fstat(file.fileno()).st_size)
+    except ValueError:
+        file.close()
+        raise
+    return file
 
 
-def parse_rows(path: str | Path, data: bytes) -> list[tuple[int, Row]]:
-    """The rows that the bytes of a file hold, every value as text, each with the line it starts on, counted from 1.
+def parse_rows(
+    path: str | Path,
+    file: BinaryIO,
+    limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
+) -> list[tuple[int, Row]]:
+    """The rows that a file holds, read by stream, every value as text, each with the line it starts on, counted from 1.
 
     In Parquet it is the row's number, counted from 0. Empty lines are passed over. Values that are not text keep their
     JSON spelling (``true``, ``3``); those that are null are left out.
 
     Args:
         path: The file's name, whose end says what the bytes are.
-        data: Its bytes.
+        file: The file, at its beginning.
+        limits: What it may ask for.
 
     Raises:
-        ValueError: If there are none, or one is broken; the message names file and line.
+        ValueError: If there are none, there is too much of them, or one is broken; the message names file and line.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
+    found: Iterator[tuple[int, Row]]
     if suffix == ".parquet":
-        rows = list(_parquet_rows(path, data))
+        found = _parquet_rows(path, file, limits)
     elif suffix == ".jsonl":
-        rows = list(_json_rows(path, _lines(path, data)))
+        found = _json_rows(path, _lines(path, file, limits))
     else:
-        rows = list(_table_rows(path, _lines(path, data), quoted=suffix == ".csv"))
+        lines = _lines(path, file, limits)
+        found = _table_rows(path, _quoted_cells(path, lines, limits) if suffix == ".csv" else _plain_cells(lines))
+    rows, taken = [], Taken(limits, str(path))
+    for number, row in found:
+        taken.add(row)
+        rows.append((number, row))
     if not rows:
         raise ValueError(f"{path}: no rows")
     return rows
@@ -69,29 +92,33 @@ def row_name(path: str | Path, number: int) -> str:
     return f"{path} {'row' if str(path).lower().endswith('.parquet') else 'line'} {number}"
 
 
-def _lines(path: Path, data: bytes) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, str]]:
     """Decodes a file line by line, splitting at newlines only: text may hold other Unicode separators."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    number = read = 0
+    while line := file.readline(limits.row_bytes + 2):
+        number, read = number + 1, read + len(line)
+        limits.check_bytes(f"{path} has", read)  # it may have grown
+        line = line.removesuffix(b"\n")
+        limits.check_row(f"{path} line {number}", len(line))
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
         try:
             yield number, line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} line {number}: not UTF-8 (byte {error.start + 1} of the line)") from error
 
 
-def _parquet_rows(path: Path, data: bytes) -> Iterator[tuple[int, Row]]:
-    import pyarrow.parquet  # type: ignore[import-untyped]  # takes half a second, which files of text need not wait for
-
+def _parquet_rows(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
     number = 0
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
-        for group in range(file.num_row_groups):
-            for values in file.read_row_group(group).to_pylist():
-                yield number, text_values(values)
-                number += 1
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        message = " ".join(str(error).split())[:200]
+        for values in parquet_rows(str(path), file, limits):
+            yield number, text_values(values)
+            number += 1
+    except Exception as error:  # whatever Arrow makes of a broken file
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
         where = f" row {number}" if number else ""
-        raise ValueError(f"{path}{where}: not Parquet, or damaged ({message})") from error
+        raise ValueError(f"{path}{where}: not Parquet, or damaged ({one_line(error, 200)})") from error
 
 
 def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
@@ -104,7 +131,7 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
             raise ValueError(f"{path} line {number}: not JSON ({error})") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} line {number}: a JSON {type(values).__name__}, an object expected")
-        row = text_values(values)
+        row = {sys.intern(name): value for name, value in text_values(values).items()}
         if "\\ud" in line.lower():  # JSON can spell halves of a pair of surrogates, which are no text
             _check_text(f"{path} line {number}", row)
         yield number, row
@@ -128,8 +155,7 @@ def text_values(values: dict[str, object]) -> Row:
     }
 
 
-def _table_rows(path: Path, lines: Iterator[tuple[int, str]], quoted: bool) -> Iterator[tuple[int, Row]]:
-    cells = _quoted_cells(path, lines) if quoted else ((number, line.split("\t")) for number, line in lines)
+def _table_rows(path: Path, cells: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
     filled = ((number, row) for number, row in cells if row not in ([], [""]))
     _, header = next(filled, (0, []))
     if not header:
@@ -142,11 +168,24 @@ def _table_rows(path: Path, lines: Iterator[tuple[int, str]], quoted: bool) -> I
         yield number, dict(zip(header, row, strict=True))
 
 
-def _quoted_cells(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+def _plain_cells(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in lines)
+
+
+def _quoted_cells(path: Path, lines: Iterator[tuple[int, str]], limits: ReadLimits) -> Iterator[tuple[int, list[str]]]:
     """Cells of a .csv file; a quoted cell may run over several lines."""
-    reader = csv.reader((line + "\n" for _, line in lines), strict=True)
+    read = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal read
+        for _, line in lines:
+            read += len(line) + 1
+            limits.check_row(f"{path} line {number}", read - 1)
+            yield line + "\n"
+
+    reader = csv.reader(counted(), strict=True)
     while True:
-        number = reader.line_num + 1
+        number, read = reader.line_num + 1, 0
         try:
             yield number, next(reader)
         except StopIteration:

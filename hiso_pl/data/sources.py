@@ -10,8 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hiso_pl.data.readers import Row, parse_rows, read_file, row_name, text_values
+from hiso_pl.bounds import SAVED_TEXT_BYTES
+from hiso_pl.data.arrow import arrow_rows
+from hiso_pl.data.limits import ReadLimits, Row, Taken
+from hiso_pl.data.readers import open_table, parse_rows, row_name, text_values
+from hiso_pl.data.saved import check_saved
 from hiso_pl.errors import one_line
+from hiso_pl.regular_file import open_regular, read_at_most, sha256_of
 
 BLOCK = 1 << 20
 ROWS = 1000  # read from a dataset at a time
@@ -42,18 +47,25 @@ class FileTable(Table):
 
     Args:
         path: The file.
+        limits: What it may ask for.
 
     Raises:
         ValueError: If it cannot be read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limits: ReadLimits = ReadLimits()) -> None:  # noqa: B008 - it is frozen
         self.path = path
-        self._data = read_file(path)
+        self._limits = limits
+        with open_table(path, limits) as file:
+            self._sha256 = sha256_of(file)
 
     @cached_property
     def _rows(self) -> list[tuple[int, Row]]:
-        return parse_rows(self.path, self._data)
+        with open_table(self.path, self._limits) as file:
+            rows = parse_rows(self.path, file, self._limits)
+            if sha256_of(file) != self._sha256:
+                raise ValueError(f"{self.path} was changed while it was read")
+        return rows
 
     def __len__(self) -> int:
         """See :class:`Table`."""
@@ -61,7 +73,7 @@ class FileTable(Table):
 
     def identity(self) -> str:
         """SHA-256 of the file's bytes, with the end of its name, which says how they are read."""
-        return Path(self.path).suffix.lower() + hashlib.sha256(self._data).hexdigest()
+        return Path(self.path).suffix.lower() + self._sha256
 
     def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
         """See :class:`Table`."""
@@ -77,12 +89,22 @@ class DatasetTable(Table):
         data: A ``datasets.Dataset``.
         name: What messages call it.
         identity: What tells it from others; None takes the fingerprint of the dataset, or of its rows.
+        limits: What it may ask for.
     """
 
-    def __init__(self, data: Any, name: str, identity: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        name: str,
+        identity: str | None = None,
+        limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.name = name
-        self._data = data.with_format(None) if hasattr(data, "with_format") else data
-        self._identity = identity
+        plain = data.with_format(None) if hasattr(data, "with_format") else data
+        self._identity = identity or getattr(plain, "_fingerprint", None)
+        # as Arrow has it: what datasets would decode, such as an image, it reads from wherever the row says
+        self._data = plain.with_format("arrow") if hasattr(plain, "column_names") else plain
+        self._limits = limits
 
     def __len__(self) -> int:
         """See :class:`Table`."""
@@ -90,31 +112,37 @@ class DatasetTable(Table):
 
     def identity(self) -> str:
         """See :class:`Table`."""
-        known = self._identity or getattr(self._data, "_fingerprint", None)
-        if known is not None:
-            return str(known)
+        if self._identity is not None:
+            return str(self._identity)
         rows = [row for _, row in self.rows(range(len(self)))]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
     def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
         """See :class:`Table`."""
+        taken = Taken(self._limits, self.name)
         for start in range(0, len(indices), ROWS):
             some = list(indices[start : start + ROWS])
             try:
-                rows = self._read(some)
+                rows = [text_values(values) for values in self._read(some)]
             except Exception as error:  # whatever reading a broken file can fail with
                 raise ValueError(f"{self.name} row {some[0]} or after: cannot be read ({one_line(error)})") from error
-            for index, values in zip(some, rows, strict=True):
-                yield f"{self.name} row {index}", text_values(values)
+            for index, row in zip(some, rows, strict=True):
+                taken.add(row)
+                yield f"{self.name} row {index}", row
 
-    def _read(self, indices: list[int]) -> list[dict[str, Any]]:
+    def _read(self, indices: list[int]) -> Iterator[dict[str, Any]]:
         if not hasattr(self._data, "column_names"):
-            return [self._data[index] for index in indices]
-        columns = self._data[indices]  # a list for each column: far quicker than a row at a time
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            return (self._data[index] for index in indices)
+        return arrow_rows("of those the row", self._data[indices], self._limits)
 
 
-def open_dataset(source: str, name: str | None, split: str, option: str) -> Table:
+def open_dataset(
+    source: str,
+    name: str | None,
+    split: str,
+    option: str,
+    limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
+) -> Table:
     """Opens a split of a folder saved by ``datasets``, or of a dataset on the hub.
 
     Args:
@@ -122,6 +150,7 @@ def open_dataset(source: str, name: str | None, split: str, option: str) -> Tabl
         name: Name of a configuration on the hub.
         split: Name of the split.
         option: The option that names the split, for messages.
+        limits: What it may ask for.
 
     Raises:
         ValueError: If there is no such dataset or split.
@@ -130,15 +159,15 @@ def open_dataset(source: str, name: str | None, split: str, option: str) -> Tabl
     if folder.is_dir():
         if name is not None:
             raise ValueError(f"dataset_name={name!r} must be left out: dataset={source!r} is a folder")
-        return _open_saved(folder, source, split, option)
+        return _open_saved(folder, source, split, option, limits)
     if folder.exists():
         raise ValueError(f"dataset={source!r} is a file, must be a folder or a name on the hub; give train_file")
     if not source or source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source:
         raise ValueError(f"dataset={source!r}: no such folder; give one saved by datasets, or a name on the hub")
-    return _open_hub(source, name, split, option)
+    return _open_hub(source, name, split, option, limits)
 
 
-def _open_hub(path: str, name: str | None, split: str, option: str) -> Table:
+def _open_hub(path: str, name: str | None, split: str, option: str, limits: ReadLimits) -> Table:
     from datasets import load_dataset  # takes a second, which local files need not wait for
 
     label = "/".join(part for part in (path, name, split) if part)
@@ -150,10 +179,10 @@ def _open_hub(path: str, name: str | None, split: str, option: str) -> Table:
         raise ValueError(
             f"{label} cannot be had from the hub ({one_line(error)}); give train_file and validation_file instead"
         ) from error
-    return DatasetTable(data, label)
+    return DatasetTable(data, label, limits=limits)
 
 
-def _open_saved(folder: Path, source: str, split: str, option: str) -> Table:
+def _open_saved(folder: Path, source: str, split: str, option: str, limits: ReadLimits) -> Table:
     """A split of what ``DatasetDict.save_to_disk`` wrote, or as training split what ``Dataset.save_to_disk`` wrote."""
     if (folder / "dataset_dict.json").is_file():
         splits = _json(folder / "dataset_dict.json").get("splits")
@@ -180,7 +209,8 @@ def _open_saved(folder: Path, source: str, split: str, option: str) -> Table:
 
     label = source if part is folder else f"{source}/{split}"
     try:
-        return DatasetTable(load_from_disk(str(part)), label, _bytes_of(part))
+        check_saved(folder, part, list(map(str, names)), limits)
+        return DatasetTable(load_from_disk(str(part)), label, _bytes_of(part), limits)
     except Exception as error:  # whatever a broken file can fail with
         raise ValueError(f"{label} cannot be read as a saved dataset ({one_line(error)})") from error
 
@@ -194,7 +224,7 @@ def _no_split(source: str, split: str, option: str, there: str) -> ValueError:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_at_most(path, SAVED_TEXT_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
     return values if isinstance(values, dict) else {}
@@ -205,7 +235,7 @@ def _bytes_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()

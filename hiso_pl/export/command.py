@@ -11,7 +11,7 @@ from lightning.pytorch import seed_everything
 
 from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.run import trainer_root
-from hiso_pl.export.folder import FACTS, check_output, replacing
+from hiso_pl.export.folder import FACTS, check_output, file_digest, replacing
 from hiso_pl.export.module import ExportedModule, exportable, trained_tensors
 from hiso_pl.export.settings import parse
 from hiso_pl.export.writing import name_classes, save
@@ -49,7 +49,7 @@ def run(args: Sequence[str]) -> Path:
     if environment.world_size() > 1:
         raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     output = Path(settings.output).expanduser().resolve()
-    check_output(output, settings.overwrite)
+    earlier = check_output(output, settings.overwrite)
     start = resolve(Path(trainer_root(config)), settings.ckpt_path, fitting=False)
     path, content = start.path, start.content
     assert path is not None
@@ -86,8 +86,9 @@ def run(args: Sequence[str]) -> Path:
         "method": METHOD,
         "versions": versions.package_versions(),
     }
-    with replacing(output) as folder:
+    with replacing(output, earlier) as folder:
         save(network, tokenizer, folder, kind, DTYPES[settings.dtype])
+        facts["files"] = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     log.info("The %s of round %d is in %s.", kind, facts["round"], settings.output)
     return output

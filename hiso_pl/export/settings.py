@@ -32,7 +32,7 @@ class Settings:
         merge: Whether to write the whole model with the adapter merged into it, instead of the adapter alone.
         dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored
             (before version 5 of transformers only if told ``dtype="auto"``).
-        overwrite: Whether a folder that an earlier export wrote is replaced, with all it holds.
+        overwrite: Whether a folder that an earlier export wrote is replaced; not if it holds anything else.
         tokenizer: Folder or hub name of the tokenizer. If null, that of the run's data, or else the model's.
 
     Raises:

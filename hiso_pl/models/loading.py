@@ -7,6 +7,8 @@ update are fp32.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +16,41 @@ import torch
 import transformers
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.hub import cached_file
 
 from hiso_pl.errors import one_line
+from hiso_pl.models.building import no_more_than
+from hiso_pl.models.configuration import check_config, check_numbers, check_tokenizer_config
+from hiso_pl.models.folder import Find, check_folder, held_by, weight_files
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _refusing(name: str, source: str) -> Iterator[None]:
+    """Makes one line of whatever the readers of a broken file raise: OSError, SafetensorError, KeyError, and more."""
+    try:
+        yield
+    except BaseException as error:
+        # what panics in Rust is no Exception, so that nobody else takes it for one
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{name}={source!r} {_refusal(error)}") from error
+
+
+def _finder(source: str, folder: Path | None, revision: str | None) -> Find:
+    """Finds files of a model by name: in its folder, or in the hub's cache, where they are fetched to."""
+
+    def find(name: str) -> Path | None:
+        if folder is not None:
+            return folder / name if (folder / name).exists() else None
+        try:
+            found = cached_file(source, name, revision=revision)
+        except OSError:  # it has none such, or the hub is not to be reached: from_pretrained says it better
+            return None
+        return None if found is None else Path(found)
+
+    return find
 
 
 def _refusal(error: BaseException) -> str:
@@ -78,6 +111,10 @@ def load_pretrained(
         ValueError: If there is nothing to load or it cannot be loaded.
     """
     folder = check_source("pretrained", pretrained)
+    find = _finder(pretrained, folder, revision)
+    if find("adapter_config.json") is not None:
+        # transformers would follow the path of the base model that the adapter's file names.
+        raise ValueError(f"pretrained={pretrained!r} is a PEFT adapter, must be a whole model; give the adapter's base")
     if folder is not None:
         _check_model_files(pretrained, folder, use_safetensors)
     if attention is not None:
@@ -86,17 +123,22 @@ def load_pretrained(
     if revision is not None:
         options["revision"] = revision
     transformers.utils.logging.disable_progress_bar()  # one on every rank, for what takes a second
-    try:
-        model, info = auto_class.from_pretrained(
-            pretrained if folder is None else str(folder),
-            dtype=torch.float32,
-            use_safetensors=use_safetensors,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
-        raise ValueError(f"pretrained={pretrained!r} {_refusal(error)}") from error
+    with _refusing("pretrained", pretrained):
+        if folder is not None:
+            check_folder(folder)
+        config = find("config.json")
+        named = None if config is None else check_config(config, attention).get("transformers_weights")
+        stem, suffix = ("model", ".safetensors") if use_safetensors else ("pytorch_model", ".bin")
+        files = weight_files(find, stem, suffix, named)
+        with no_more_than(held_by(files)) if files else nullcontext():
+            model, info = auto_class.from_pretrained(
+                pretrained if folder is None else str(folder),
+                dtype=torch.float32,
+                use_safetensors=use_safetensors,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **options,
+            )
     # with ignore_mismatched_sizes a head of another size is drawn anew, like a missing one
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return model.eval(), sorted({*info["missing_keys"], *mismatched})
@@ -145,10 +187,18 @@ def load_tokenizer(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
-    try:
+    with _refusing("tokenizer", source):
+        if folder is not None:
+            check_folder(folder)
+        find = _finder(source, folder, revision)
+        checks = {"tokenizer_config.json": check_tokenizer_config, "special_tokens_map.json": check_tokenizer_config}
+        for name, check in {**checks, "config.json": check_numbers}.items():
+            path = find(name)
+            if path is not None:
+                check(path)
         tokenizer = _open_tokenizer(source if folder is None else str(folder), options)
-    except Exception as error:  # a broken file raises whatever its reader does: OSError, SafetensorError, KeyError
-        raise ValueError(f"tokenizer={source!r} {_refusal(error)}") from error
+        if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):  # of a pair of models, for one
+            raise ValueError(f"{type(tokenizer).__name__} is no tokenizer of texts")
     if len(tokenizer) == 0:
         raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
     return tokenizer
@@ -176,9 +226,6 @@ def _check_attention(attention: str) -> None:
 
 def _check_model_files(pretrained: str, folder: Path, use_safetensors: bool) -> None:
     """Refuses folders that hold no model, before transformers answers in a dozen ways."""
-    if (folder / "adapter_config.json").exists():
-        # transformers would follow the path of the base model that the adapter's file names.
-        raise ValueError(f"pretrained={pretrained!r} is a PEFT adapter, must be a whole model; give the adapter's base")
     if not (folder / "config.json").exists():
         raise ValueError(f"pretrained={pretrained!r}: the folder holds no config.json, so it is not a model's folder")
     if any(folder.glob("*.safetensors")):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import time
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +13,9 @@ from typing import Any
 
 import transformers
 
-from hiso_pl.export.folder import replacing
+from hiso_pl.bounds import FOLDER_FACTS_BYTES
+from hiso_pl.export.folder import check_files, file_digest, remove_files, replacing
+from hiso_pl.regular_file import read_at_most
 from hiso_pl.small_language import corpus, pretraining
 from hiso_pl.small_language.tokenizer import train_tokenizer
 
@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 
 FACTS = "small_language.json"
 """What the folder was made from, and the SHA-256 of each of its files."""
+
+FILES = frozenset(
+    (
+        *(f"{split}.tsv" for split in corpus.EXAMPLES),
+        *("pretraining.txt", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", FACTS),
+    )
+)
+"""The files of a folder, by any version of transformers; others are not removed."""
 
 VERSION = 1
 """Any change to the text, the model or its training is a new number; a folder of another one is made anew."""
@@ -49,11 +58,12 @@ def make(output: Path, steps: int, seed: int) -> bool:
             raise ValueError(
                 f"output={output} holds other files and no {FACTS}, so it is not replaced: give another folder"
             )
+        check_files(output, FILES)
         log.info("%s is of other options or another version, or not complete: it is made anew.", output)
     _remove_broken_off(output)
-    with replacing(output) as folder:
+    with replacing(output, FILES) as folder:
         found = _write(folder, steps, seed)
-        files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         versions = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
         facts = {**wanted, **found, "versions": versions, "files": files}
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -63,10 +73,12 @@ def make(output: Path, steps: int, seed: int) -> bool:
 def is_complete(folder: Path, wanted: dict[str, int]) -> bool:
     """Whether a folder is of the wanted version, steps and seed, and its files are as they were written."""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads(read_at_most(folder / FACTS, FOLDER_FACTS_BYTES))
         same = all(facts[key] == value for key, value in wanted.items())
-        return same and all(_sha256(folder / name) == digest for name, digest in facts["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file may hold anything
+        return same and all(
+            name in FILES and file_digest(folder / name) == digest for name, digest in facts["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the file may hold anything
         return False
 
 
@@ -92,19 +104,15 @@ def _write(folder: Path, steps: int, seed: int) -> dict[str, Any]:
     return {"parameters": parameters, "loss": {"first": losses[0], "last": losses[-1]}}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _remove_broken_off(output: Path) -> None:
     """Removes what processes that were killed on the way have left beside the folder."""
     for part in output.parent.glob(f".{output.name}.*.part"):
         found = re.fullmatch(r"\.(\d+)\.part", part.name.removeprefix(f".{output.name}"))
-        if found is None:
+        if found is None or part.is_symlink() or not part.is_dir():
             continue
         try:
             os.kill(int(found[1]), 0)
         except ProcessLookupError:
-            shutil.rmtree(part, ignore_errors=True)
+            remove_files(part, FILES)
         except (PermissionError, OverflowError):
             continue

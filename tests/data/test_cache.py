@@ -18,6 +18,7 @@ from hiso_pl.data.tasks import GenerationOptions
 from hiso_pl.data.text import PromptData, SentenceClassification
 
 KEY = cache_key({"a": 1})
+OWN = "hiso_pl-tokens-1"
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_header_has_bounds(cache, arrays):
 
 
 def test_a_file_without_checksum_is_no_entry(cache, arrays):
-    cache.folder.mkdir()
+    cache.folder.mkdir(parents=True)
     save_file(arrays, cache.folder / f"{KEY}.safetensors")
     assert cache.read(KEY) is None
 
@@ -115,15 +116,16 @@ def test_the_longest_unused_are_dropped(cache, arrays):
     for age, key in zip((400, 300, 200), keys, strict=False):
         cache.write(key, arrays)
         os.utime(cache.folder / f"{key}.safetensors", (time.time() - age,) * 2)
-    (cache.folder / ".new-abandoned").write_text("")
-    os.utime(cache.folder / ".new-abandoned", (0, 0))
-    (cache.folder / ".new-busy").write_text("")
+    abandoned, busy = (cache.folder / f".new-{key}-a_b1c2d3" for key in keys[:2])
+    abandoned.write_text("")
+    os.utime(abandoned, (0, 0))
+    busy.write_text("")
     assert cache.read(keys[0]) is not None  # makes it the one used last
     size = (cache.folder / f"{keys[0]}.safetensors").stat().st_size
     cache.most_bytes = int(2.5 * size)
     cache.write(keys[3], arrays)
     names = {path.name for path in cache.folder.iterdir()}
-    assert names == {f"{keys[0]}.safetensors", f"{keys[3]}.safetensors", ".new-busy"}
+    assert names == {f"{keys[0]}.safetensors", f"{keys[3]}.safetensors", busy.name}
     cache.most_bytes = 1
     cache.write(keys[1], arrays)  # what was just made stays, however large
     assert {path.name for path in cache.folder.glob("*.safetensors")} == {f"{keys[1]}.safetensors"}
@@ -138,6 +140,91 @@ def test_where_it_lies(monkeypatch):
     monkeypatch.setenv("HISO_PL_CACHE", "/y")
     assert cache_folder() == Path("/y")
     assert cache_folder("/z") == Path("/z")
+
+
+def everything(folder: Path) -> dict[Path, bytes | str]:
+    return {
+        path: os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+def age(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            os.utime(path, (0, 0))
+
+
+def test_a_shared_folder_keeps_what_is_not_the_caches(cache, arrays):
+    """Nothing but entries is dropped: told by name and content, in the cache's own folder as beside it."""
+    cache.most_bytes = 1
+    other = cache_key({"not": "an entry"})
+    cache.folder.mkdir(parents=True)
+    for folder in (cache.within, cache.folder):
+        (folder / "sub").mkdir()
+        (folder / f"{'a' * 64}.safetensors").mkdir()
+        for name in ("llama-00001.safetensors", f"{other}.safetensors", f"{'b' * 64}.safetensors"):
+            save_file(arrays, folder / name)
+        save_file(arrays, folder / f"{'c' * 64}.safetensors", {"format": "hiso_pl tokens 1", "key": other})
+        for name in (".new-model", f".new-{other}", f".new-{other}-", f".new-{other}-abc", f"{'d' * 64}.safetensors"):
+            (folder / name).write_bytes(b"not ours")
+        (folder / f".new-{'e' * 64}-abc").write_bytes(b"\xff" * 100)
+        (folder / f"{'f' * 64}.safetensors").symlink_to(folder / f"{other}.safetensors")
+        os.mkfifo(folder / f"{'1' * 64}.safetensors")
+        os.mkfifo(folder / f".new-{'1' * 64}-abc")
+    age(cache.within)
+    before = everything(cache.within)
+    for _ in range(3):
+        assert cache.write(KEY, arrays)
+    after = everything(cache.within)
+    assert after.pop(cache.folder / f"{KEY}.safetensors")
+    assert after == before
+
+
+def test_entries_are_not_dropped_through_a_link(cache, arrays, tmp_path, caplog):
+    elsewhere = Cache(tmp_path / "elsewhere")
+    elsewhere.write(KEY, arrays)
+    cache.within.mkdir()
+    cache.folder.symlink_to(elsewhere.folder)
+    cache.most_bytes = 1
+    age(elsewhere.within)
+    assert cache.read(KEY) is None
+    assert not cache.write(cache_key({"a": 2}), arrays)
+    assert caplog.text.count("is a link, must be the cache's own folder") == 2
+    assert same(elsewhere.read(KEY), arrays)
+
+
+def test_an_entry_that_is_a_fifo_or_a_link_is_not_waited_for(cache, arrays, tmp_path):
+    cache.write(KEY, arrays)
+    path = cache.folder / f"{KEY}.safetensors"
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert cache.read(KEY) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert cache.read(KEY) is None
+    assert cache.write(KEY, arrays)
+    assert same(cache.read(KEY), arrays)
+
+
+def test_what_a_killed_process_left_half_written_is_dropped(cache, arrays):
+    cache.write(KEY, arrays)
+    whole = (cache.folder / f"{KEY}.safetensors").read_bytes()
+    half = cache.folder / f".new-{KEY}-abcd1234"
+    half.write_bytes(whole[: len(whole) // 2])
+    age(cache.folder)
+    Cache(cache.within).write(cache_key({"a": 2}), arrays)
+    assert not half.exists()
+    assert cache.read(KEY) is not None
+
+
+def test_a_cache_that_fits_is_looked_through_once(cache, arrays, monkeypatch):
+    looked = []
+    original = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: looked.append(path) or original(path))
+    for n in range(20):
+        cache.write(cache_key({"n": n}), arrays)
+    assert len(looked) == 1
 
 
 # In the data modules
@@ -271,7 +358,7 @@ def test_what_changes_no_token_makes_no_new_entry(module, made, tmp_path):
 def test_a_damaged_entry_changes_no_result(module, made, tmp_path, caplog):
     data = module()
     data.setup()
-    for path in (tmp_path / "cache").iterdir():
+    for path in (tmp_path / "cache" / OWN).iterdir():
         alter(path, path.stat().st_size - 3)
     again = module()
     again.setup()

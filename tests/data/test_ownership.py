@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,8 +94,8 @@ def test_the_rounds_are_the_same_whoever_reads_the_files(launch, options):
 
 def test_a_rank_opens_the_files_of_the_clients_that_it_may_host(launch, folder, monkeypatch):
     opened = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read(path))
+    read = os.open
+    monkeypatch.setattr(os, "open", lambda path, *a, **k: opened.append(Path(path).name) or read(path, *a, **k))
 
     def train_files(data) -> set[str]:
         opened.clear()

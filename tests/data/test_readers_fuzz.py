@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 
 import pyarrow
 import pyarrow.parquet
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hiso_pl.data.limits import ReadLimits
 from hiso_pl.data.readers import SUFFIXES, parse_rows
+from tests.isolated import fuzz
 
 pytestmark = pytest.mark.timeout(300)
 
+LIMITS = ReadLimits()
 ROWS = [
     {"sentence": f'row {i}, "quoted"', "label": i % 2, "more": None if i % 3 else [i, {"a": "ä"}]} for i in range(7)
 ]
@@ -36,10 +40,10 @@ WHOLE = {
 assert tuple(WHOLE) == SUFFIXES
 
 
-def check(suffix: str, data: bytes) -> None:
+def check(suffix: str, data: bytes, limits: ReadLimits = LIMITS) -> None:
     """Rows of text with numbers that go up, or a refusal that names the file."""
     try:
-        rows = parse_rows(f"table{suffix}", data)
+        rows = parse_rows(f"table{suffix}", io.BytesIO(data), limits)
     except ValueError as error:
         named = type(error) is ValueError and str(error).startswith(f"table{suffix}")
         assert named, repr(error)  # noqa: PT017  # either outcome is right
@@ -92,3 +96,69 @@ def test_nesting_without_end(opening):
 
 def test_numbers_of_very_many_digits():
     check(".jsonl", b'{"a": ' + b"1" * 100_000 + b"}")
+
+
+# Many cases, in a process with little memory: HISO_PL_FUZZ says how many
+
+
+def nested() -> bytes:
+    file = io.BytesIO()
+    rows = pyarrow.Table.from_pylist(
+        [{"s": f"text {i}" * 5, "l": ["a", None, str(i)], "d": {"x": [i], "y": None}, "f": i / 3} for i in range(60)]
+    )
+    pyarrow.parquet.write_table(rows, file, row_group_size=25, compression=["snappy", "zstd", "gzip", "none"][0])
+    return file.getvalue()
+
+
+PIECES = [
+    b"\n",
+    b"\t",
+    b",",
+    b'"',
+    b"\r",
+    b"\x00",
+    b"\xff" * 8,
+    b"{",
+    b"[" * 5000,
+    b'"\\ud800"',
+    b"9" * 5000,
+    b"1e999",
+    b"NaN",
+]
+
+
+def altered(content: bytes, draw: random.Random) -> bytes:
+    """Bytes changed, doubled, cut out or put in, some at the end, where Parquet's footer is."""
+    data = bytearray(content)
+    for _ in range(draw.randrange(1, 5)):
+        place = (
+            draw.randrange(len(data)) if draw.random() < 0.5 or len(data) < 700 else len(data) - draw.randrange(700) - 1
+        )
+        kind = draw.randrange(5)
+        if kind == 0:
+            data[place] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            data[place] = draw.choice((0, 1, 127, 128, 255))
+        elif kind == 2:
+            data[place:place] = draw.choice(PIECES)
+        elif kind == 3:
+            del data[place : place + draw.randrange(20)]
+        else:
+            data[place:place] = data[place : place + draw.randrange(200)]
+        data = data or bytearray(b"x")
+    return bytes(data)
+
+
+def one_file(number: int) -> None:
+    draw = random.Random(number)
+    suffix = SUFFIXES[number % 4]
+    content = draw.choice((WHOLE[suffix], nested())) if suffix == ".parquet" else WHOLE[suffix]
+    check(
+        suffix,
+        altered(content, draw),
+        ReadLimits(bytes=draw.choice((300, 10_000, 2 << 30)), rows=draw.choice((5, 10**6))),
+    )
+
+
+def test_altered_files_in_little_memory():
+    fuzz("tests.data.test_readers_fuzz", "one_file", cases=400, memory=1 << 30, seconds=10)

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hiso_pl.data.readers import parse_rows, read_file
+from hiso_pl.data.readers import open_table, parse_rows
 from hiso_pl.data.sources import FileTable, open_dataset
 from hiso_pl.data.tasks import GenerationOptions
 from hiso_pl.data.text import PromptData
@@ -185,7 +185,7 @@ def test_wrong_types_in_json_answers(tokenizer_folder, tmp_path):
 def test_parquet_of_a_users_own(module, tmp_path):
     path = tmp_path / "t.parquet"
     datasets.Dataset.from_dict(TRAIN).to_parquet(path)
-    assert parse_rows(path, read_file(path))[1] == (1, {"sentence": "a bad film", "label": "0"})
+    assert parse_rows(path, open_table(path))[1] == (1, {"sentence": "a bad film", "label": "0"})
     data = module(train_file=str(path), validation_file=str(path))
     data.setup()
     assert data.splits.train.labels.tolist() == TRAIN["label"]

@@ -18,7 +18,7 @@ import tokenizers
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hiso_pl.data.readers import parse_rows, read_file
+from hiso_pl.data.readers import open_table, parse_rows
 from hiso_pl.data.tasks import (
     TASKS,
     ClassificationOptions,
@@ -81,7 +81,7 @@ def answer(example: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", TASKS)
 def test_ten_golden_examples(name):
     path = GOLDEN / "rows" / f"{name.removesuffix('-hiso')}.jsonl"
-    rows = [row for _, row in parse_rows(path, read_file(path))]
+    rows = [row for _, row in parse_rows(path, open_table(path))]
     examples = [formatted(find_task(name), row) for row in rows]
     tokenizer = small_tokenizer()
     for example in examples[:2]:
@@ -353,6 +353,6 @@ def test_fingerprints_tell_tasks_apart():
 )
 def test_real_rows_are_understood(name, file):
     task = find_task(name)
-    examples = [formatted(task, row) for _, row in parse_rows(SHARED / file, read_file(SHARED / file))]
+    examples = [formatted(task, row) for _, row in parse_rows(SHARED / file, open_table(SHARED / file))]
     assert len(examples) > 50
     assert len({example.get("label") for example in examples}) == len(getattr(task, "classes", [None]))

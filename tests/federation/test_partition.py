@@ -19,7 +19,9 @@ from hiso_pl.federation.partition import (
     partition_fingerprint,
     quantile_bins,
 )
+from hiso_pl.federation.partition.base import MOVES
 from hiso_pl.federation.partition.dirichlet import _largest_remainder, _log_gamma_variate, _shares
+from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 SEED = 20261120
 LABELS = np.arange(200) * 7 % 10 // 3  # 60, 60, 60 and 20 examples of labels 0 to 3
@@ -87,6 +89,37 @@ def test_partition_is_the_one_written_down(partition: Partition, fingerprint: st
     parts = partition(values, 6, SEED)
     assert [len(part) for part in parts] == sizes
     assert partition_fingerprint(parts) == fingerprint
+
+
+def plainly_met(parts: list[np.ndarray], minimum: int, seed: int) -> list[np.ndarray]:
+    """The minimum by its own words: one example at a time, from the client that owns the most."""
+    draws = Draws(seed, Purpose.PARTITION, k=MOVES)
+    held = [part.tolist() for part in parts]
+    for client in range(len(held)):
+        while len(held[client]) < minimum:
+            richest = max(held, key=len)
+            held[client].append(richest.pop(int(draws.uint64(1)[0]) * len(richest) >> 64))
+    return [np.sort(np.array(part, dtype=np.int64)) for part in held]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.integers(0, 2**64 - 1), st.data())
+def test_the_minimum_is_met_as_by_its_words(sizes, seed, data) -> None:
+    minimum = data.draw(st.integers(0, sum(sizes) // len(sizes)))
+    parts = np.split(np.random.default_rng(0).permutation(sum(sizes)), np.cumsum(sizes)[:-1])
+    met = IID(minimum).meet_minimum([np.sort(part) for part in parts], seed)
+    assert list(map(list, met)) == list(map(list, plainly_met([np.sort(part) for part in parts], minimum, seed)))
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("partition", [Dirichlet(0.1), Dirichlet(0.1, by="length"), ByColumn("owner"), LabelShards()])
+def test_many_clients_are_no_matter(partition: Partition) -> None:
+    """60,000 of them took minutes when each example moved was searched for among all, and each client in all."""
+    clients = 60_000
+    values = np.random.default_rng(0).permutation(np.arange(10 * clients))
+    parts = partition(values % (clients if isinstance(partition, ByColumn) else 2), clients, SEED)
+    assert sum(map(len, parts)) == len(values)
+    assert min(map(len, parts)) >= 1
 
 
 def test_poor_clients_are_filled_from_the_richest() -> None:

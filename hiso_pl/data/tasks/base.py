@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
-from hiso_pl.data.readers import Row
+from hiso_pl.data.limits import Row
 
 
 class HubDataset(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from hiso_pl.data.readers import Row
+from hiso_pl.data.limits import Row
 from hiso_pl.data.tasks.base import HubDataset, TextTask
 from hiso_pl.data.tasks.classification import ClassificationTask
 from hiso_pl.data.tasks.generation import GenerationTask

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import CLASS_METRICS, check_metrics
-from hiso_pl.data.readers import Row
 from hiso_pl.data.tasks.base import TextTask, columns_of
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import check_metrics
-from hiso_pl.data.readers import Row
 from hiso_pl.data.tasks.base import TextTask
 from hiso_pl.data.text_metrics import TEXT_METRICS
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hiso_pl.data.cache import Arrays, Cache, cache_folder
 from hiso_pl.data.examples import Splits
+from hiso_pl.data.limits import ReadLimits
 from hiso_pl.data.module import NOTHING_TOLD, FederatedDataModule
 from hiso_pl.data.statistics import clients_table, counts_line, describe
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
@@ -58,8 +59,11 @@ class TextData(FederatedDataModule):
         test_examples: Number of test examples to draw from all; None takes all.
         split_seed: Seed of those draws, apart from the run's seed.
         cache: Whether tokens are kept on disk. Without it every process tokenises for itself.
-        cache_dir: Folder for them; None is what HISO_PL_CACHE names, or hiso_pl in the user's cache (~/.cache). It
-            holds 10 GB at most: what was not used for longest is dropped.
+        cache_dir: Folder for them; None is what HISO_PL_CACHE names, or hiso_pl in the user's cache (~/.cache). Tokens
+            lie in a folder of their own inside it, hiso_pl-tokens-1, which holds 10 GB at most: what was not used for
+            longest is dropped.
+        read_limits: How many bytes and rows a file of data may have, and how many bytes a row; what is beyond them is
+            refused before it takes memory.
         base: Clients, cohort, batches, partition, hosting and seed, as in :class:`FederatedDataModule`.
 
     Raises:
@@ -91,6 +95,7 @@ class TextData(FederatedDataModule):
         split_seed: int = 0,
         cache: bool = True,
         cache_dir: str | None = None,
+        read_limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -109,6 +114,7 @@ class TextData(FederatedDataModule):
             sizes=(train_examples, validation_examples, test_examples),
             fraction=validation_fraction,
             seed=split_seed,
+            limits=read_limits,
         )
         if self.rows.by_client and self.partition is not None:
             raise ValueError(
@@ -148,7 +154,9 @@ class TextData(FederatedDataModule):
             return
         for split in self.rows.present:
             if self._cache is not None:
-                self._kept |= {(split, c): self._tokens.arrays(split, c, self._writes(c)) for c in self._owners(split)}
+                owners = self._owners(split)
+                writes = self._writes(owners)
+                self._kept |= {(split, client): self._tokens.arrays(split, client, writes) for client in owners}
             elif self.rows.file(split) is None:
                 self.rows.table(split)
         self.rows.forget()
@@ -197,18 +205,20 @@ class TextData(FederatedDataModule):
         """The clients whose files this rank reads for a split; None stands for what is common to all."""
         return self.own_clients if split == 0 and self.rows.by_client else (None,)
 
-    def _writes(self, client: int | None) -> bool:
+    def _writes(self, owners: tuple[int | None, ...]) -> bool:
         """Whether it is for this process to keep tokens: one of a machine does, in prepare_data, for all.
 
         Where it could not, each of the others makes its own. A file that no other rank may open is its own rank's.
         """
-        return getattr(self.trainer, "local_rank", 0) == 0 or self.own_clients == (client,)
+        return getattr(self.trainer, "local_rank", 0) == 0 or (len(owners) == 1 and owners != (None,))
 
     def _examples(self, split: int) -> TokenSequences:
         pieces: dict[int | None, Arrays] = {}
-        for client in self._owners(split):
+        owners = self._owners(split)
+        writes = self._writes(owners)
+        for client in owners:
             kept = self._kept.pop((split, client), None)
-            pieces[client] = self._tokens.arrays(split, client, self._writes(client)) if kept is None else kept
+            pieces[client] = self._tokens.arrays(split, client, writes) if kept is None else kept
         tokens, vocabulary = self._tokens, self.facts.vocabulary_size
         examples = examples_of(joined(list(pieces.values()), self.task), self.task, tokens.tokenizer)
         if vocabulary is not None and len(examples) and examples.largest_token >= vocabulary:

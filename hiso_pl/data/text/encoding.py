@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hiso_pl.data.answers import AnswerExamples
 from hiso_pl.data.cache import Arrays
 from hiso_pl.data.candidates import CandidateExamples
-from hiso_pl.data.readers import Row
+from hiso_pl.data.limits import Row
 from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
 from hiso_pl.data.text.prompts import (
     Limit,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hiso_pl.data.limits import ReadLimits
 from hiso_pl.data.sources import FileTable, Table, open_dataset
 from hiso_pl.data.tasks import TextTask
 from hiso_pl.data.text.encoding import Rows
@@ -29,6 +30,7 @@ class TextRows:
         sizes: How many rows of each split to draw; None takes all.
         fraction: Part of the training rows to hold out for validation, where there is no split for it.
         seed: Seed of these draws.
+        limits: What a file or data set may ask for.
 
     Raises:
         ValueError: If they do not go together.
@@ -41,6 +43,7 @@ class TextRows:
     sizes: tuple[int | None, int | None, int | None]
     fraction: float | None
     seed: int
+    limits: ReadLimits = field(default_factory=ReadLimits)
     _tables: dict[int, Table] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +81,9 @@ class TextRows:
         source, file = self._source(split), self.file(split, client)
         if client is not None:
             assert file is not None
-            return FileTable(file)
+            return FileTable(file, self.limits)
         if source not in self._tables:
-            self._tables[source] = self._open(source) if file is None else FileTable(file)
+            self._tables[source] = self._open(source) if file is None else FileTable(file, self.limits)
         return self._tables[source]
 
     def forget(self) -> None:
@@ -135,7 +138,7 @@ class TextRows:
         if hub is not None and source < 2:
             usual = (hub.train, hub.validation)[source]
         named = self.splits[source]
-        return open_dataset(path, name, usual if named is None else named, f"{_NAMES[source]}_split")
+        return open_dataset(path, name, usual if named is None else named, f"{_NAMES[source]}_split", self.limits)
 
     def _check_sources(self) -> None:
         train_file, validation_file, test_file = self.files

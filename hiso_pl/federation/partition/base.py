@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,15 +85,70 @@ class Partition(ABC):
         poor = [client for client, part in enumerate(parts) if len(part) < self.minimum]
         if not poor:
             return parts
-        draws = Draws(seed, Purpose.PARTITION, k=MOVES)
-        held = [part.tolist() for part in parts]
+        # Somebody owns less than the average, so the richest owns more than it, and that is above the minimum: who is
+        # given to never gives, and a heap of those that own more than the minimum stays right.
+        rich = [(-len(part), client) for client, part in enumerate(parts) if len(part) > self.minimum]
+        heapq.heapify(rich)
+        givers: dict[int, _Giver] = {}
+        met = list(parts)
+        draws = _draws(Draws(seed, Purpose.PARTITION, k=MOVES))
         for client in poor:
-            while len(held[client]) < self.minimum:
-                # Somebody owns less than the average, so the richest owns more than it, and that is above the minimum.
-                richest = max(held, key=len)
-                position = int(draws.uint64(1)[0]) * len(richest) >> 64
-                held[client].append(richest.pop(position))
-        return [np.sort(np.array(part, dtype=np.int64)) for part in held]
+            given = []
+            for _ in range(self.minimum - len(parts[client])):
+                left, richest = rich[0]
+                if richest not in givers:
+                    givers[richest] = _Giver(parts[richest])
+                given.append(givers[richest].pop(next(draws) * -left >> 64))
+                heapq.heapreplace(rich, (left + 1, richest))
+            met[client] = np.sort(np.append(parts[client], np.array(given, dtype=np.int64)))
+        for client, giver in givers.items():
+            met[client] = giver.left()
+        return met
+
+
+class _Giver:
+    """A client's examples, of which some are taken by their place among those that are left, each in log n steps.
+
+    Source: P. M. Fenwick, "A new data structure for cumulative frequency tables", Software 24 (1994).
+    """
+
+    def __init__(self, examples: Indices) -> None:
+        self._examples = examples
+        self._kept = np.ones(len(examples), dtype=np.bool_)
+        places = np.arange(len(examples) + 1)
+        self._left = (places & -places).tolist()  # node i counts those left of its i & -i places up to i
+        self._top = 1 << len(examples).bit_length() - 1
+
+    def pop(self, position: int) -> int:
+        """Takes away the example at a position among those that are left."""
+        place, step = 0, self._top
+        while step:
+            node = place + step
+            if node < len(self._left):
+                if self._left[node] <= position:
+                    position -= self._left[node]
+                    place = node
+                else:
+                    self._left[node] -= 1
+            step >>= 1
+        self._kept[place] = False
+        return int(self._examples[place])
+
+    def left(self) -> Indices:
+        """Those that are left."""
+        return self._examples[self._kept]
+
+
+def _draws(draws: Draws) -> Iterator[int]:
+    """The draws as single numbers; fetched by the block, as a call costs more than its numbers."""
+    while True:
+        yield from draws.uint64(256).tolist()
+
+
+def members(codes: Indices, count: int) -> list[Indices]:
+    """The positions at which each of the numbers 0 to ``count - 1`` stands, ascending."""
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
 
 
 def partition_fingerprint(parts: list[Indices]) -> str:

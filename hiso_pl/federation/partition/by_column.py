@@ -6,7 +6,7 @@ import heapq
 
 import numpy as np
 
-from hiso_pl.federation.partition.base import OWNERS, Indices, Partition
+from hiso_pl.federation.partition.base import OWNERS, Indices, Partition, members
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -46,7 +46,7 @@ class ByColumn(Partition):
             )
         owner = np.arange(clients) if len(distinct) == clients else _deal_whole(sizes, clients, seed)
         owners = owner[np.searchsorted(distinct, values)]  # [N]
-        return [np.flatnonzero(owners == client) for client in range(clients)]
+        return members(owners, clients)
 
     def meet_minimum(self, parts: list[Indices], seed: int) -> list[Indices]:
         """Moves nothing.

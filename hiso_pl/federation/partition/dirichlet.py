@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hiso_pl.federation.partition.base import SHARES, SHUFFLE, Indices, Partition
+from hiso_pl.federation.partition.base import SHARES, SHUFFLE, Indices, Partition, members
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -53,13 +53,14 @@ class Dirichlet(Partition):
         """See :class:`Partition`."""
         groups = quantile_bins(values, self.bins) if self.by == "length" else values
         pieces: list[list[Indices]] = [[] for _ in range(clients)]
-        for number, group in enumerate(np.unique(groups)):
-            members = np.flatnonzero(groups == group)
-            order = Draws(seed, Purpose.PARTITION, owner=number, k=SHUFFLE).permutation(len(members))
+        distinct, codes = np.unique(groups, return_inverse=True)
+        for number, group in enumerate(members(codes, len(distinct))):
+            order = Draws(seed, Purpose.PARTITION, owner=number, k=SHUFFLE).permutation(len(group))
             uniforms = _uniforms(Draws(seed, Purpose.PARTITION, owner=number, k=SHARES))
-            counts = _largest_remainder(_shares(self.alpha, clients, uniforms), len(members))
-            for client, piece in enumerate(np.split(members[order], np.cumsum(counts)[:-1])):
-                pieces[client].append(piece)
+            counts = _largest_remainder(_shares(self.alpha, clients, uniforms), len(group))
+            for client, piece in enumerate(np.split(group[order], np.cumsum(counts)[:-1])):
+                if len(piece):
+                    pieces[client].append(piece)
         return [np.concatenate(own) if own else np.empty(0, dtype=np.int64) for own in pieces]
 
 
