@@ -142,6 +142,7 @@ class RoundLedger(OrderedCallback):
     def _open(self, trainer: Trainer, module: FederatedModule) -> LedgerWriter | None:
         path, round, header = Path(trainer.default_root_dir) / LEDGER, trainer.global_step, self._header
         assert header is not None
+        state = digest(optimizer_of(trainer))
         if not path.exists() and round > 0:
             source = _ledger_of(Path(str(trainer.ckpt_path)))
             if source is None:
@@ -153,13 +154,13 @@ class RoundLedger(OrderedCallback):
                 return None
             _copy(source, path, round)
             try:
-                return LedgerWriter.resume(path, header, round, changed=bool(module.changed_on_resume))
+                return LedgerWriter.resume(path, header, round, bool(module.changed_on_resume), state)
             except (LedgerError, OSError):
                 for copied in (path, stored_path(path)):  # a refused start leaves nothing behind
                     copied.unlink(missing_ok=True)
                 raise
         if path.exists():
-            return LedgerWriter.resume(path, header, round, changed=bool(module.changed_on_resume))
+            return LedgerWriter.resume(path, header, round, bool(module.changed_on_resume), state)
         return LedgerWriter(path, header, self._initial)
 
     # The rounds
@@ -248,12 +249,17 @@ def _rebuilt(root: Path, module: FederatedModule) -> tuple[tuple[bytes, dict[str
     """What all ranks are told (the ledger's bytes, the checkpoint without its state, the base), and the checkpoint."""
     ledger = root / LEDGER
     reader = LedgerReader(ledger)
-    newest = checkpoint.newest(root, up_to=reader.rounds)
+    survey, newest = reader.survey(), checkpoint.newest(root, up_to=reader.rounds)
+    if newest is not None and survey.closed_otherwise(newest[1]["global_step"], newest[1][checkpoint.KEY]["digest"]):
+        log.warning("%s is passed over, as %s was closed with another digest.", newest[0], LEDGER)
+        newest = checkpoint.newest(root, up_to=reader.rounds - 1)
     path, base = (None, None) if newest is None else newest
     if base is not None:
         checkpoint.compare(base, module.facts(), resuming=False)  # its options are compared once it is restored
     content = go_on(reader, _at_start(module), base)
     start = "the initial weights" if path is None else str(path)
+    if survey.closed_otherwise(reader.rounds, content[checkpoint.KEY]["digest"]):
+        raise LedgerError(f"{ledger} was closed with another digest than it leads to from {start}: move that away")
     if content[checkpoint.KEY]["rebuilt"]:
         module.check_reschedulable(f"{ledger} goes beyond {start}")
     log.warning(

@@ -11,11 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import yaml
-from torch import Tensor
 
 from hiso_pl.cli.parser import ConfigurationError, Parser, parse_settings
 from hiso_pl.ledger.format import stored_path
@@ -28,7 +27,7 @@ from hiso_pl.ranks import environment, process
 from hiso_pl.run import checkpoint, lock
 from hiso_pl.run.folder import run_around
 from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
-from hiso_pl.zeroth_order.digest import digest, digest_of_tensors, in_order
+from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,9 @@ def _target(settings: ReplaySettings, reader: LedgerReader) -> tuple[int, str | 
         round = int(content["global_step"])
         if to not in (None, round):
             raise ValueError(f"to={to} must be {round}, the round of checkpoint={settings.checkpoint}")
-        to, expected = round, _digest_of(content, reader)
+        if list(content[checkpoint.KEY]["trainable"]) != [facts.name for facts in reader.header.tensors]:
+            raise ValueError(f"checkpoint={settings.checkpoint} is of another model than {settings.ledger}")
+        to, expected = round, content[checkpoint.KEY]["digest"]
     to = survey.rounds if to is None else to
     if to > survey.rounds:
         raise ValueError(f"to={to} must not exceed the {survey.rounds} rounds of {settings.ledger}")
@@ -171,21 +172,6 @@ def _target(settings: ReplaySettings, reader: LedgerReader) -> tuple[int, str | 
             )
         expected = survey.closing.digest
     return to, expected
-
-
-def _digest_of(content: Any, reader: LedgerReader) -> str:
-    """The digest of the state in a checkpoint; what is where is the file's to say, so all of it is checked."""
-    try:
-        state = content["optimizer_states"][0]["state"]
-        names = [facts.name for facts in reader.header.tensors]
-        parameters = [content["state_dict"][f"network.{name}"] for name in names]
-        found = in_order(names, parameters, [state.get(i, {}) for i in range(len(names))])
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"the checkpoint is of another model, or damaged: it lacks {error}") from error
-    tensors = [tensor.value for tensor in found]
-    if any(not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 for tensor in tensors):
-        raise ValueError("the checkpoint is damaged: what should be fp32 tensors is something else")
-    return digest_of_tensors(tensors)
 
 
 def _write(path: Path, optimizer: ZerothOrderOptimizer, reader: LedgerReader) -> None:

@@ -34,6 +34,11 @@ class Survey(NamedTuple):
     chain: bytes
     size: int
 
+    def closed_otherwise(self, rounds: int, digest: str | None) -> bool:
+        """Whether it was closed after so many rounds with another digest than the one given, if one is."""
+        closing = self.closing
+        return closing is not None and digest is not None and closing.rounds == rounds and closing.digest != digest
+
 
 class LedgerReader:
     """A ledger to be read; also one that a run is still writing.

@@ -52,20 +52,27 @@ class LedgerWriter:
         self._open(header, 0, end, first[-fmt.CHAIN :], end)
 
     @classmethod
-    def resume(cls, path: Path | str, header: Header, round: int, changed: bool = False) -> LedgerWriter:
+    def resume(
+        cls, path: Path | str, header: Header, round: int, changed: bool = False, digest: str | None = None
+    ) -> LedgerWriter:
         """Goes on writing the ledger of a run that stands before ``round``.
 
         All of the ledger is checked first, and compared with what the run says of itself now. A torn tail is cut off.
         Later records are kept, and compared with those that :meth:`append` is given. Where options were ``changed`` on
         purpose everything from ``round`` on, which was made without the change, is cut off, and a further header says
-        what follows.
+        what follows. A ledger that was closed at ``round`` must have been with the ``digest`` of the run's state.
 
         Raises:
-            LedgerError: If the ledger is damaged, is of another run, or ends before ``round``.
+            LedgerError: If the ledger is damaged, is of another run or state, or ends before ``round``.
             OSError: If it cannot be read or written.
         """
         reader = LedgerReader(path)
         survey = reader.survey()
+        if survey.closed_otherwise(round, digest):
+            raise LedgerError(
+                f"{path} was closed after {round} rounds with another digest than the state has that this run goes on "
+                f"from, {digest}: that is not what its records lead to; --ckpt_path ledger goes on from them"
+            )
         if survey.rounds < round:
             raise LedgerError(
                 f"{path} ends after round {survey.rounds - 1}, so it cannot go on with round {round}: "

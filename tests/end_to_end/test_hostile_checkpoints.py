@@ -110,6 +110,17 @@ def test_a_changed_bit_falls_back_as_a_cut_off_file_does(run, four, root, capsys
     assert cli.main(["replay", str(root / "rounds.ledger"), "--verify"]) == 0
 
 
+def test_the_ledger_decides_on_a_state_that_is_of_another_history(run, four, root, capsys):
+    last = root / "checkpoints" / "last.ckpt"
+    change(last, lambda content: next(iter(content["state_dict"].values())).add_(0.5))
+    capsys.readouterr()
+    assert run(root, 8, "--ckpt_path", str(last)) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "hiso-pl" in line]
+    assert "was closed after 4 rounds with another digest" in line
+    assert run(root, 8, "--ckpt_path", "ledger") == 0
+    assert json.loads((root / "summary.json").read_text())["digest"] == four[1]
+
+
 @pytest.mark.parametrize(
     ("attack", "message"),
     [

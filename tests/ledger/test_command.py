@@ -12,6 +12,7 @@ from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.replay import run as run_replay
 from hiso_pl.ledger import LedgerError, LedgerReader, show, stored_path
 from hiso_pl.run import checkpoint
+from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.run.configuration import as_text
 from hiso_pl.run.lock import LOCK, InUseError
 from hiso_pl.zeroth_order import Diagonal, Momentum, ZerothOrderOptimizer
@@ -53,22 +54,11 @@ def test_another_digest_is_an_error_and_nothing_is_written(run, tmp_path):
     assert not output.exists()
 
 
-def as_checkpoint(made, path, rounds):
-    state = made.optimizer.state_dict()
-    tensors = zip(made.optimizer.names, made.optimizer.parameters, strict=True)
-    content = {
-        "global_step": rounds,
-        "state_dict": {f"network.{n}": p for n, p in tensors},
-        "optimizer_states": [state],
-    }
-    torch.save(content, path)
-    return content
-
-
-def test_replay_compares_with_a_checkpoint(run, tmp_path, capsys):
+def test_replay_compares_with_a_checkpoint(run, checkpoint_of, tmp_path, capsys):
     made = run(closed=False, update_rule=Momentum())
     path = tmp_path / "step=20.ckpt"
-    content = as_checkpoint(made, path, 20)
+    content = checkpoint_of(made.optimizer)
+    torch.save(content, path)
     with pytest.raises(ValueError, match="give --checkpoint"):
         run_replay([str(made.path), "--verify"])
     run_replay([str(made.path), "--verify", "--checkpoint", str(path)])
@@ -80,12 +70,17 @@ def test_replay_compares_with_a_checkpoint(run, tmp_path, capsys):
         kept = value.clone()
         value += 1e-6
         torch.save(content, path)
+        with pytest.raises(ValueError, match="the checkpoint is damaged: its state has digest"):
+            run_replay([str(made.path), "--checkpoint", str(path)])
+        names = list(content[checkpoint.KEY]["trainable"])
+        other = {**content[checkpoint.KEY], "digest": state_digest(content, names)}
+        torch.save({**content, checkpoint.KEY: other}, path)
         with pytest.raises(ValueError, match="verify: round 20 has digest"):
             run_replay([str(made.path), "--checkpoint", str(path)])
         value.copy_(kept)
     del content["state_dict"]["network.0.weight"]
     torch.save(content, path)
-    with pytest.raises(ValueError, match="of another model, or damaged"):
+    with pytest.raises(ValueError, match=r"lacks the tensor '0\.weight'"):
         run_replay([str(made.path), "--checkpoint", str(path)])
 
 
