@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -92,8 +93,9 @@ def _clear(trainer: Trainer, pl_module: LightningModule) -> None:
     saving = callbacks_of(trainer, ModelCheckpoint)
     remove_parts(Path(trainer.default_root_dir), [Path(str(callback.dirpath)) for callback in saving])
     if trainer.ckpt_path and trainer.global_step > 0 and hasattr(pl_module, "facts"):
+        facts = functools.cache(federated(pl_module).facts)
         for callback in saving:
-            remove_superseded(callback, federated(pl_module).facts(), trainer.global_step, Path(str(trainer.ckpt_path)))
+            remove_superseded(callback, facts, trainer.global_step, Path(str(trainer.ckpt_path)))
 
 
 def config_text(trainer: Trainer) -> str:

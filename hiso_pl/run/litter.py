@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def remove_parts(root: Path, folders: Iterable[Path] = ()) -> None:
         rebuilt.unlink()
 
 
-def remove_superseded(callback: ModelCheckpoint, mine: RunFacts, rounds: int, keep: Path | None) -> None:
+def remove_superseded(callback: ModelCheckpoint, mine: Callable[[], RunFacts], rounds: int, keep: Path | None) -> None:
     """Removes checkpoints of earlier rounds that others have taken the place of.
 
     A kill between the writing of one and the removal of another leaves both. Removed is what the file itself shows to
@@ -45,7 +45,7 @@ def remove_superseded(callback: ModelCheckpoint, mine: RunFacts, rounds: int, ke
 
     Args:
         callback: The callback, its state restored.
-        mine: What a checkpoint says of this run.
+        mine: Tells what a checkpoint says of this run; asked where there is something to compare, as it takes its time.
         rounds: The round that the run goes on from.
         keep: The checkpoint that it goes on from.
     """
@@ -59,7 +59,7 @@ def remove_superseded(callback: ModelCheckpoint, mine: RunFacts, rounds: int, ke
             continue
         facts = content[KEY]
         written = RunFacts(facts["config"], facts["trainable"], facts["frozen"])
-        if facts.get("retention", {}).get(callback.state_key) == callback.save_top_k and written == mine:
+        if facts.get("retention", {}).get(callback.state_key) == callback.save_top_k and written == mine():
             path.unlink(missing_ok=True)
             log.info("Removed %s: a later checkpoint had taken its place when the run was killed.", path)
 
