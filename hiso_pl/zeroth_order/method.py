@@ -242,6 +242,8 @@ def check_data(data: Any) -> None:
     for name, value in data.items():
         if name not in names:
             raise ValueError(f"method has {str(name)[:80]!r}, which this version does not know")
+        if name not in PARTS and isinstance(value, Mapping | list):
+            raise ValueError(f"method.{name}={str(value)[:80]} must be a number, text or null")
         if name not in PARTS or (value is None and not PARTS[name][2]):
             continue
         if not isinstance(value, Mapping) or [type(v) for v in value.values()] != [dict]:

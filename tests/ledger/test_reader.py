@@ -452,8 +452,10 @@ def test_a_header_is_decoded_once_however_often_the_file_is_gone_through(ledger,
         (lambda h: h["weights"].update(revision=nest(700)), "weights.revision="),
         (lambda h: h["tensors"][0].update(stored=nest(700)), "must be true or false"),
         (lambda h: h["tensors"][0].update(shape=[nest(700)]), "must be an integer"),
-        (lambda h: h["method"].update(distribution=nest(60)), "must be one of"),
+        (lambda h: h["method"].update(distribution=nest(60)), "must be a number, text or null"),
         (lambda h: h.update(seed=nest(700)), "seed="),
+        (lambda h: h["method"].update(lr={"a": "b"}), "method.lr=.* must be a number, text or null"),
+        (lambda h: h["method"].update(mu=[1]), "method.mu=.* must be a number, text or null"),
     ],
 )
 def test_what_is_in_a_header_is_refused_in_a_line(ledger, change, said):
