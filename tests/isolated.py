@@ -28,7 +28,7 @@ def isolated(code: str, *args: str, memory: int = 8 * GIB, seconds: float = 240)
         timeout=seconds,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory)),
     )
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 0, f"status {run.returncode}: {run.stderr[-3000:]}"
     return run.stdout
 
 
@@ -60,6 +60,7 @@ def fuzz(module: str, function: str, cases: int, memory: int, seconds: int) -> N
             except BaseException:
                 print("case", case, file=sys.stderr)
                 raise
+        signal.alarm(0)
         print("all", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, "MiB")
     """
     count = int(os.environ.get("HISO_PL_FUZZ", cases))
