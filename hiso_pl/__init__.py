@@ -6,12 +6,10 @@ on PyTorch Lightning. Importing it loads nothing else, so that a version can be 
 
 from __future__ import annotations
 
-from typing import Any
-
 __all__ = ["__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> str:
     """The version, looked up when it is asked for: the program is to take its signals before anything is imported."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hiso_pl.data.rounds import EvaluationBatches
 from hiso_pl.federation.partition import Partition
 from hiso_pl.zeroth_order import Diagonal, Method, Momentum, Schedule, Sgd, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.aggregation import Aggregation
@@ -205,3 +206,15 @@ def test_a_partition_that_loses_examples_or_gives_them_twice(parts, message):
 
     with pytest.raises(ValueError, match=rf"partition=Odd: deal\(\) .*{message}"):
         Odd()(np.zeros(4, np.int64), 2, 0)
+
+
+def test_examples_that_stop_are_not_the_end_of_a_split():
+    class Stopping:
+        def __len__(self):
+            return 8
+
+        def collate(self, indices):
+            raise StopIteration
+
+    with pytest.raises(RuntimeError, match="let out by the examples of batch 1"):
+        EvaluationBatches(Stopping(), 4)[1]

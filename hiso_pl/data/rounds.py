@@ -124,7 +124,11 @@ class EvaluationBatches(Dataset[Batch]):
         """Collates batch ``number`` and adds ``index``, the examples' positions in the split."""
         first = number * self.batch_size
         indices = np.arange(first, min(first + self.batch_size, len(self.examples)), dtype=np.int64)
-        return {**self.examples.collate(indices), "index": torch.from_numpy(indices)}
+        try:
+            batch = self.examples.collate(indices)
+        except StopIteration as error:  # which the loader would take for the end of the split
+            raise RuntimeError(f"StopIteration was let out by the examples of batch {number}") from error
+        return {**batch, "index": torch.from_numpy(indices)}
 
 
 class DealtSampler(Sampler[int]):

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = (
+    False  # as typing has it, whose import takes as long as all else that comes before the signals are taken
+)
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, NoReturn
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 

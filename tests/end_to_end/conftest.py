@@ -394,8 +394,9 @@ START_JOBS = {
     "start: ledger.enabled": ["--ledger.enabled", "{true|false}"],
     "start: test_at_end": ["--test_at_end", "{true|false}"],
     "start: command": [],
-    "start: help": ["{--threads=1|--help}"],
     "start: version of torch": ["--trainer.callbacks+", of_class("meddling.OtherVersion", rank=1)],
+    # the last: who has nothing to do would begin the next one
+    "start: help": ["{--threads=1|--help}"],
 }
 # files of four clients, the third of which may be missing or another
 CLIENTS_FILES = {
