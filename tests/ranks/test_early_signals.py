@@ -18,8 +18,8 @@ import sys, time
 from hiso_pl.ranks import early_signals
 early_signals.end_at_once()
 {more}
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("left in order", flush=True)
