@@ -51,20 +51,27 @@ def test_the_configuration_is_written_and_a_changed_one_kept(stand_in, tmp_path)
     assert sorted(p.name for p in tmp_path.glob("config*")) == ["config.until-round-2.yaml", "config.yaml"]
 
 
+def at(content, round):
+    """The same of another round."""
+    [state] = content["optimizer_states"]
+    groups = [{**group, "round": round} for group in state["param_groups"]]
+    return {**content, "global_step": round, "optimizer_states": [{**state, "param_groups": groups}]}
+
+
 def test_the_newest_checkpoint_is_that_of_the_latest_round(tmp_path, optimizer_of, checkpoint_of):
     content = checkpoint_of(optimizer_of([("w", torch.ones(3))]))
     folder = tmp_path / "checkpoints"
     assert newest(tmp_path) is None
     folder.mkdir()
     for date, (name, step) in enumerate({"step=9.ckpt": 9, "step=10.ckpt": 10, "last.ckpt": 10, "a.ckpt": 2}.items()):
-        torch.save({**content, "global_step": step}, folder / name)
+        torch.save(at(content, step), folder / name)
         os.utime(folder / name, (date, date))
     (folder / "z.ckpt").write_bytes(b"cut short")
     (folder / "z.ckpt.part").write_bytes(b"cut short")
     torch.save([1], folder / "list.ckpt")
     torch.save({**content, "global_step": 99, "code": object.__new__(Evil)}, folder / "code.ckpt")
     assert newest(tmp_path)[0] == folder / "last.ckpt"
-    damaged = {**content, "global_step": 11, "state_dict": {"network.w": torch.tensor([1.0, 1.0, 1.0000001])}}
+    damaged = {**at(content, 11), "state_dict": {"network.w": torch.tensor([1.0, 1.0, 1.0000001])}}
     torch.save(damaged, folder / "step=11.ckpt")
     assert newest(tmp_path)[0] == folder / "last.ckpt"
     os.utime(folder / "step=10.ckpt", (9, 9))
