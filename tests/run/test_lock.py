@@ -175,7 +175,7 @@ def test_a_file_system_without_locks_is_said_once(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "folder"])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "hard link", "fifo", "folder"])
 def test_what_lies_in_its_place_is_not_written_to(tmp_path: Path, kind: str) -> None:
     """A folder from elsewhere may bring its own."""
     (tmp_path / "run").mkdir()
@@ -183,6 +183,7 @@ def test_what_lies_in_its_place_is_not_written_to(tmp_path: Path, kind: str) -> 
     mine.write_text("mine")
     made = {
         "link": path.symlink_to,
+        "link to nothing": lambda _: path.symlink_to(tmp_path / "nothing"),
         "hard link": path.hardlink_to,
         "fifo": lambda _: os.mkfifo(path),
         "folder": lambda _: path.mkdir(),
@@ -191,6 +192,7 @@ def test_what_lies_in_its_place_is_not_written_to(tmp_path: Path, kind: str) -> 
     with pytest.raises((ValueError, OSError), match=LOCK):
         hold(tmp_path / "run")
     assert mine.read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
     assert path.lstat()
 
 
