@@ -98,7 +98,7 @@ def replacing(output: Path, names: Collection[str] = ()) -> Iterator[Path]:
     try:
         yield part
         if output.exists():
-            check_output(output, overwrite=True)  # a run may have begun there since
+            check_files(output, names)  # a run may have begun there since
             output.rename(old)
         try:
             part.rename(output)

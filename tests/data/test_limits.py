@@ -155,7 +155,7 @@ def bombs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_small_files_that_hold_much_are_refused_in_bounded_memory(bombs):
-    """One and a half GiB beside what libraries take, and a limit of half a GiB."""
+    """One and a half GiB of memory beside what libraries take, three of addresses, and a limit of half a GiB."""
     code = """
         import resource, sys, time
         import pyarrow.parquet
@@ -163,7 +163,8 @@ def test_small_files_that_hold_much_are_refused_in_bounded_memory(bombs):
         from hiso_pl.data.limits import ReadLimits
         from hiso_pl.data.readers import open_table, parse_rows
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (3 << 29),) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (3 << 30),) * 2)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         limits = ReadLimits(bytes=1 << 29)
         for path in sorted(Path(sys.argv[1]).iterdir()):
             begun = time.monotonic()
@@ -174,6 +175,7 @@ def test_small_files_that_hold_much_are_refused_in_bounded_memory(bombs):
             except ValueError as error:
                 print(error if "read_limits." in str(error) else repr(error))
             assert time.monotonic() - begun < 60
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3 << 19
     """
     said = isolated(textwrap.dedent(code), str(bombs)).splitlines()
     assert len(said) == len(BOMBS) + 1
