@@ -10,6 +10,9 @@ from contextlib import suppress
 # OpenMP's threads wait for work by spinning, for milliseconds, on the very cores that the kernels' own threads then
 # want: a displacement on two cores takes 1.6 times as long. It is read when torch is imported, so it is said before.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# Some families of models let transformers fetch kernels, which are code, from the hub wherever the package for that is
+# installed. Nothing but a user turns that on; it is read when transformers is imported.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 from hiso_pl.ranks import early_signals, environment
 

@@ -28,6 +28,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    if part.is_symlink():
+        part.unlink()  # what is written is not to go where a link leads
     try:
         yield part
         with part.open("rb+") as file:

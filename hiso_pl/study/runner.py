@@ -106,9 +106,15 @@ def start(run: Run, kept: int | None) -> subprocess.Popen[bytes]:
 
     It has a session of its own, so that a terminal's Ctrl-C reaches it through the study only, and keeps the study's
     lock. One that somebody else is carrying out is left as it is, and refuses to be started.
+
+    Raises:
+        ValueError: If what would be thrown away is no run of a study.
     """
     resume = ["--ckpt_path", "last"] if newest(run.folder) is not None else []
     if not resume:
+        left = [path.name for path in run.folder.iterdir() if path.name != lock.LOCK] if run.folder.is_dir() else []
+        if left and ASKED not in left:
+            raise ValueError(f"{run.folder} holds {left[0]!r} and no {ASKED}, so it is of no study: move it away")
         with contextlib.suppress(lock.InUseError), lock.held(run.folder):
             shutil.rmtree(run.folder, ignore_errors=True)
             note_asked(run.folder, run.setting, run.asked)

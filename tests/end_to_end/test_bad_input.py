@@ -147,7 +147,7 @@ def test_checkpoints_that_cannot_be_gone_on_from(refused, finished, tmp_path):
         (truncated, r"truncated\.ckpt is truncated or no checkpoint"),
         (empty, r"empty\.ckpt is truncated or no checkpoint"),
         (code, r"code\.ckpt is truncated or no checkpoint"),
-        (foreign, r"foreign\.ckpt is no checkpoint of a run"),
+        (foreign, r"foreign\.ckpt: it is no checkpoint of a run"),
         (lightnings, "not a checkpoint of hiso_pl"),
     ):
         line = refused([*args, "--ckpt_path", str(path)])

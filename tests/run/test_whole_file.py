@@ -43,6 +43,16 @@ def test_a_failure_names_the_file_and_leaves_the_old_one_alone(tmp_path, failure
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_is_written_does_not_go_where_a_link_leads(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("years")
+    (tmp_path / "file.part").symlink_to(precious)
+    with whole_file(tmp_path / "file") as part:
+        part.write_text("new")
+    assert (precious.read_text(), (tmp_path / "file").read_text()) == ("years", "new")
+    assert not (tmp_path / "file").is_symlink()
+
+
 def test_what_cannot_be_opened_is_told_by_its_own_name(tmp_path):
     path = tmp_path / "file"
     (tmp_path / "file.part").mkdir()

@@ -66,6 +66,10 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("half")
     with held(tmp_path) as lock:
+        with pytest.raises(ValueError, match=r"holds 'config.yaml' and no asked.json, so it is of no study"):
+            start(run_of(tmp_path / "run", ""), lock)
+        assert (tmp_path / "run" / "config.yaml").read_text() == "half"
+        note_asked(tmp_path / "run", Setting(0.1, 1), ASKED)
         start(run_of(tmp_path / "run", "import sys; print(sys.argv)"), lock).wait()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"asked.json", "fit.log"}
     assert last_line(tmp_path / "run") == "['-c']"
@@ -110,6 +114,7 @@ def test_a_run_that_somebody_else_carries_out_is_not_thrown_away(tmp_path: Path)
     """As one resumed by hand before its first checkpoint."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("theirs")
+    note_asked(tmp_path / "run", Setting(0.1, 1), ASKED)
     with held(tmp_path) as kept, (tmp_path / "run" / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         start(run_of(tmp_path / "run", ""), kept).wait()
