@@ -40,7 +40,7 @@ def _nothing_kept() -> Iterator[None]:
 
 
 def holder(folder: Path, how: str = "", **environment: str) -> subprocess.Popen[str]:
-    """Another process that holds a folder by now."""
+    """Another process that holds a folder by now; with "fork" it has a child that says its number."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder), how],
         stdout=subprocess.PIPE,
@@ -48,13 +48,18 @@ def holder(folder: Path, how: str = "", **environment: str) -> subprocess.Popen[
         env={**os.environ, **environment},
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "holds\n"
+    said = int(process.stdout.readline())
+    assert (said == process.pid) is (how != "fork")
+    process.child = said  # type: ignore[attr-defined]
     return process
 
 
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
+    child = process.child  # type: ignore[attr-defined]
+    if child != process.pid:
+        os.kill(child, signal.SIGKILL)
     if process.stdout is not None:
         process.stdout.close()
 
