@@ -28,7 +28,6 @@ if sys.argv[2] == "fork" and os.fork() != 0:
     time.sleep(60)
     os._exit(0)
 print("holds", flush=True)  # the child, which has let go by then
-os.setsid() if sys.argv[2] == "fork" else None
 time.sleep(60)
 """
 
