@@ -24,10 +24,8 @@ HOLDER = """
 import os, sys, time
 from hiso_pl.run import lock
 lock.hold(sys.argv[1])
-if sys.argv[2] == "fork" and os.fork() != 0:
-    time.sleep(60)
-    os._exit(0)
-print("holds", flush=True)  # the child, which has let go by then
+if sys.argv[2] != "fork" or os.fork() == 0:
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
