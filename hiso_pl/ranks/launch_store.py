@@ -11,11 +11,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from hiso_pl.ranks import gathering, rendezvous, roll_call
 from hiso_pl.ranks.environment import rank, under_torchrun, world_size
-from hiso_pl.ranks.patience import within
+from hiso_pl.ranks.patience import ANSWER_S, within
 
 log = logging.getLogger(__name__)
-
-SAY_TIMEOUT_S = 5.0
 
 
 def say_once(message: str) -> bool:
@@ -52,7 +50,7 @@ def farewell(words: str) -> None:
             if store is not None:
                 gathering.leave(store, rank(), words)
 
-        within(4 * SAY_TIMEOUT_S, note, None)
+        within(2 * ANSWER_S, note, None)
 
 
 def _is_first(line: str) -> bool:
@@ -63,7 +61,7 @@ def _is_first(line: str) -> bool:
         store = _launch_store()
         return 1 if store is None else int(store.add(f"hiso_pl/say/{restart}/{_short(line)}", 1))
 
-    return within(4 * SAY_TIMEOUT_S, count, 1) == 1
+    return within(2 * ANSWER_S, count, 1) == 1
 
 
 def note_begun(root: str) -> None:
@@ -83,7 +81,7 @@ def _launch_store() -> TCPStore | None:
     """The store of torchrun's agent: there before any process group, and one for all attempts of a launch."""
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return rendezvous.connect(address, port, timedelta(seconds=SAY_TIMEOUT_S))
+        return rendezvous.connect(address, port, timedelta(seconds=ANSWER_S))
     except (KeyError, ValueError, OSError, RuntimeError) as error:  # torch's store errors are RuntimeErrors
         log.debug("no store of a launch: %s", error)
         return None
