@@ -73,7 +73,7 @@ def test_one_of_several_says_a_line(monkeypatch):
 
 
 def test_everyone_speaks_where_nobody_can_be_asked(monkeypatch):
-    monkeypatch.setattr(launch_store, "SAY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(launch_store, "ANSWER_S", 0.2)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert launch_store.say_once("a line")
     for name, value in {
