@@ -68,7 +68,6 @@ class FederatedModule(LightningModule):
         self.strict_loading = False  # a checkpoint leaves out what never changes; checkpoint.compare is strict instead
         self.network = network
         self.method = method
-        self._make_scheduler = lr_scheduler
         self._learning_rate = LearningRate(method.lr, lr_scheduler)
         self.seed = seed
         method.check_network(network)
@@ -101,9 +100,8 @@ class FederatedModule(LightningModule):
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
         self.exchange.device = self._collective_device()
         optimizer = self.new_optimizer(self.exchange)
-        if self._make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+        schedule = self._learning_rate.schedule_of(optimizer)
+        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def _collective_device(self) -> torch.device:
         """Where a tensor must be to be handed to the process group."""

@@ -26,10 +26,14 @@ class LearningRate:
     def __init__(self, initial: float, make: SchedulerCallable | None) -> None:
         self.initial, self._make = initial, make
 
+    def schedule_of(self, optimizer: torch.optim.Optimizer) -> LRScheduler | ReduceLROnPlateau | None:
+        """The schedule of an optimizer, if there is one."""
+        return None if self._make is None else self._make(optimizer)
+
     def _alone(self) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau | None]:
         """The schedule with nothing behind it, at round 0."""
         bearer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.initial)
-        return bearer, None if self._make is None else self._make(bearer)
+        return bearer, self.schedule_of(bearer)
 
     @property
     def follows_metric(self) -> bool:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
 
-from hiso_pl.errors import RunError
 from hiso_pl.ranks import patience
 from hiso_pl.ranks.gathering import differing, gather, leave
+
+from .conftest import on_each
 
 TIMEOUT = timedelta(seconds=0.1)
 
@@ -27,24 +26,6 @@ def store() -> dist.TCPStore:  # type: ignore[name-defined]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "START_S", 0.6)
     monkeypatch.setattr(patience, "LATE_S", 0.5)
-
-
-def on_each(*functions: Callable[[], object]) -> list[object]:
-    """What functions give that run at the same time."""
-    found: list[object] = [None] * len(functions)
-
-    def run(i: int) -> None:
-        try:
-            found[i] = functions[i]()
-        except RunError as error:
-            found[i] = str(error)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    return found
 
 
 def meeting(store, given, world=None, ranks=None):

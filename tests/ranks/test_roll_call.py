@@ -6,16 +6,17 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
 import torch.distributed as dist
 
 from hiso_pl.ranks import patience, place, roll_call
-from hiso_pl.ranks.roll_call import LostRankError, RollCall, meeting
+from hiso_pl.ranks.roll_call import RollCall, meeting
+
+from .conftest import on_each
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2211")
 LATE = RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete")
@@ -42,24 +43,6 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.kill()
     process.wait()
     process.stdout.close()
-
-
-def on_each(*functions: Callable[[], object]) -> list[object]:
-    """What functions give that run at the same time."""
-    found: list[object] = [None] * len(functions)
-
-    def run(i: int) -> None:
-        try:
-            found[i] = functions[i]()
-        except LostRankError as error:
-            found[i] = str(error)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    return found
 
 
 def meet(roll: RollCall, error: Exception) -> None:
