@@ -28,12 +28,15 @@ def main() -> None:
     except ValueError as error:
         sys.stderr.write(f"hiso-pl: error: {error}\n")
         sys.exit(1)
-    from hiso_pl.cli import program
+    from hiso_pl.cli import commands, program
 
-    if sys.argv[1:2] and sys.argv[1] in program.COMMANDS:
+    command = commands.COMMANDS.get(*sys.argv[1:2] or [""])
+    if command is not None and command.module != commands.RUN:
         early_signals.over()
-    if not sys.argv[1:2] or sys.argv[1] not in program.ANSWERING:
+    if command is not None and not command.prints:
         output.outlast_readers()
+    if command is not None and command.takes_yours and not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())  # last, so that a file there takes no module's place
     status = program.main()
     if environment.under_torchrun():
         # All is written and the process group is closed, but gloo's threads may still abort the process while the C++

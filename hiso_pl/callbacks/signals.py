@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +14,12 @@ from typing_extensions import override
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
 from hiso_pl.ranks import early_signals
+from hiso_pl.ranks.last_words import delay
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LAST
 
 log = logging.getLogger(__name__)
 
 DEFERRED = (signal.SIGINT, signal.SIGTERM)
-
-
-class _Delay:
-    """SIGTERM put off from a run's failure until its program, if one has asked for that, has said why it failed.
-
-    Once a rank has ended torchrun sends SIGTERM to the others, whatever they were about to say of it.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._came = False
-
-    def note(self, signum: int, frame: object) -> None:
-        """Handles the signal."""
-        self._came = True
-
-    def deliver(self, handler: Any) -> None:
-        """Gives the signal back, and to the process if it has come."""
-        if signal.getsignal(signal.SIGTERM) == self.note:
-            signal.signal(signal.SIGTERM, handler)
-        if self._came:
-            self._came = False
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-_delay = _Delay()
-
-
-@contextmanager
-def last_words() -> Iterator[None]:
-    """Lets SIGTERM wait for the end of the block once a run in it has failed, so that its reason can be said."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no handler can be set here
-        return
-    handler, _delay.asked = signal.getsignal(signal.SIGTERM), True
-    try:
-        yield
-    finally:
-        _delay.asked = False
-        _delay.deliver(handler)
 
 
 class DeferredSignals(OrderedCallback):
@@ -101,7 +59,7 @@ class DeferredSignals(OrderedCallback):
                 federated(pl_module).request_stop()
 
             self._handlers = {number: signal.signal(number, wish) for number in DEFERRED}
-            _delay.deliver(None)  # to this run, which repeats one that has failed
+            delay.deliver(None)  # to this run, which repeats one that has failed
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -124,8 +82,8 @@ class DeferredSignals(OrderedCallback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the signals back, SIGTERM when the failure has been told if somebody tells it."""
-        if _delay.asked and signal.SIGTERM in self._handlers:
-            signal.signal(signal.SIGTERM, _delay.note)
+        if delay.asked and signal.SIGTERM in self._handlers:
+            signal.signal(signal.SIGTERM, delay.note)
             del self._handlers[signal.SIGTERM]
         self._restore(trainer)
 

@@ -18,12 +18,10 @@ from hiso_pl.callbacks.participation import dropped_slots
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.run import versions
-from hiso_pl.run.folder import SUMMARY, json_text, write_atomically
+from hiso_pl.run.folder import BETTER_LOW, SUMMARY, json_text, write_atomically
 from hiso_pl.zeroth_order.digest import digest
 
 log = logging.getLogger(__name__)
-
-BETTER_LOW = ("loss", "error", "perplexity")
 
 
 class RunSummary(OrderedCallback):

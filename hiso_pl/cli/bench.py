@@ -10,14 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from hiso_pl.bench.machine import choose_device
-from hiso_pl.bench.measure import measure
-from hiso_pl.bench.report import table
 from hiso_pl.bench.settings import METHOD, Settings
 from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
-from hiso_pl.ranks import environment, process
+from hiso_pl.ranks import environment
 from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order.method import Method
 
@@ -60,6 +55,13 @@ def run(args: Sequence[str]) -> dict[str, Any]:
         RuntimeError: If the losses are not finite.
     """
     settings = parse(args)
+    import torch.distributed as dist  # none of this is needed for help
+
+    from hiso_pl.bench.machine import choose_device
+    from hiso_pl.bench.measure import measure
+    from hiso_pl.bench.report import table
+    from hiso_pl.ranks import process
+
     environment.check_launch()
     setup = process.configure(settings.threads, deterministic=True)
     device = choose_device(settings.device)

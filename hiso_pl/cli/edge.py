@@ -14,18 +14,20 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from hiso_pl.cli.parser import Answered, ConfigurationError, as_said
+from hiso_pl.cli.mistakes import Answered, ConfigurationError, as_said
 from hiso_pl.errors import RunError
-from hiso_pl.ranks import environment, launch_store, process, roll_call
+from hiso_pl.ranks import environment
 from hiso_pl.run.folder import traceback_path
 
 log = logging.getLogger(__name__)
 
-EXPLAINED = (ValueError, OSError, RunError, MisconfigurationException, MemoryError, torch.OutOfMemoryError)
+EXPLAINED = (ValueError, OSError, RunError, MemoryError)
 """Errors whose message says what is wrong; of others the class is told as well, and where they came from."""
+EXPLAINED_BY_OTHERS = {
+    "torch": "OutOfMemoryError",
+    "lightning.fabric.utilities.exceptions": "MisconfigurationException",
+}
+"""Those of packages, looked up once an error is there: a command that has not imported them raises none."""
 PEER_LOST = r"(?i)gloo|connection (closed|reset|refused)|broken pipe|timed out waiting|nccl"
 INTERRUPTED = 130
 
@@ -52,14 +54,40 @@ def status_of(work: Callable[[], object], args: Sequence[str]) -> int:
         with suppress(Answered):
             work()
         sys.stdout.flush()  # or a reader that has gone would be noticed when it is too late to say so
-        if roll_call.current() is None:  # others of this launch may wait for this rank
-            launch_store.farewell(f"rank {environment.rank()} has ended: hiso-pl {' '.join(args[:1])} was done")
+        _take_leave(args)
     except BaseException as error:
         return _told(error, args)
     finally:
         threading.excepthook = hook
-        process.close()
+        if "torch" in sys.modules:
+            from hiso_pl.ranks import process
+
+            process.close()
     return 0
+
+
+def _take_leave(args: Sequence[str]) -> None:
+    """Leaves word for others of this launch that may wait for this rank; without others nothing is imported for it."""
+    if environment.under_torchrun() and environment.world_size() > 1:
+        from hiso_pl.ranks import launch_store, roll_call
+
+        if roll_call.current() is None:
+            launch_store.farewell(f"rank {environment.rank()} has ended: hiso-pl {' '.join(args[:1])} was done")
+
+
+def _say_once(message: str) -> bool:
+    """Whether this rank is the one that says a line that all might say."""
+    if not environment.under_torchrun() or environment.world_size() == 1:
+        return True
+    from hiso_pl.ranks import launch_store
+
+    return launch_store.say_once(message)
+
+
+def _explained(error: BaseException) -> bool:
+    """Whether an error's message says what is wrong."""
+    others = (getattr(sys.modules.get(module), name, None) for module, name in EXPLAINED_BY_OTHERS.items())
+    return isinstance(error, (*EXPLAINED, *(kind for kind in others if kind is not None)))
 
 
 def _told(error: BaseException, args: Sequence[str]) -> int:
@@ -67,12 +95,12 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         error = error.__context__  # Lightning's way to end
     message, hint = _words(error), ""
-    if not isinstance(error, (*EXPLAINED, KeyboardInterrupt)) and message != LOST:
+    if not (_explained(error) or isinstance(error, KeyboardInterrupt)) and message != LOST:
         path = _keep(error, args)
         hint = " (--traceback true shows where)" if path is None else f" (its traceback is in {path})"
     if _shown:
         traceback.print_exception(error)
-    if launch_store.say_once(message):
+    if _say_once(message):
         where = f" (rank {environment.rank()})" if environment.world_size() > 1 else ""
         with suppress(OSError):  # as of a terminal that has been closed
             sys.stderr.write(f"hiso-pl: error{where}: {message}{'' if _shown else hint}\n")
@@ -98,7 +126,7 @@ def _words(error: BaseException) -> str:
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         message = f"something ended the program by sys.exit({'' if error.code is None else error.code})"
     name = type(error).__name__
-    return message if isinstance(error, EXPLAINED) or message == name else f"{name}: {message}"
+    return message if _explained(error) or message == name else f"{name}: {message}"
 
 
 def _keep(error: BaseException, args: Sequence[str]) -> Path | None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiso_pl.cli.parser import parse_settings
-from hiso_pl.ledger import show
-from hiso_pl.ledger.reader import LedgerReader
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,9 @@ def run(args: Sequence[str]) -> None:
         ValueError: If the ledger is damaged or no ledger.
     """
     settings = parse_settings(LedgerSettings, "hiso-pl ledger", "Prints what a ledger holds.", args, "ledger")
+    from hiso_pl.ledger import show  # torch comes with it, which help does without
+    from hiso_pl.ledger.reader import LedgerReader
+
     reader = LedgerReader(settings.ledger)
     sys.stdout.write(show.text(reader, settings.records))
     sys.stdout.flush()

@@ -1,45 +1,85 @@
-"""What all commands share: a parser that says what it does not understand in one line."""
+"""What all commands share: a parser that says what it does not understand in one line, and where that stands."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace, add_instantiator
 
+from hiso_pl.cli import overrides, parser_privates
+from hiso_pl.cli.config_file import INNER, ConfigFile
+from hiso_pl.cli.mistakes import Answered as Answered
+from hiso_pl.cli.mistakes import ConfigurationError as ConfigurationError
+from hiso_pl.cli.mistakes import as_said, marked, split, wrong_class, wrong_value
+from hiso_pl.cli.nearest import did_you_mean
+from hiso_pl.cli.options import DEPTH, every_option
 from hiso_pl.errors import one_line
 
 T = TypeVar("T")
 
-
-class ConfigurationError(ValueError):
-    """The command line or a configuration file cannot be understood."""
-
-
-class Answered(SystemExit):
-    """What was asked, for help or for a configuration, has been answered, and there is nothing to do."""
+RENAMED = {"model.optimizer": "model.method", "model.optimizer_class": "model.method"}
+"""Options of earlier versions, and those that have taken their place."""
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, which reports what it does not understand in one line."""
+class Parser(ArgumentParser):
+    """jsonargparse's parser, which reports what it does not understand in one line.
 
-    def add_class_arguments(self, theclass: type, nested_key: str | None = None, **options: Any) -> list[str]:  # type: ignore[override]
-        """Adds a class's options; of Trainer's limits 1 is a batch and 1.0 all of them.
+    Attributes:
+        files: The configuration files of the command line, in their order.
+        of_class: The class whose options these are, where it is the parser of one.
+    """
 
-        Lightning's own types are unions that typing may hold in the order in which another package has named them.
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+        self.args: list[str] = []
+        self.files: list[ConfigFile] = []
+        self.of_class: type | None = None
+
+    def add_class_arguments(self, theclass: type, *args: Any, **options: Any) -> list[str]:  # type: ignore[override]
+        """Adds a class's options, and notes whose they are."""
+        self.of_class = theclass
+        return super().add_class_arguments(theclass, *args, **options)
+
+    def parse_args(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Parses a command line; of one, all that is left out for another class's sake is told."""
+        if self._outermost:
+            overrides.begin()
+            del self.files[:]
+        return super().parse_args(*args, **options)
+
+    def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Parses a configuration file, once it is seen to be one."""
+        if os.path.exists(path) and (os.path.isfile(path) or os.path.isdir(path)):  # a pipe can be read once only
+            self.files.append(ConfigFile(os.fspath(path)))
+        return super().parse_path(path, *args, **options)
+
+    def validate(self, namespace: Namespace, *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """Checks what has been parsed; a group of options must be one."""
+        for action in filter(parser_privates.is_group, self._actions):
+            value = namespace.get(action.dest)
+            if not isinstance(value, Namespace | dict | type(None)):
+                self.error(marked(action.dest, f"={value} {self._must_hold(action.dest)}"))
+        try:
+            super().validate(namespace, *args, **options)
+        except (TypeError, KeyError) as error:
+            self.error(str(error.args[0] if error.args else error), error)
+
+    def instantiate(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Builds what has been parsed; an error in a constructor comes out as it is.
+
+        An option that may be several things is tried as each of them, and would report the last attempt.
         """
-        if theclass is not Trainer:
-            return super().add_class_arguments(theclass, nested_key, **options)
-        limits = [f"limit_{split}_batches" for split in ("train", "val", "test", "predict")]
-        added = super().add_class_arguments(theclass, nested_key, skip={*limits}, **options)
-        for name in limits:
-            told = "Share of the batches (float) or their number (int). Null is all of them."
-            self.add_argument(f"--{nested_key}.{name}", type=int | float | None, default=None, help=told)
-        return added
+        del _failed[:]
+        try:
+            return super().instantiate(*args, **options)
+        except Exception:
+            if _failed:
+                raise _failed[0] from None
+            raise
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Ends the program after an answer, told from whatever else may end it with status 0.
@@ -55,25 +95,145 @@ class Parser(LightningArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
-        raise ConfigurationError(as_said(message)) from ex
+        key, words = self._found(message)
+        if not self._outermost:
+            raise ConfigurationError(marked(key, words)) from ex
+        raise ConfigurationError(as_said(self._place(key, words) + key + words)) from ex
+
+    @property
+    def _outermost(self) -> bool:
+        """Whether this is a command's parser, and not one of a class that an option names."""
+        return bool(self.exit_on_error)
+
+    # What was found
+
+    def _found(self, message: str) -> tuple[str, str]:
+        """The option that is wrong, and what follows its name in a sentence."""
+        outer = re.match(r'Parser key "([^"]*)"(?: element \d+)?:\s*(.*)', message, re.S)
+        within = split(message)
+        if within is not None:
+            key, words = within
+            return (f"{outer[1]}.{key}" if outer is not None and outer[1] else key), words
+        if outer is not None:
+            return outer[1], self._of_value(outer[1], outer[2])
+        for pattern in (
+            r"(?:Group '(?P<group>[^']*)'|Subcommand '[^']*') does not accept option '(?P<key>[^']*)'",
+            r"Option '(?P<key>[^']*)' is not accepted",
+        ):
+            if found := re.search(pattern, message):
+                group = found.groupdict().get("group")
+                key = f"{group}.{found['key']}" if group else found["key"]
+                return key, self._unknown(key)
+        if found := re.match(r"unrecognized arguments: (\S+)", message):
+            word = found[1].partition("=")[0]
+            if not word.startswith("-"):
+                return f"{found[1]!r}", " belongs to no option: give --OPTION VALUE"
+            return word, self._unknown(word.lstrip("-"), "--")
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            return found[1], " must be given"
+        if found := re.match(r"argument ([^:]*?)(?:/(--\S+))?: expected (?:one|at least one) argument", message):
+            return found[2] or found[1], " needs a value"
+        return "", as_said(message)
+
+    def _unknown(self, key: str, dashes: str = "") -> str:
+        """What is said of an option that there is not."""
+        plain = key.replace(".init_args.", ".")
+        for old, new in RENAMED.items():
+            if plain == old or plain.startswith(f"{old}."):
+                return f" is no option any more: {new} has taken its place, with lr and the others in it"
+        of = "" if self.of_class is None or self._outermost else f" of {self.of_class.__name__}"
+        known = [name for name, _ in every_option(self, depth=DEPTH if self._outermost else 0)]
+        return f" is no option{of}{did_you_mean(plain, known, dashes)}"
+
+    def _of_value(self, key: str, rest: str) -> str:
+        """What is said of an option's value."""
+        known = parser_privates.known_classes(parser_privates.option(self, key))
+        given = _given_class(rest)
+        if given is not None and os.path.isfile(given):
+            ConfigFile(given)  # it raises what is wrong with the file, if that is it
+        if given is not None and given[:1] in "[{":
+            return f"={one_line(given, 80)} is no complete list or mapping in YAML or JSON"
+        if given is not None and known:
+            return wrong_class(given, known, _why(rest))
+        if known and re.search(r"Got value: None", rest) and "Not a valid subclass" in rest:
+            return wrong_class("null", known, "must be a class")
+        if found := re.match(r"Unable to load config '([^']*)'", rest):
+            return f"={found[1]} {self._must_hold(key)}"
+        if found := re.match(r"(File does not exist|Path is not a file|Unexpected config:)[: ]*('[^']*')?", rest):
+            if found[2] is None:
+                return " needs the name of a file"
+            name, folder = os.path.relpath(found[2][1:-1]), found[1].startswith("Path")
+            return f"={name} {'is a folder: name a YAML file in it' if folder else 'is no file'}"
+        return wrong_value(rest) or f": {as_said(rest)}"
+
+    def _must_hold(self, group: str) -> str:
+        known = (name for name, _ in every_option(self, depth=0) if name.startswith(f"{group}."))
+        return f"must hold options, such as {next(known, group)}, or name a file that does"
+
+    # Where it stands
+
+    def _place(self, key: str, words: str) -> str:
+        """File and line of an option that no word of the command line names; the last file that has it."""
+        names = [".".join(_parts(key)[:count]) for count in range(len(_parts(key)), 0, -1)]
+        named = {".".join(_parts(word.partition("=")[0].lstrip("-").rstrip("+"))) for word in self.args}
+        given = re.match(r"=(\S+)", words)
+        for name in names:  # itself, or else what it may stand in
+            if name in named:
+                break
+            for file in reversed(self.files):
+                word = given[1] if given else names[0].rpartition(".")[2] if name != names[0] else None
+                line = file.line_of(name.split("."), word)
+                if line is not None:
+                    return f"{file.path} line {line}: "
+        return ""
+
+
+def _parts(name: str) -> list[str]:
+    """A dotted name without what a command line may leave out of it."""
+    return [part for part in name.split(".") if part not in INNER]
+
+
+def _given_class(rest: str) -> str | None:
+    """The class that cannot be had, by what the parser says of it."""
+    for pattern in (
+        r"Expected a path but (.*?) either not",
+        r"Problem with given class_path '([^']*)'",
+        r"Expected a dot import path string: (\S+)",
+        r"Import path (\S+) does not (?:correspond|implement)",
+    ):
+        if found := re.search(pattern, rest):
+            return found[1]
+    return None
+
+
+def _why(rest: str) -> str:
+    """Why a class that was named with its module cannot be had."""
+    found = re.search(r"Problem with given class_path '[^']*':\s*([^\n]*)", rest)
+    if found is not None:
+        return f"cannot be had ({found[1]})"
+    return "is of another kind" if "does not correspond to a subclass" in rest else "is no known class"
+
+
+_failed: list[Exception] = []
+"""What constructors have raised while a configuration is built."""
+
+
+def _built(theclass: type, *args: Any, **options: Any) -> Any:
+    """Builds a part, and notes its error before others can hide it."""
+    try:
+        return theclass(*args, **options)
+    except Exception as error:
+        _failed.append(error)
+        raise
+
+
+add_instantiator(_built, object)
 
 
 def add_traceback(parser: ArgumentParser) -> None:
     """Adds the option that all commands have."""
     told = "Whether an error is told with its traceback. That of an unexpected one is kept in the run's folder."
     parser.add_argument("--traceback", type=bool, default=False, help=told)
-
-
-def as_said(message: object) -> str:
-    """An error's message on a line that a terminal shows at a glance.
-
-    An option that may be null is a union to the parser, which reports each member's complaint; one of them is kept.
-    """
-    line = one_line(message, 1 << 16)
-    found = re.match(r"(.*?)Does not validate against any of the Union subtypes.*?Errors: - (.*)", line)
-    if found:
-        line = found[1] + re.split(r" - Expected a <class 'NoneType'>| Given value type:", found[2])[0]
-    return one_line(line, 600)
 
 
 def parse_settings(

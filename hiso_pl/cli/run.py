@@ -17,7 +17,7 @@ from hiso_pl import callbacks
 from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.cli import edge, trainer_options
+from hiso_pl.cli import edge, run_help, trainer_options, trainer_table
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.module import FederatedModule
@@ -25,7 +25,7 @@ from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.run import checkpoint, lock
 from hiso_pl.run.configuration import of_the_launch
-from hiso_pl.run.folder import held_by_run, refuse_held
+from hiso_pl.run.folder import DEFAULT_ROOT, held_by_run, refuse_held
 from hiso_pl.run.start import Start, resolve
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
     "use_distributed_sampler": False,
     "enable_model_summary": False,
-    "default_root_dir": "runs/default",
+    "default_root_dir": DEFAULT_ROOT,
 }
 
 
@@ -52,6 +52,11 @@ class FederatedCLI(LightningCLI):
     """
 
     start: Start
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed."""
+        told = "Seed of the partition, the cohorts, the minibatches, the directions and new weights: an integer."
+        parser.add_argument("--seed_everything", type=int, default=self.seed_everything_default, help=told)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
@@ -78,7 +83,12 @@ class FederatedCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, each with the arguments that are no options of it."""
-        return {name: {*skipped, *trainer_options.GIVEN[name]} for name, skipped in LightningCLI.subcommands().items()}
+        return {name: {*skipped, *trainer_table.GIVEN[name]} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        run_help.settle(parser, subcommand)
+        return parser
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration as given: one found in a checkpoint is compared with it, never used."""
@@ -156,7 +166,7 @@ class FederatedCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self.start.source
-        return kwargs | trainer_options.GIVEN[subcommand]
+        return kwargs | trainer_table.GIVEN[subcommand]
 
     def _config(self) -> Namespace:
         config = self.config.get(str(self.subcommand), self.config)
@@ -166,7 +176,7 @@ class FederatedCLI(LightningCLI):
 
 def trainer_root(config: Namespace) -> str:
     """The run's folder."""
-    return str(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
+    return str(config.trainer.default_root_dir or DEFAULT_ROOT)
 
 
 def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:

@@ -14,15 +14,10 @@ from typing import Any
 import yaml
 from jsonargparse.typing import PositiveInt
 
-from hiso_pl.cli import program
 from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.run.configuration import as_text
 from hiso_pl.run.folder import json_text, write_atomically
-from hiso_pl.study.choice import grids
 from hiso_pl.study.grid import Study
-from hiso_pl.study.plot import plot
-from hiso_pl.study.report import report
-from hiso_pl.study.runner import carry_out_study
 from hiso_pl.study.runs import METRICS, read_study
 
 DESCRIPTION = """\
@@ -44,6 +39,11 @@ def run(args: Sequence[str]) -> None:
     """
     at = args.index("--") if "--" in args else len(args)
     options = parse(args[:at])
+    from hiso_pl.study.choice import grids  # none of this is needed for help
+    from hiso_pl.study.plot import plot
+    from hiso_pl.study.report import report
+    from hiso_pl.study.runner import carry_out_study
+
     root, failed = Path(options.root).expanduser(), list[str]()
     if not options.report:
         try:
@@ -118,6 +118,8 @@ def resolve(arguments: Sequence[str]) -> Mapping[str, str]:
     Raises:
         ConfigurationError: If it cannot be understood.
     """
+    from hiso_pl.cli import program  # which imports the commands when they are called
+
     said, errors, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's, about arguments beside those of the process

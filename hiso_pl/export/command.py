@@ -1,23 +1,22 @@
-"""From a command line to a folder, step by step."""
+"""From a run's configuration and checkpoint to a folder, step by step."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from lightning.pytorch import seed_everything
 
-from hiso_pl.cli.parser import ConfigurationError
-from hiso_pl.cli.run import trainer_root
 from hiso_pl.export.folder import FACTS, check_output, file_digest, replacing
 from hiso_pl.export.module import ExportedModule, exportable, trained_tensors
-from hiso_pl.export.settings import parse
 from hiso_pl.export.writing import name_classes, save
 from hiso_pl.models.loading import load_tokenizer
-from hiso_pl.ranks import environment, process
+from hiso_pl.ranks import process
 from hiso_pl.run import versions
+from hiso_pl.run.folder import DEFAULT_ROOT
 from hiso_pl.run.start import resolve
 from hiso_pl.zeroth_order.digest import digest_of_tensors
 from hiso_pl.zeroth_order.options import DTYPES
@@ -30,33 +29,37 @@ METHOD = (
 )
 
 
-def run(args: Sequence[str]) -> Path:
-    """Runs the command.
+class Asked(Protocol):
+    """What an export is asked for; ``hiso-pl export --help`` says what each option means."""
 
-    Whoever calls it reports its errors, as ``hiso_pl.cli.main`` does.
+    output: str
+    ckpt_path: str
+    merge: bool
+    dtype: str
+    overwrite: bool
+    tokenizer: str | None
+
+
+def export(settings: Asked, config: Any, build: Callable[[], Any]) -> Path:
+    """Writes the folder, and returns it.
 
     Args:
-        args: What follows ``export``.
-
-    Returns:
-        The folder written.
+        settings: What is asked for.
+        config: The run's configuration, as far as it says what its network is.
+        build: Builds the run's module, an :class:`ExportedModule`, of it.
 
     Raises:
-        ConfigurationError: If the command line cannot be understood.
         ValueError: If there is nothing to export, it is of another model, or the folder is not free.
     """
-    settings, parser, config = parse(args)
-    if environment.world_size() > 1:
-        raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     output = Path(settings.output).expanduser().resolve()
     earlier = check_output(output, settings.overwrite)
-    start = resolve(Path(trainer_root(config)), settings.ckpt_path, fitting=False)
+    start = resolve(Path(config.trainer.default_root_dir or DEFAULT_ROOT), settings.ckpt_path, fitting=False)
     path, content = start.path, start.content
     assert path is not None
     assert content is not None
     process.configure(config.threads, config.deterministic)
     seed_everything(config.seed_everything, workers=True)  # as for fit: a new head is drawn
-    module = parser.instantiate(config).model
+    module = build()
     assert isinstance(module, ExportedModule)
     network = exportable(module.network)
     adapted = hasattr(network.model, "peft_config")

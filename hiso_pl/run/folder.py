@@ -10,12 +10,15 @@ from typing import Any
 from hiso_pl.ranks import environment
 from hiso_pl.run.whole_file import whole_file
 
+DEFAULT_ROOT = "runs/default"
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 LEDGER = "rounds.ledger"
 PREDICTIONS = "predictions.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 LAST = "last.ckpt"
+BETTER_LOW = ("loss", "error", "perplexity")
+"""How the names of those metrics end of which less is better."""
 
 
 def refuse_held(root: str, found: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ranks import environment, launch_store
 from hiso_pl.run import checkpoint
+from hiso_pl.run.best import best_kept
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LEDGER, checkpoints, held_by_run
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,9 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
 
     Args:
         root: The run's folder.
-        asked: A checkpoint's path, ``last`` for the newest in the folder or, for a fit, ``ledger``, or ``auto``: what a
-            restart by torchrun gets by itself, the newest checkpoint, the ledger if none can be read, or the start.
+        asked: A checkpoint's path, ``last`` for the newest in the folder, ``best`` for the one ``checkpoint.monitor``
+            prefers or, for a fit, ``ledger``, or ``auto``: what a restart by torchrun gets by itself, the newest
+            checkpoint, the ledger if none can be read, or the start.
         fitting: Whether rounds are to follow.
         save_every: Rounds between two checkpoints.
 
@@ -73,6 +75,8 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
     """
     if not fitting:
         return _checkpoint(root, asked) if asked is not None else Start(root)
+    if asked == "best":
+        raise ValueError("ckpt_path=best must be last for fit, which goes on where it ended; to go back, name the file")
     began: str | None = "ckpt_path=auto" if asked == "auto" and held_by_run(root) else None
     if launch_store.has_begun(str(root)):
         began = "Restarted by torchrun"
@@ -100,6 +104,8 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
 
 
 def _checkpoint(root: Path, asked: str) -> Start:
+    if asked == "best":
+        asked = str(best_kept(root))
     found = checkpoint.newest(root) if asked == "last" else (Path(asked), checkpoint.read(asked))
     if found is None:
         raise ValueError(f"ckpt_path=last: {root} holds no checkpoint that can be read")

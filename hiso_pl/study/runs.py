@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiso_pl.callbacks.summary import BETTER_LOW
-from hiso_pl.run.folder import SUMMARY
+from hiso_pl.run.folder import BETTER_LOW, SUMMARY
 from hiso_pl.study.grid import Setting
 
 ASKED = "asked.json"

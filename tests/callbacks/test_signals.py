@@ -7,7 +7,8 @@ import time
 import pytest
 
 from hiso_pl.callbacks import signals
-from hiso_pl.callbacks.signals import DeferredSignals, last_words
+from hiso_pl.callbacks.signals import DeferredSignals
+from hiso_pl.ranks.last_words import delay, last_words
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_run_that_repeats_the_one_that_failed_takes_it(ended, callback):
         send()
         taken = []
         before = signal.signal(signal.SIGTERM, lambda signum, frame: taken.append(signum))  # as its setup does
-        signals._delay.deliver(None)
+        delay.deliver(None)
         time.sleep(0.01)
         assert (taken, ended) == ([signal.SIGTERM], [])
         signal.signal(signal.SIGTERM, before)

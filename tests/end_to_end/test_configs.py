@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import hiso_pl.models.causal_lm
 from hiso_pl.cli import program as cli
-from hiso_pl.cli.parser import ConfigurationError
+from hiso_pl.cli import running
+from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.tasks import TASKS, GenerationTask
 from hiso_pl.run.configuration import as_text
@@ -133,15 +134,15 @@ def parse():
     class Parsed(Exception):
         pass
 
-    class Stopped(cli.FederatedCLI):
+    class Stopped(running.FederatedCLI):
         def parse_arguments(self, parser, args):
             raise Parsed(parser)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(cli, "FederatedCLI", Stopped)
+    patch.setattr(running, "FederatedCLI", Stopped)
     try:
         with pytest.raises(Parsed) as caught:
-            cli._run(["fit"])
+            running.run(["fit"])
     finally:
         patch.undo()
     (parser,) = caught.value.args
@@ -244,7 +245,7 @@ def test_heads_of_files_name_files_that_there_are():
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     """From the hub's columns to the clients' examples, with the preset's options."""
-    parser = cli.Parser()
+    parser = Parser()
     parser.add_subclass_arguments(FederatedDataModule, "data")
     values = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
     values["data"]["init_args"] |= {"tokenizer": str(byte_opt), "cache_dir": str(tmp_path), "max_length": 480}

@@ -13,7 +13,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 
 from hiso_pl.cli import program as cli
-from hiso_pl.cli import trainer_options
+from hiso_pl.cli import running, trainer_options, trainer_table
 from hiso_pl.cli.run import FederatedCLI
 
 from .conftest import of_class
@@ -93,9 +93,9 @@ def check(base):
             raise Parsed(self)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "FederatedCLI", Parsing)
+        patched.setattr(running, "FederatedCLI", Parsing)
         with pytest.raises(Parsed) as parsed:
-            cli._run(base)
+            running.run(base)
     parser = parsed.value.args[0].parser
 
     def check(*args: str, command: str = "fit") -> None:
@@ -106,21 +106,21 @@ def check(base):
 
 def test_the_table_holds_every_option_of_this_lightning():
     options = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    assert set(trainer_options.TRAINER) == options
-    for command, given in trainer_options.GIVEN.items():
+    assert set(trainer_table.TRAINER) == options
+    for command, given in trainer_table.GIVEN.items():
         parameters = set(inspect.signature(getattr(Trainer, command)).parameters)
         assert parameters - {"self"} - DATA - set(given) == {"ckpt_path"}
-    assert set(trainer_options.GIVEN) == set(FederatedCLI.subcommands())
+    assert set(trainer_table.GIVEN) == set(FederatedCLI.subcommands())
 
 
 def test_every_callback_of_lightning_is_decided():
-    refused = (callbacks.ProgressBar, *trainer_options.CALLBACKS)
+    refused = (callbacks.ProgressBar, *trainer_table.CALLBACKS)
     acting = {name for name in callbacks.__all__ if not issubclass(getattr(callbacks, name), refused)}
     assert acting == WORKS
 
 
 def test_every_option_that_may_be_refused_is_seen_to_be():
-    decided = {name for name, decision in trainer_options.TRAINER.items() if decision.values is not None}
+    decided = {name for name, decision in trainer_table.TRAINER.items() if decision.values is not None}
     assert decided | {"num_nodes"} == set(REFUSED)
 
 

@@ -1,16 +1,21 @@
-"""The command line of ``hiso-pl export``, and what is read of a run's configuration."""
+"""The command ``hiso-pl export``: from a run's checkpoint to a folder that Hugging Face's ``from_pretrained`` opens.
+
+What is built is said by the configuration that is named on the command line, trusted as it is for ``fit``; the
+checkpoint gives the values of the trained tensors, once it has been compared with what was built, and nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
 from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
-from hiso_pl.export.module import ExportedModule
+from hiso_pl.ranks import environment
 
 KEPT: dict[str, Any] = {
     **dict.fromkeys(("seed_everything", "threads", "deterministic", "model")),
@@ -62,6 +67,21 @@ class ExportParser(Parser):
         return super().parse_string(_of_the_network(content), *args, **kwargs)
 
 
+def run(args: Sequence[str]) -> Path:
+    """Runs ``hiso-pl export``, given what follows it, and returns the folder written.
+
+    Raises:
+        ConfigurationError: If the command line cannot be understood.
+        ValueError: If there is nothing to export, it is of another model, or the folder is not free.
+    """
+    settings, parser, config = parse(args)
+    if environment.world_size() > 1:
+        raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
+    from hiso_pl.export.command import export
+
+    return export(settings, config, lambda: parser.instantiate(config).model)
+
+
 def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     """Reads a command line.
 
@@ -88,8 +108,14 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
     parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
     add_traceback(parser)
-    parser.add_lightning_class_args(ExportedModule, "model")
-    parser.link_arguments("seed_everything", "model.seed")
+    if {"-h", "--help"} & {*args}:
+        told = "As for fit: in the run's config.yaml, or a file or options that say the same."
+        parser.add_argument("--model.network", type=Any, default=None, help=told)
+    else:  # what it imports takes seconds
+        from hiso_pl.export.module import ExportedModule
+
+        parser.add_class_arguments(ExportedModule, "model", fail_untyped=False, sub_configs=True)
+        parser.link_arguments("seed_everything", "model.seed")
     config = parser.parse_args(list(args))
     try:
         settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})

@@ -1,0 +1,127 @@
+"""A configuration file as it is written: what is wrong with it as YAML, and in which line an option stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from hiso_pl.cli.mistakes import ConfigurationError
+from hiso_pl.errors import one_line
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+INNER = ("init_args", "dict_kwargs")
+"""Keys of a class's options, which names on the command line may leave out."""
+
+
+class ConfigFile:
+    """One file of a command line.
+
+    Args:
+        path: The file, as it was named.
+
+    Raises:
+        ConfigurationError: If it cannot be read or is no mapping; it names the file, and the line.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except IsADirectoryError:
+            raise ConfigurationError(f"--config {path} is a folder: name a YAML file in it") from None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is no text in UTF-8 (byte {error.start}): save it as such") from error
+        except OSError as error:
+            raise ConfigurationError(f"--config {path} cannot be read: {error.strerror}") from error
+        try:
+            root = yaml.compose(text, Loader=LOADER)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(_no_yaml(path, text, error)) from error
+        except RecursionError as error:
+            raise ConfigurationError(f"{path} is no configuration: it is nested too deep") from error
+        if root is None:
+            raise ConfigurationError(f"{path} is empty: a configuration holds options, such as trainer: ...")
+        if not isinstance(root, yaml.MappingNode):
+            what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+            raise ConfigurationError(f"{path} line {_line(root)} is {what}: a configuration holds options by name")
+        self.root = root
+        self._check(root, ())
+
+    def _check(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+        """Refuses a key that stands twice, of which YAML's readers keep the last, and a value that holds itself."""
+        if any(node is outer for outer in above):
+            raise ConfigurationError(f"{self.path} line {_line(node)}: a value that is an alias of itself")
+        seen: dict[str, yaml.Node] = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = str(key.value)
+            if name in seen and name != "<<":
+                raise ConfigurationError(
+                    f"{self.path} line {_line(key)}: {name} stands in line {_line(seen[name])} as well: leave one out"
+                )
+            seen[name] = key
+            self._check(value, (*above, node))
+        for item in node.value if isinstance(node, yaml.SequenceNode) else ():
+            self._check(item, (*above, node))
+
+    def line_of(self, key: Sequence[str], word: str | None = None) -> int | None:
+        """The line of an option, or of a word within its value.
+
+        Args:
+            key: Its dotted name in parts, of which those between a class and its option may be left out.
+            word: Text that is looked for in what the option holds.
+        """
+        found = _find(self.root, list(key))
+        if found is None:
+            return None
+        name, value = found
+        for node in _scalars(value) if word is not None else ():
+            if node.value == word:
+                return _line(node)
+        return _line(name)
+
+
+def _find(node: yaml.Node, key: list[str]) -> tuple[yaml.Node, yaml.Node] | None:
+    """Key and value of an option."""
+    if isinstance(node, yaml.SequenceNode):  # of the parts of a list nobody has said which
+        return next((found for item in node.value if (found := _find(item, key))), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    for name, value in node.value:
+        parts = str(name.value).rstrip("+").split(".")
+        if parts == key[: len(parts)]:
+            rest = key[len(parts) :]
+            found = _find(value, rest) if rest else (name, value)
+            if found is not None:
+                return found
+    for name, value in node.value:
+        if name.value in INNER and (found := _find(value, key)) is not None:
+            return found
+    return None
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for part in item if isinstance(item, tuple) else (item,):
+            yield from _scalars(part)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _no_yaml(path: str, text: str, error: yaml.YAMLError) -> str:
+    """What is wrong with a text that is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0].replace('"<unicode string>"', "it")
+    if mark is None:
+        return f"{path} is no YAML: {one_line(problem, 200)}"
+    context, begun = getattr(error, "context", None), getattr(error, "context_mark", None)
+    since = f", {context}" + (f" that begins in line {begun.line + 1}" if begun is not None else "") if context else ""
+    lines = text.splitlines()
+    if mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+        return f"{path} line {mark.line + 1} is no YAML: indent with spaces instead of a tab"
+    return f"{path} line {mark.line + 1} is no YAML: {one_line(problem, 200)}{since}"

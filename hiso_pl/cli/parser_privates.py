@@ -1,0 +1,73 @@
+"""What depends on private names of jsonargparse, in one place; a test sees to it that they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace, _typehints
+from jsonargparse._actions import _ActionConfigLoad
+from jsonargparse._common import parser_context
+from jsonargparse._subcommands import find_action
+
+Override = Callable[[Any, Any, Any], None]
+
+
+def option(parser: ArgumentParser, name: str) -> Any:
+    """The action of an option, or None."""
+    return find_action(parser, name)
+
+
+def is_group(action: Any) -> bool:
+    """Whether an action stands for a group of options, which a file may hold."""
+    return isinstance(action, _ActionConfigLoad)
+
+
+def known_classes(action: Any) -> list[str]:
+    """Full names of the classes that an option takes, as far as they have been imported; not that of all of them."""
+    if not hasattr(action, "_typehint"):
+        return []
+    found = _typehints.get_all_subclass_paths(action._typehint)
+    return [path for path in found if _typehints.import_object(path) not in kinds(action)] or found
+
+
+def kinds(action: Any) -> tuple[Any, ...]:
+    """The classes by which an option's type is told."""
+    return tuple(_typehints.get_class_types(action._typehint))
+
+
+def path_of(theclass: Any) -> str:
+    """The name under which a configuration has a class."""
+    return str(_typehints.get_import_path(theclass))
+
+
+def class_parser(parser: ArgumentParser, theclass: Any) -> ArgumentParser:
+    """The parser of a class's own options, as an option that names the class has it."""
+    with parser_context(parent_parser=parser):
+        return _typehints.ActionTypeHint.get_class_parser(theclass)
+
+
+def class_named(path: Any, action: Any = None) -> Any:
+    """The class of a full name, or of a short one where the option is known; None if there is none."""
+    try:
+        if "." not in path and hasattr(action, "_typehint"):
+            path = _typehints.resolve_class_path_by_name(kinds(action), path)
+        return _typehints.import_object(path)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+
+
+def default_of(theclass: Any, name: str) -> Any:
+    """The default of a class's option, in the form in which a configuration has it."""
+    found = find_action(_typehints.ActionTypeHint.get_class_parser(theclass), name)
+    return None if found is None else found.default
+
+
+def is_options(value: Any) -> bool:
+    """Whether a value is a class's options, as a configuration has them."""
+    return isinstance(value, Namespace)
+
+
+def replace_overriding(make: Callable[[Override], Override]) -> None:
+    """Puts a function in the place of that which hands a class's options on to the class that takes its place."""
+    _typehints.discard_init_args_on_class_path_change = make(_typehints.discard_init_args_on_class_path_change)
