@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._actions import _ActionConfigLoad
@@ -34,6 +34,15 @@ def known_classes(action: Any) -> list[str]:
 def kinds(action: Any) -> tuple[Any, ...]:
     """The classes by which an option's type is told."""
     return tuple(_typehints.get_class_types(action._typehint))
+
+
+def words(action: Any) -> list[str]:
+    """The words that an option can be: those of a Literal, true and false."""
+    kind = getattr(action, "_typehint", None)
+    found: list[str] = []
+    for member in (kind, *get_args(kind)):
+        found += ["true", "false"] if member is bool else [str(w) for w in get_args(member) if isinstance(w, str)]
+    return found
 
 
 def path_of(theclass: Any) -> str:

@@ -31,7 +31,7 @@ SAYS = {
 }
 _LEADS = "last is the newest checkpoint of the folder, best the one that checkpoint.monitor prefers, else a file."
 TELLS = {
-    "config": "YAML file, or name of one that comes with it (hiso-pl configs); several compose, the later over the former.",
+    "config": "YAML file, or name of one that comes with it (hiso-pl configs); several compose, the last prevails.",
     "ckpt_path": f"Checkpoint to load: {_LEADS}",
     "trainer.max_steps": "Rounds.",
     "trainer.val_check_interval": "Rounds from one validation to the next.",
@@ -39,7 +39,7 @@ TELLS = {
     "trainer.num_sanity_val_steps": "-1 measures the model as it comes, before any round; 0 does not.",
     "trainer.limit_val_batches": "0 leaves validations out; otherwise 1.0.",
     "trainer.limit_test_batches": "0 leaves the test out; otherwise 1.0.",
-    "trainer.log_every_n_steps": "Rounds from one entry of Lightning's own callbacks to the next; for curves see board.",
+    "trainer.log_every_n_steps": "Rounds from one entry of Lightning's callbacks to the next; of curves see board.",
     "trainer.devices": "Processes on this machine, or GPUs; under torchrun it need not be said.",
     "trainer.accelerator": "cpu, gpu or auto.",
     "trainer.strategy": "How the processes meet: hiso_pl.ranks.strategy.ScalarStrategy, with options of its own.",
@@ -61,7 +61,7 @@ TELLS = {
     "checkpoint.save_weights_only": "Whether to leave out H and what else a run needs to go on.",
     "checkpoint.save_on_exception": "Whether to save one when a run fails; its state may be no round's.",
     "checkpoint.verbose": "Whether to say that one is written.",
-    "print_config": "Print the configuration that all options come to, and do nothing; =skip_default leaves defaults out.",
+    "print_config": "Print what all options come to, and do nothing more; =skip_default leaves defaults out.",
 }
 """What is said of an option here where Lightning's own words tell of another use."""
 GOES_ON = (
@@ -111,14 +111,20 @@ def _of_room(parser: ArgumentParser, room: str, action: Any) -> Iterator[str]:
         path = parser_privates.path_of(theclass)
         options = [a for a in parser_privates.class_parser(parser, theclass)._actions if _told(a) and a.dest != "seed"]
         mine = {a.dest for a in options}
-        like = max(told, key=lambda other: len(told[other] & mine), default="")
+        like = max(told, key=lambda other: len(told[other] & mine) - len(told[other] - mine), default="")
         common = told.get(like, set()) & mine
         told[path] = mine
-        whose = f"--{room} CLASS, options of each CLASS" if theclass is kind and room == "data" else f"--{room} {path}"
+        every = room == "data" and theclass is kind
         without = ", ".join(sorted(told.get(like, set()) - mine))
-        as_there = f"; {like.rpartition('.')[2]}'s{' without ' + without if without else ''}, and" if common else ","
-        yield from ("", f"{whose}{as_there} as --{room}.NAME:")
-        yield from _rows((a.dest, a) for a in options if a.dest not in common) if mine - common else ("  none",)
+        those = "all that" if like == parser_privates.path_of(kind) else like.rpartition(".")[2] + "'s"
+        those = (
+            f"; {those}{' but ' + without if without else ''}" + (", and" if mine - common else "") if common else ","
+        )
+        yield from (
+            "",
+            f"--{room} {'CLASS, any' if every else path}{those}" + (f" as --{room}.NAME:" if mine - common else ""),
+        )
+        yield from _rows((a.dest, a) for a in options if a.dest not in common)
 
 
 def _told(action: Any) -> bool:

@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
 
 from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.cli.options import every_option
 from hiso_pl.cli.run import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.cli.run_parser import RunParser
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.module import FederatedModule
 
 log = logging.getLogger(__name__)
+
+
+class _Told(Exception):
+    """Carries the parsers out of a program that would parse by them."""
+
+
+def every_option_of(command: str) -> Iterator[tuple[str, Any]]:
+    """Name and action of each option of a command, those of the package's classes included."""
+
+    class Telling(FederatedCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
+            raise _Told(self._subcommand_parsers[command])
+
+    try:
+        _cli(Telling, [command])
+    except _Told as told:
+        yield from every_option(told.args[0])
+
+
+def _cli(kind: type[FederatedCLI], args: Sequence[str]) -> FederatedCLI:
+    return kind(
+        FederatedModule,
+        FederatedDataModule,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        trainer_defaults=dict(TRAINER_DEFAULTS),
+        seed_everything_default=0,
+        parser_class=RunParser,
+        parser_kwargs={"prog": "hiso-pl"},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=list(args),
+    )
 
 
 def run(args: Sequence[str]) -> None:
@@ -23,19 +60,7 @@ def run(args: Sequence[str]) -> None:
     repaired: int | None = None
     while True:
         try:
-            FederatedCLI(
-                FederatedModule,
-                FederatedDataModule,
-                subclass_mode_data=True,
-                save_config_callback=None,
-                trainer_defaults=dict(TRAINER_DEFAULTS),
-                seed_everything_default=0,
-                parser_class=RunParser,
-                parser_kwargs={"prog": "hiso-pl"},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=list(args),
-            )
+            _cli(FederatedCLI, args)
             return
         except OutOfStepError as error:
             # all ranks are here, and all decide alike

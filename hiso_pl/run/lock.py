@@ -146,15 +146,20 @@ class _Told(Exception):
 
 def _taken(folder: Path) -> _Held:
     """One attempt to take a folder."""
-    path = folder / LOCK
+    path, last = folder / LOCK, ""
     for _ in range(100):  # until none is removed in between by one who lets go
         made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # no link is followed, and a FIFO is not waited for
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            last = f" ({error.strerror})"
             continue
+        except OSError as error:
+            raise OSError(
+                f"{folder} cannot be made or written into ({error.strerror}): give a folder that you may write into"
+            ) from error
         try:
             facts = os.fstat(fd)
             if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
@@ -180,6 +185,8 @@ def _taken(folder: Path) -> _Held:
                 os.pwrite(fd, _words(), 0)
             return _Held(fd, made)
         os.close(fd)
+    if not folder.exists():
+        raise OSError(f"{folder} cannot be made{last}: give a folder that you may write into")
     raise OSError(f"{path} does not stay: something removes it")
 
 
