@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(1)
     from hiso_pl.cli import commands, program
 
-    command = commands.COMMANDS.get(*sys.argv[1:2] or [""])
+    command = commands.COMMANDS.get((sys.argv[1:2] or [""])[0])
     if command is not None and command.module != commands.RUN:
         early_signals.over()
     if command is not None and not command.prints:

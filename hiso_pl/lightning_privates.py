@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -51,6 +52,21 @@ def _run(loop: _FitLoop, started: Callable[[], bool]) -> None:
         loop.on_run_start()
         loop._restarting = False
         loop.on_run_end()
+
+
+def judge_by_own_validation(saving: ModelCheckpoint) -> None:
+    """Has a checkpoint that is due wait for the next validation, where it is judged by one's metric.
+
+    Lightning saves it at once, before the validation of its own round, and judges it by what the last one found: by the
+    metric of another state.
+    """
+
+    def note(trainer: Trainer, *_: Any) -> None:
+        every = saving._every_n_train_steps
+        if every >= 1 and trainer.global_step % every == 0:
+            saving._defer_save_until_validation = True
+
+    saving.on_train_batch_end = note  # type: ignore[method-assign]
 
 
 def log_at_the_round(trainer: Trainer) -> None:

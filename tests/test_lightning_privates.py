@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -52,6 +52,8 @@ def test_they_are_there(trainer):
         "_broadcast_sigterm_tensor": callable(loop.epoch_loop._broadcast_sigterm_tensor),
         "_skip_next_val": loop.epoch_loop._skip_next_val is False,
         "_batches_that_stepped": loop.epoch_loop._batches_that_stepped == 0,
+        "_every_n_train_steps": ModelCheckpoint(every_n_train_steps=3)._every_n_train_steps == 3,
+        "_defer_save_until_validation": ModelCheckpoint()._defer_save_until_validation is False,
         "_restarting": loop._restarting is False,
         "_logger_connector": connector is not None,
         "_first_loop_iter": hasattr(connector, "_first_loop_iter"),

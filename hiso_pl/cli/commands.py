@@ -74,6 +74,10 @@ COMMANDS: dict[str, Command] = {
 """Every command, in the order in which they are told."""
 
 
+ELSEWHERE = {"train": "fit", "evaluate": "validate", "eval": "validate", "infer": "predict", "torchrun": "launch"}
+"""What other programs call them."""
+
+
 def overview() -> str:
     """All commands by group, a line each."""
     lines = [
@@ -89,8 +93,8 @@ def overview() -> str:
         lines.append(f"  {name:<{width}}  {command.says}")
     lines += [
         "",
-        "Each tells of its options by --help. Options that all runs have in common go into YAML files: ",
-        "hiso-pl fit --config FILE_OR_NAME [--config ...] [--OPTION VALUE ...]. hiso-pl --version tells the version.",
+        "Each tells of its options by --help. Options may stand in YAML files, which compose; so a run is",
+        "hiso-pl fit --config FILE_OR_NAME [--config ...] [--OPTION VALUE ...]. --version tells the version.",
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -99,7 +103,8 @@ def unknown(given: str) -> str:
     """What is said of a word that is no command."""
     if given.startswith("-"):
         return f"{given} comes before the command: hiso-pl COMMAND {given} ..., where COMMAND is {_choices()}"
-    return f"{given!r} is no command{did_you_mean(given, COMMANDS) or f': there are {_choices()}'}"
+    meant = f": did you mean {ELSEWHERE[given]}?" if given in ELSEWHERE else did_you_mean(given, COMMANDS)
+    return f"{given!r} is no command{meant or f': there are {_choices()}'}"
 
 
 def _choices() -> str:

@@ -9,7 +9,6 @@ import contextlib
 import io
 import re
 import sys
-from argparse import SUPPRESS
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -116,8 +115,9 @@ def _words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
                 import_module(command.module).run(["--help"])
             options[name] = [*dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w.-]*\b", said.getvalue()))]
     from hiso_pl.cli import running  # which takes seconds
+    from hiso_pl.cli.trainer_table import FIXED
 
-    of_run = {f"--{name}": action for name, action in running.every_option_of("fit") if action.help != SUPPRESS}
+    of_run = {f"--{name}": action for name, action in running.every_option_of("fit") if name not in FIXED}
     options["|".join(name for name, command in COMMANDS.items() if command.module == RUN)] = [*of_run]
     for option, action in of_run.items():
         if known := _choices(option, action):

@@ -53,6 +53,8 @@ class ConfigFile:
         """Refuses a key that stands twice, of which YAML's readers keep the last, and a value that holds itself."""
         if any(node is outer for outer in above):
             raise ConfigurationError(f"{self.path} line {_line(node)}: a value that is an alias of itself")
+        if node.tag not in yaml.SafeLoader.yaml_constructors:
+            raise ConfigurationError(f"{self.path} line {_line(node)}: the tag {node.tag} is not taken: leave it out")
         seen: dict[str, yaml.Node] = {}
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             name = str(key.value)
@@ -60,6 +62,8 @@ class ConfigFile:
                 raise ConfigurationError(
                     f"{self.path} line {_line(key)}: {name} stands in line {_line(seen[name])} as well: leave one out"
                 )
+            if name in INNER and value.tag == "tag:yaml.org,2002:null":
+                raise ConfigurationError(f"{self.path} line {_line(key)}: {name} holds nothing: leave it out")
             seen[name] = key
             self._check(value, (*above, node))
         for item in node.value if isinstance(node, yaml.SequenceNode) else ():

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hiso_pl.cli.mistakes import Answered, ConfigurationError, as_said
-from hiso_pl.errors import RunError
+from hiso_pl.errors import RunError, one_line
 from hiso_pl.ranks import environment
 from hiso_pl.run.folder import traceback_path
 
@@ -125,6 +125,8 @@ def _words(error: BaseException) -> str:
         return LOST
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         message = f"something ended the program by sys.exit({'' if error.code is None else error.code})"
+    if isinstance(error, OSError) and message.startswith("[Errno") and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")  # without the number of it
     name = type(error).__name__
     return message if _explained(error) or message == name else f"{name}: {message}"
 

@@ -25,22 +25,19 @@ def begin() -> None:
     _told.clear()
 
 
-def _overriding(handed_on: parser_privates.Override) -> parser_privates.Override:
-    def leave_behind(parser_or_action: Any, before: Any, after: Any) -> None:
-        """Takes from the former value of an option what does not pass to the class that is given now."""
-        options = before["init_args"] if before and "init_args" in before else None
-        if parser_privates.is_options(options):
-            former, given = (
-                parser_privates.class_named(value["class_path"], parser_or_action) for value in (before, after)
-            )
-            if former is given and former is not None:
-                return
-            if former is not None and given is not None:
-                left = {key: options.pop(key) for key in list(vars(options)) if not inherited(key, former, given)}
-                _tell(former, given, left)
-        handed_on(parser_or_action, before, after)
-
-    return leave_behind
+def leave_behind(parser_or_action: Any, before: Any, after: Any) -> None:
+    """Takes from the former value of an option what does not pass to the class that is given now."""
+    options = before["init_args"] if before and "init_args" in before else None
+    if options is not None and parser_privates.is_options(options):
+        former, given = (
+            parser_privates.class_named(value["class_path"], parser_or_action) for value in (before, after)
+        )
+        if former is given and former is not None:
+            return
+        if former is not None and given is not None:
+            left = {key: options.pop(key) for key in list(vars(options)) if not inherited(key, former, given)}
+            _tell(former, given, left)
+    parser_privates.original_overriding()(parser_or_action, before, after)
 
 
 def inherited(name: str, *classes: Any) -> bool:
@@ -52,7 +49,11 @@ def inherited(name: str, *classes: Any) -> bool:
 def _declaring(theclass: Any, name: str) -> type | None:
     """The class whose constructor is the first to have an option."""
     for base in theclass.__mro__ if inspect.isclass(theclass) else ():
-        if "__init__" in vars(base) and base is not object and name in inspect.signature(base.__init__).parameters:
+        if (
+            "__init__" in vars(base)
+            and base is not object
+            and name in inspect.signature(vars(base)["__init__"]).parameters
+        ):
             return base  # type: ignore[no-any-return]
     return None
 
@@ -74,4 +75,4 @@ def _plain(value: Any) -> Any:
     return getattr(value, "class_path", value.get("class_path", value) if isinstance(value, dict) else value)
 
 
-parser_privates.replace_overriding(_overriding)
+parser_privates.replace_overriding(leave_behind)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, add_instantiator
 
 from hiso_pl.cli import overrides, parser_privates
@@ -95,6 +96,9 @@ class Parser(ArgumentParser):
         Raises:
             ConfigurationError: Always.
         """
+        inner = getattr(ex, "subcommand_parser", None)
+        if inner is not None and inner is not self:  # of a command, which knows its own options and files
+            inner.error(message)
         key, words = self._found(message)
         if not self._outermost:
             raise ConfigurationError(marked(key, words)) from ex
@@ -127,10 +131,12 @@ class Parser(ArgumentParser):
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             word = found[1].partition("=")[0]
             if not word.startswith("-"):
-                return f"{found[1]!r}", " belongs to no option: give --OPTION VALUE"
+                what = f"did you mean --config {word}?" if os.path.isfile(word) else "give --OPTION VALUE"
+                return f"{found[1]!r}", f" belongs to no option: {what}"
             return word, self._unknown(word.lstrip("-"), "--")
         if found := re.match(r"the following arguments are required: (.*)", message):
-            return found[1], " must be given"
+            names = re.sub(rf"\b({'|'.join(self._commands())})\.", "", found[1]) if self._commands() else found[1]
+            return names, " must be given" + (", as by --config FILE_OR_NAME" if self._commands() else "")
         if found := re.match(r"argument ([^:]*?)(?:/(--\S+))?: expected (?:one|at least one) argument", message):
             return found[2] or found[1], " needs a value"
         return "", as_said(message)
@@ -149,12 +155,17 @@ class Parser(ArgumentParser):
         """What is said of an option's value."""
         known = parser_privates.known_classes(parser_privates.option(self, key))
         given = _given_class(rest)
-        if given is not None and os.path.isfile(given):
-            ConfigFile(given)  # it raises what is wrong with the file, if that is it
-        if given is not None and given[:1] in "[{":
+        try:
+            if given is not None and os.path.isfile(given):
+                ConfigFile(given)
+            if given is not None and given[:1] in ("[", "{"):
+                yaml.safe_load(given)
+        except ConfigurationError as error:
+            return f": {error}"
+        except yaml.YAMLError:
             return f"={one_line(given, 80)} is no complete list or mapping in YAML or JSON"
         if given is not None and known:
-            return wrong_class(given, known, _why(rest))
+            return wrong_class(given, known, "must be a class" if given[:1] in "[{" or given == "null" else _why(rest))
         if known and re.search(r"Got value: None", rest) and "Not a valid subclass" in rest:
             return wrong_class("null", known, "must be a class")
         if found := re.match(r"Unable to load config '([^']*)'", rest):
@@ -166,6 +177,9 @@ class Parser(ArgumentParser):
             return f"={name} {'is a folder: name a YAML file in it' if folder else 'is no file'}"
         return wrong_value(rest) or f": {as_said(rest)}"
 
+    def _commands(self) -> list[str]:
+        return [] if self._subcommands_action is None else list(self._subcommands_action.choices)
+
     def _must_hold(self, group: str) -> str:
         known = (name for name, _ in every_option(self, depth=0) if name.startswith(f"{group}."))
         return f"must hold options, such as {next(known, group)}, or name a file that does"
@@ -174,18 +188,36 @@ class Parser(ArgumentParser):
 
     def _place(self, key: str, words: str) -> str:
         """File and line of an option that no word of the command line names; the last file that has it."""
-        names = [".".join(_parts(key)[:count]) for count in range(len(_parts(key)), 0, -1)]
-        named = {".".join(_parts(word.partition("=")[0].lstrip("-").rstrip("+"))) for word in self.args}
+        if words.startswith(": "):
+            return ""  # that of a file, which says so itself
+        parts = _parts(key)
+        named = {".".join(_parts(name)): value for name, value in _named(self.args)}
         given = re.match(r"=(\S+)", words)
-        for name in names:  # itself, or else what it may stand in
+        for count in range(len(parts), 0, -1):  # itself, or else what it may stand in
+            name = ".".join(parts[:count])
             if name in named:
-                break
+                return _within(named[name], parts[count:])
             for file in reversed(self.files):
-                word = given[1] if given else names[0].rpartition(".")[2] if name != names[0] else None
-                line = file.line_of(name.split("."), word)
+                line = file.line_of(parts[:count], given[1] if given else parts[-1] if count < len(parts) else None)
                 if line is not None:
                     return f"{file.path} line {line}: "
         return ""
+
+
+def _named(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options of a command line, and what is given for each."""
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        if word.startswith("-"):
+            name, given, value = word.partition("=")
+            yield name.lstrip("-").rstrip("+"), value if given else following
+
+
+def _within(path: str, parts: Sequence[str]) -> str:
+    """The line of an option in a file that was named for what it stands in."""
+    if parts and os.path.isfile(path):
+        line = ConfigFile(path).line_of(parts)
+        return "" if line is None else f"{path} line {line}: "
+    return ""
 
 
 def _parts(name: str) -> list[str]:
@@ -218,10 +250,10 @@ _failed: list[Exception] = []
 """What constructors have raised while a configuration is built."""
 
 
-def _built(theclass: type, *args: Any, **options: Any) -> Any:
+def _built(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """Builds a part, and notes its error before others can hide it."""
     try:
-        return theclass(*args, **options)
+        return class_type(*args, **kwargs)
     except Exception as error:
         _failed.append(error)
         raise

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._actions import _ActionConfigLoad
 from jsonargparse._common import parser_context
 from jsonargparse._subcommands import find_action
+from jsonargparse._util import get_import_path, import_object
 
 Override = Callable[[Any, Any, Any], None]
 
@@ -28,7 +29,7 @@ def known_classes(action: Any) -> list[str]:
     if not hasattr(action, "_typehint"):
         return []
     found = _typehints.get_all_subclass_paths(action._typehint)
-    return [path for path in found if _typehints.import_object(path) not in kinds(action)] or found
+    return [path for path in found if import_object(path) not in kinds(action)] or found
 
 
 def kinds(action: Any) -> tuple[Any, ...]:
@@ -47,7 +48,7 @@ def words(action: Any) -> list[str]:
 
 def path_of(theclass: Any) -> str:
     """The name under which a configuration has a class."""
-    return str(_typehints.get_import_path(theclass))
+    return str(get_import_path(theclass))
 
 
 def class_parser(parser: ArgumentParser, theclass: Any) -> ArgumentParser:
@@ -61,7 +62,7 @@ def class_named(path: Any, action: Any = None) -> Any:
     try:
         if "." not in path and hasattr(action, "_typehint"):
             path = _typehints.resolve_class_path_by_name(kinds(action), path)
-        return _typehints.import_object(path)
+        return import_object(path)
     except (ImportError, AttributeError, TypeError, ValueError):
         return None
 
@@ -77,6 +78,14 @@ def is_options(value: Any) -> bool:
     return isinstance(value, Namespace)
 
 
-def replace_overriding(make: Callable[[Override], Override]) -> None:
-    """Puts a function in the place of that which hands a class's options on to the class that takes its place."""
-    _typehints.discard_init_args_on_class_path_change = make(_typehints.discard_init_args_on_class_path_change)
+_overriding: Override = _typehints.discard_init_args_on_class_path_change
+
+
+def original_overriding() -> Override:
+    """What hands a class's options on to the class that takes its place: parser or option, former value, new value."""
+    return _overriding
+
+
+def replace_overriding(replacing: Override) -> None:
+    """Puts a function in the place of that."""
+    _typehints.discard_init_args_on_class_path_change = replacing

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from hiso_pl.cli.config_file import ConfigFile
 from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.cli.replay import ReplaySettings
 from hiso_pl.ledger.format import stored_path
@@ -63,6 +64,8 @@ def replayed(settings: ReplaySettings) -> str:
 
 def _method_of(path: Path) -> Method:
     """The method of a run's configuration."""
+    if path.is_file():
+        ConfigFile(str(path))
     try:
         chosen = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["method"]
     except (OSError, TypeError, KeyError, yaml.YAMLError) as error:

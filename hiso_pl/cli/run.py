@@ -20,6 +20,7 @@ from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, run_help, trainer_options, trainer_table
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
+from hiso_pl.lightning_privates import judge_by_own_validation
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
@@ -146,6 +147,8 @@ class FederatedCLI(LightningCLI):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RoundLedger):
                 callback.start = self.start
+            if isinstance(callback, ModelCheckpoint) and str(callback.monitor).startswith("val/"):
+                judge_by_own_validation(callback)
         if isinstance(trainer.strategy, ScalarStrategy):
             trainer.strategy.start = self.start
             trainer.strategy.configuration = of_the_launch(plain)

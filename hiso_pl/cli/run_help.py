@@ -14,9 +14,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from hiso_pl.cli import parser_privates
+from hiso_pl.cli import parser_privates, trainer_table
 from hiso_pl.cli.options import own_classes
-from hiso_pl.cli.trainer_table import CHECKPOINT, TRAINER
 
 FIRST = {
     "fit": ("trainer.max_steps", "trainer.val_check_interval", "trainer.default_root_dir", "ckpt_path"),
@@ -51,7 +50,7 @@ TELLS = {
     "trainer.profiler": "simple, advanced, pytorch or a class: where a run's time goes.",
     "checkpoint.monitor": "Metric by which checkpoints are kept, such as val/accuracy; null keeps the newest.",
     "checkpoint.mode": "Whether the metric is to be min or max.",
-    "checkpoint.every_n_train_steps": "Rounds from one checkpoint to the next.",
+    "checkpoint.every_n_train_steps": "Rounds between checkpoints; with a monitor of val/ one waits for the next validation.",
     "checkpoint.save_top_k": "How many are kept; 0 none but last.ckpt, -1 all.",
     "checkpoint.save_last": "Whether each is also written as last.ckpt; a run's end writes it in any case.",
     "checkpoint.dirpath": "Another folder than checkpoints in the run's; --ckpt_path last looks in that alone.",
@@ -72,12 +71,9 @@ GOES_ON = (
 
 def settle(parser: ArgumentParser, command: str) -> None:
     """Gives the parser of a command its help."""
-    fixed = {f"trainer.{name}" for name, decision in TRAINER.items() if decision.fixed}
-    fixed |= {f"checkpoint.{name}" for name, decision in CHECKPOINT.items() if decision.fixed}
     for action in parser._actions:
-        if action.dest in fixed:
-            action.help = argparse.SUPPRESS
-        elif (name := action.dest if "--print_config" not in action.option_strings else "print_config") in TELLS:
+        name = action.dest if "--print_config" not in action.option_strings else "print_config"
+        if name in TELLS:
             action.help = TELLS[name]
         if action.dest == "ckpt_path" and command == "fit":
             action.help = GOES_ON
@@ -130,7 +126,7 @@ def _of_room(parser: ArgumentParser, room: str, action: Any) -> Iterator[str]:
 def _told(action: Any) -> bool:
     """Whether an action is an option to be told of."""
     group = parser_privates.is_group(action)
-    named = bool(action.option_strings) and action.dest != "model.seed"  # which is the run's
+    named = bool(action.option_strings) and action.dest not in (*trainer_table.FIXED, "model.seed")  # the run's
     return named and not group and action.help != argparse.SUPPRESS and not _is_help(action)
 
 

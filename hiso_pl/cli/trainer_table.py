@@ -150,6 +150,14 @@ CHECKPOINT: dict[str, Decision] = {
 }
 """Those of ModelCheckpoint that cannot act."""
 
+FIXED = {
+    f"{room}.{name}"
+    for room, table in (("trainer", TRAINER), ("checkpoint", CHECKPOINT))
+    for name, decision in table.items()
+    if decision.fixed
+}
+"""The options with which there is nothing to choose."""
+
 GIVEN: dict[str, dict[str, Any]] = {
     "fit": {"weights_only": True},
     "validate": {"weights_only": True, "verbose": False},

@@ -32,12 +32,18 @@ METHOD = (
 class Asked(Protocol):
     """What an export is asked for; ``hiso-pl export --help`` says what each option means."""
 
-    output: str
-    ckpt_path: str
-    merge: bool
-    dtype: str
-    overwrite: bool
-    tokenizer: str | None
+    @property
+    def output(self) -> str: ...
+    @property
+    def ckpt_path(self) -> str: ...
+    @property
+    def merge(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def overwrite(self) -> bool: ...
+    @property
+    def tokenizer(self) -> str | None: ...
 
 
 def export(settings: Asked, config: Any, build: Callable[[], Any]) -> Path:

@@ -157,8 +157,10 @@ def _taken(folder: Path) -> _Held:
             last = f" ({error.strerror})"
             continue
         except OSError as error:
+            there = os.path.lexists(path)
+            what = "remove it" if there else "give a folder that you may write into"
             raise OSError(
-                f"{folder} cannot be made or written into ({error.strerror}): give a folder that you may write into"
+                f"{path if there else folder} cannot be made or written into ({error.strerror}): {what}"
             ) from error
         try:
             facts = os.fstat(fd)
