@@ -66,7 +66,7 @@ def judge_by_own_validation(saving: ModelCheckpoint) -> None:
         if every >= 1 and trainer.global_step % every == 0:
             saving._defer_save_until_validation = True
 
-    saving.on_train_batch_end = note  # type: ignore[method-assign]
+    saving.on_train_batch_end = note  # type: ignore[assignment, method-assign]
 
 
 def log_at_the_round(trainer: Trainer) -> None:

@@ -206,7 +206,7 @@ class Parser(ArgumentParser):
 
 def _named(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options of a command line, and what is given for each."""
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args[1:], ""], strict=False):
         if word.startswith("-"):
             name, given, value = word.partition("=")
             yield name.lstrip("-").rstrip("+"), value if given else following

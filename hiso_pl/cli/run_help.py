@@ -50,7 +50,7 @@ TELLS = {
     "trainer.profiler": "simple, advanced, pytorch or a class: where a run's time goes.",
     "checkpoint.monitor": "Metric by which checkpoints are kept, such as val/accuracy; null keeps the newest.",
     "checkpoint.mode": "Whether the metric is to be min or max.",
-    "checkpoint.every_n_train_steps": "Rounds between checkpoints; with a monitor of val/ one waits for the next validation.",
+    "checkpoint.every_n_train_steps": "Rounds between checkpoints; with a monitor of val/ one waits for a validation.",
     "checkpoint.save_top_k": "How many are kept; 0 none but last.ckpt, -1 all.",
     "checkpoint.save_last": "Whether each is also written as last.ckpt; a run's end writes it in any case.",
     "checkpoint.dirpath": "Another folder than checkpoints in the run's; --ckpt_path last looks in that alone.",

@@ -155,7 +155,7 @@ def test_an_interrupt_before_a_run_is_one_line(capsys, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", interrupt)
+    monkeypatch.setattr(cli, "_call", interrupt)
     assert cli.main(["fit"]) == 130
     assert capsys.readouterr().err == "hiso-pl: error: interrupted\n"
 
@@ -177,7 +177,7 @@ def test_a_thread_that_fails_is_one_line(capsys, caplog, monkeypatch):
         thread.start()
         thread.join()
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(cli, "_call", run)
     with caplog.at_level(logging.ERROR):
         assert cli.main(["fit"]) == 0
     assert [record.message for record in caplog.records] == ["A thread failed: IndexError: list index out of range"]
