@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
 from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
+from hiso_pl.cli.voice import quiet
 from hiso_pl.ranks import environment
 
 KEPT: dict[str, Any] = {
@@ -79,6 +80,7 @@ def run(args: Sequence[str]) -> Path:
         raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
     from hiso_pl.export.command import export
 
+    quiet()  # Lightning, which comes with it, sets up loggers of its own
     return export(settings, config, lambda: parser.instantiate(config).model)
 
 
