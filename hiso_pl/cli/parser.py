@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from hiso_pl import presets
 from hiso_pl.errors import one_line
 
 T = TypeVar("T")
@@ -24,8 +25,22 @@ class Answered(SystemExit):
     """What was asked, for help or for a configuration, has been answered, and there is nothing to do."""
 
 
+class ConfigurationGiven(ActionConfigFile):  # type: ignore[misc]
+    """The option ``--config``: a file, the name of a preset, or YAML itself."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Reads what is meant into the configuration."""
+        super().__call__(parser, cfg, presets.to_parse(values), option_string)
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, which reports what it does not understand in one line."""
+
+    def add_argument(self, *args: Any, **options: Any) -> Any:
+        """Adds an option; one that takes configurations knows presets by name."""
+        if options.get("action") is ActionConfigFile:
+            options["action"] = ConfigurationGiven
+        return super().add_argument(*args, **options)
 
     def add_class_arguments(self, theclass: type, nested_key: str | None = None, **options: Any) -> list[str]:  # type: ignore[override]
         """Adds a class's options; of Trainer's limits 1 is a batch and 1.0 all of them.

@@ -31,6 +31,7 @@ DESCRIPTION = (
 )
 COMMANDS = {
     "bench": "hiso_pl.cli.bench",
+    "configs": "hiso_pl.cli.configs",
     "export": "hiso_pl.export",
     "ledger": "hiso_pl.cli.ledger",
     "replay": "hiso_pl.cli.replay",

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 import yaml
 
+from hiso_pl import presets
 from hiso_pl.cli.parser import ConfigurationError, Parser, parse_settings
 from hiso_pl.ledger.format import stored_path
 from hiso_pl.ledger.reader import LedgerReader
@@ -110,7 +111,7 @@ def run(args: Sequence[str]) -> str:
 
 def _replayed(settings: ReplaySettings) -> str:
     process.configure(settings.threads, deterministic=True)
-    method = None if settings.method is None else _method_of(Path(settings.method))
+    method = None if settings.method is None else _method_of(settings.method)
     reader = LedgerReader(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
@@ -133,17 +134,18 @@ def _replayed(settings: ReplaySettings) -> str:
     return found
 
 
-def _method_of(path: Path) -> Method:
+def _method_of(given: str) -> Method:
     """The method of a run's configuration."""
+    configuration = presets.find(given, "method", "method")
     try:
-        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["method"]
+        chosen = yaml.safe_load(configuration.text)["model"]["method"]
     except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"method={path} must be a configuration with model.method: {error}") from error
+        raise ConfigurationError(f"method={given} must be a configuration with model.method: {error}") from error
     parser = Parser()
     parser.add_subclass_arguments(MethodBase, "method")
     method = parser.instantiate(parser.parse_object({"method": chosen})).method
     if not isinstance(method, Method):
-        raise ConfigurationError(f"method={path} names {type(method).__name__}, whose runs have no ledger")
+        raise ConfigurationError(f"method={given} names {type(method).__name__}, whose runs have no ledger")
     return method
 
 
