@@ -67,9 +67,7 @@ def copy(name: str, to: str | None) -> Path:
     except FileExistsError:
         raise ConfigurationError(f"to={path} is there already: give another name") from None
     except OSError as error:
-        raise ConfigurationError(
-            f"to={path} must be a file in a folder that can be written: {error.strerror}"
-        ) from error
+        raise ConfigurationError(f"to={path} must lie in a folder that can be written: {error.strerror}") from error
     return path
 
 

@@ -30,7 +30,11 @@ class ConfigurationGiven(ActionConfigFile):  # type: ignore[misc]
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Reads what is meant into the configuration."""
-        super().__call__(parser, cfg, presets.to_parse(values), option_string)
+        try:
+            meant = presets.to_parse(values)
+        except ValueError as error:
+            parser.error(str(error), error)
+        super().__call__(parser, cfg, meant, option_string)
 
 
 class Parser(LightningArgumentParser):

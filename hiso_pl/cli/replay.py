@@ -136,10 +136,13 @@ def _replayed(settings: ReplaySettings) -> str:
 
 def _method_of(given: str) -> Method:
     """The method of a run's configuration."""
-    configuration = presets.find(given, "method", "method")
+    try:
+        configuration = presets.find(given, "method", "method")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     try:
         chosen = yaml.safe_load(configuration.text)["model"]["method"]
-    except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise ConfigurationError(f"method={given} must be a configuration with model.method: {error}") from error
     parser = Parser()
     parser.add_subclass_arguments(MethodBase, "method")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from hiso_pl.presets import paper
@@ -120,11 +120,14 @@ def _nearest(wanted: str, known: list[str], all_of: bool) -> str:
     """Words that tell which names may be meant: those of that folder, with that last part, or spelt alike; or all."""
     wanted = f"/{wanted.strip('/')}".rpartition("/configs/")[2].strip("/")
     last = label(wanted)
-    parts = {name: label(name) for name in known}
-    near = [name for name in known if wanted and name.startswith(wanted)] or [n for n in known if parts[n] == last]
+    near = [name for name in known if wanted and name.startswith(wanted)] or [n for n in known if label(n) == last]
     if not near:
-        alike = {*get_close_matches(wanted, known), *get_close_matches(last, {*parts.values()})}
-        near = [name for name in known if {name, parts[name]} & alike]
+        like = {name: max(_likeness(wanted, name), _likeness(last, label(name))) for name in known}
+        near = sorted((name for name in known if like[name] > 0.7), key=lambda name: -like[name])
     if not near:
         return f": {', '.join(known)}" if all_of else ""
     return f"; the nearest: {', '.join(near[:NEAREST])}{', ...' if len(near) > NEAREST else ''}"
+
+
+def _likeness(given: str, known: str) -> float:
+    return SequenceMatcher(None, given[:100], known).ratio()

@@ -63,8 +63,8 @@ class Study:
         root: Folder of the study.
         fit: Options of ``fit`` that all runs have, a whole configuration by themselves.
         seeds: Seeds.
-        methods: Names of presets, those of the folder method without it, or files. A method comes after the files of ``fit``, and before its single
-            options. With none there is one method, that of ``fit``.
+        methods: Names of presets, where those of the folder ``method`` need not say it, or files. A method comes after
+            the files of ``fit``, and before its single options. With none there is one method, that of ``fit``.
         rates: Learning rates by method, under "" for those not named; the configuration's own where there are none.
         vary: One more option of ``fit``, and its values.
 
