@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hiso_pl import presets
+from hiso_pl.cli.config_option import of_presets
 from hiso_pl.errors import one_line
 
 T = TypeVar("T")
@@ -25,26 +25,12 @@ class Answered(SystemExit):
     """What was asked, for help or for a configuration, has been answered, and there is nothing to do."""
 
 
-class ConfigurationGiven(ActionConfigFile):  # type: ignore[misc]
-    """The option ``--config``: a file, the name of a preset, or YAML itself."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Reads what is meant into the configuration."""
-        try:
-            meant = presets.to_parse(values)
-        except ValueError as error:
-            parser.error(str(error), error)
-        super().__call__(parser, cfg, meant, option_string)
-
-
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, which reports what it does not understand in one line."""
 
     def add_argument(self, *args: Any, **options: Any) -> Any:
         """Adds an option; one that takes configurations knows presets by name."""
-        if options.get("action") is ActionConfigFile:
-            options["action"] = ConfigurationGiven
-        return super().add_argument(*args, **options)
+        return super().add_argument(*args, **of_presets(options))
 
     def add_class_arguments(self, theclass: type, nested_key: str | None = None, **options: Any) -> list[str]:  # type: ignore[override]
         """Adds a class's options; of Trainer's limits 1 is a batch and 1.0 all of them.
