@@ -166,6 +166,9 @@ def test_configs_lists_shows_and_copies(
     assert "to=no/x.yaml must lie in a folder" in said("copy", "quickstart", "no/x.yaml", status=2)
     assert "the nearest: method/hiso" in said("show", "method/hizo", status=2)
     assert "show must be followed by a name" in said("show", status=2)
+    assert "name=./hiso.yaml must be one that" in said("show", "./hiso.yaml", status=2)  # a file is no preset
+    assert "x belongs to nothing" in said("show", "quickstart", "x", status=2)
+    assert "x belongs to nothing" in said("list", "x", status=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and run from an empty folder, far from any clone.
+"""The wheel that the source archive makes, installed into an environment of its own and run from an empty folder.
 
 The environment has the packages of the one that runs the tests by a ``.pth`` file, so nothing is downloaded; a clone
 that is installed there editably is not among them, as that is a ``.pth`` file's own doing.
@@ -22,6 +22,15 @@ from hiso_pl import presets
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+BUILD = """\
+import os, sys, tarfile
+from hatchling import build
+folder = sys.argv[1]
+source = os.path.join(folder, build.build_sdist(folder))
+tarfile.open(source).extractall(folder, filter="data")
+os.chdir(source.removesuffix(".tar.gz"))
+print(build.build_wheel(folder))
+"""
 WHERE = """\
 import hiso_pl
 from pathlib import Path
@@ -42,13 +51,7 @@ class MyRule(Sgd):
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Runs a command of the environment in an empty folder, and returns what it prints."""
     folder = tmp_path_factory.mktemp("installed")
-    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
-    built = subprocess.run(
-        [sys.executable, "-c", build, str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    built = subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     environment = folder / "environment"
     venv.create(environment, symlinks=True)

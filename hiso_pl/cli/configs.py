@@ -27,6 +27,9 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("to", nargs="?", type=str, help="The copy: a file, or a folder; that of its name, here.")
     add_traceback(parser)
     options = parser.parse_args(list(args))
+    words = {"list": 0, "show": 1, "copy": 2}[options.action]
+    if (left := [options.name, options.to][words:]) and left[0] is not None:
+        raise ConfigurationError(f"{left[0]} belongs to nothing: {options.action} takes no more names")
     if options.action == "list":
         sys.stdout.write(listing())
     elif options.name is None:
@@ -73,6 +76,6 @@ def copy(name: str, to: str | None) -> Path:
 
 def _text(name: str) -> str:
     try:
-        return presets.find(name, "name").text
+        return presets.preset(name, f"name={name} must be one").text
     except ValueError as error:
         raise ConfigurationError(str(error)) from error

@@ -16,6 +16,8 @@ from hiso_pl.presets import paper
 
 FILE = ".yaml"
 NEAREST = 6
+ALIKE, CLOSE = 0.7, 0.1
+"""Share of the letters that agree in names that may be meant, and how much less than in the nearest it may be."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,27 @@ def find(given: str, option: str = "config", room: str = "") -> Configuration:
     path = os.path.expanduser(given)
     if os.path.exists(path) and not os.path.isdir(path):
         return Configuration(given, Path(path))
+    is_folder = " is a folder," if os.path.isdir(path) else ""
+    return preset(given, f"{option}={given}{is_folder} must be a file or a name", room)
+
+
+def preset(given: str, refusal: str, room: str = "") -> Configuration:
+    """The preset of a name.
+
+    Args:
+        given: The name, with or without the ending of a file.
+        refusal: How the message begins where there is none.
+        room: A folder of presets whose names may be given without it.
+
+    Raises:
+        ValueError: If there is none.
+    """
     known, name = names(), given.removesuffix(FILE)
     for wanted in (f"{room}/{name}", name) if room else (name,):
         if wanted in known:
             return Configuration(wanted, _path(wanted))
-    told = _nearest(name, [name.removeprefix(f"{room}/") for name in known if name.startswith(room)], all_of=bool(room))
-    folder_given = " is a folder," if os.path.isdir(path) else ""
-    raise ValueError(f"{option}={given}{folder_given} must be a file or a name that `hiso-pl configs` lists{told}")
+    short = [name.removeprefix(f"{room}/") for name in known if name.startswith(room)]
+    raise ValueError(f"{refusal} that `hiso-pl configs` lists{_nearest(name, short, all_of=bool(room))}")
 
 
 def to_parse(given: str) -> str:
@@ -123,7 +139,8 @@ def _nearest(wanted: str, known: list[str], all_of: bool) -> str:
     near = [name for name in known if wanted and name.startswith(wanted)] or [n for n in known if label(n) == last]
     if not near:
         like = {name: max(_likeness(wanted, name), _likeness(last, label(name))) for name in known}
-        near = sorted((name for name in known if like[name] > 0.7), key=lambda name: -like[name])
+        least = max(ALIKE, max(like.values()) - CLOSE)
+        near = sorted((name for name in known if like[name] >= least), key=lambda name: -like[name])
     if not near:
         return f": {', '.join(known)}" if all_of else ""
     return f"; the nearest: {', '.join(near[:NEAREST])}{', ...' if len(near) > NEAREST else ''}"
