@@ -3,9 +3,9 @@
 #
 # Usage: launch/one_node.sh --config FILE.yaml [OPTION OF `hiso_pl fit` ...]
 #
-#   launch/one_node.sh --config configs/quickstart.yaml --trainer.default_root_dir runs/first
-#   NGPU=2 launch/one_node.sh --config configs/quickstart.yaml
-#   NGPU=4 launch/one_node.sh --config configs/quickstart.yaml --trainer.accelerator cpu
+#   launch/one_node.sh --config quickstart --trainer.default_root_dir runs/first
+#   NGPU=2 launch/one_node.sh --config quickstart
+#   NGPU=4 launch/one_node.sh --config quickstart --trainer.accelerator cpu
 #
 # Variables:
 #   NGPU           ranks to start (default: the GPUs that torch sees, CUDA_VISIBLE_DEVICES respected). Any number up to

@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from hiso_pl.small_language import corpus, grammar, lexicon, pretraining, progra
 from hiso_pl.small_language.folder import FACTS
 from hiso_pl.small_language.tokenizer import SPECIAL, train_tokenizer
 
-ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -266,27 +264,23 @@ def test_refuses_a_launch_of_several_ranks(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_made_model_is_fine_tuned_by_two_ranks(tmp_path):
-    """The path of launch/language_quickstart.sh: the command, then torchrun with the configuration."""
-    folder, run = tmp_path / "small", tmp_path / "run"
+    """The two commands of the preset language_quickstart, the second under torchrun."""
     environment = {**os.environ, **ENVIRONMENT}
 
     def call(*words):
         done = subprocess.run(
-            [sys.executable, "-m", *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240
+            [sys.executable, "-m", *words], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stderr
 
-    said = call("hiso_pl.small_language", "--output", str(folder), "--steps", "8")
+    said = call("hiso_pl.small_language", "--output", "runs/small_language", "--steps", "8")
     assert "Pretrained in" in said
     call(
         *("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hiso_pl", "fit"),
-        *("--config", "configs/language_quickstart.yaml", "--trainer.default_root_dir", str(run)),
-        *("--model.network.pretrained", str(folder), "--data.train_file", str(folder / "train.tsv")),
-        *("--data.validation_file", str(folder / "validation.tsv"), "--data.test_file", str(folder / "test.tsv")),
-        *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
+        *("--config", "language_quickstart", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
     )
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((tmp_path / "runs" / "default" / "summary.json").read_text())
     assert (summary["rounds"], summary["clients"], summary["ranks"]) == (4, 8, 2)
     assert 200_000 < summary["parameters"] < 1_000_000
     assert summary["metrics"]["val/loss"]["last"] != summary["metrics"]["val/loss"]["first"]

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace, add_instantiator
 
 from hiso_pl.cli import overrides, parser_privates
 from hiso_pl.cli.config_file import INNER, ConfigFile
+from hiso_pl.cli.config_option import of_presets
 from hiso_pl.cli.mistakes import Answered as Answered
 from hiso_pl.cli.mistakes import ConfigurationError as ConfigurationError
 from hiso_pl.cli.mistakes import as_said, marked, split, wrong_class, wrong_value
@@ -39,6 +40,10 @@ class Parser(ArgumentParser):
         self.args: list[str] = []
         self.files: list[ConfigFile] = []
         self.of_class: type | None = None
+
+    def add_argument(self, *args: Any, **options: Any) -> Any:
+        """Adds an option; one that takes configurations knows presets by name."""
+        return super().add_argument(*args, **of_presets(options))
 
     def add_class_arguments(self, theclass: type, *args: Any, **options: Any) -> list[str]:  # type: ignore[override]
         """Adds a class's options, and notes whose they are."""

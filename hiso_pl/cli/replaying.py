@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from hiso_pl import presets
 from hiso_pl.cli.config_file import ConfigFile
 from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.cli.replay import ReplaySettings
@@ -39,7 +40,7 @@ def replayed(settings: ReplaySettings) -> str:
     if settings.output is not None and Path(settings.output).absolute() == stored_path(settings.ledger).absolute():
         raise ConfigurationError(f"output={settings.output!r} must not be where the ledger's own tensors lie")
     process.configure(settings.threads, deterministic=True)
-    method = None if settings.method is None else _method_of(Path(settings.method))
+    method = None if settings.method is None else _method_of(settings.method)
     reader = LedgerReader(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
@@ -62,19 +63,23 @@ def replayed(settings: ReplaySettings) -> str:
     return found
 
 
-def _method_of(path: Path) -> Method:
+def _method_of(given: str) -> Method:
     """The method of a run's configuration."""
-    if path.is_file():
-        ConfigFile(str(path))
+    if Path(given).is_file():
+        ConfigFile(given)
     try:
-        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["method"]
-    except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"method={path} must be a configuration with model.method: {error}") from error
+        configuration = presets.find(given, "method", "method")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    try:
+        chosen = yaml.safe_load(configuration.text)["model"]["method"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"method={given} must be a configuration with model.method: {error}") from error
     parser = Parser()
     parser.add_subclass_arguments(MethodBase, "method")
     method = parser.instantiate(parser.parse_object({"method": chosen})).method
     if not isinstance(method, Method):
-        raise ConfigurationError(f"method={path} names {type(method).__name__}, whose runs have no ledger")
+        raise ConfigurationError(f"method={given} names {type(method).__name__}, whose runs have no ledger")
     return method
 
 

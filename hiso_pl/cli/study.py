@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 from jsonargparse.typing import PositiveInt
 
+from hiso_pl import presets
 from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.run.configuration import as_text
 from hiso_pl.run.folder import json_text, write_atomically
-from hiso_pl.study.grid import Study
+from hiso_pl.study.grid import Study, plain_name
 from hiso_pl.study.runs import METRICS, read_study
 
 DESCRIPTION = """\
@@ -57,7 +58,7 @@ def run(args: Sequence[str]) -> None:
             raise SystemExit(130) from None
         if came:
             raise SystemExit(128 + came)
-    names = [Path(method).stem for method in options.methods]
+    names = [plain_name(presets.label(method)) for method in options.methods]
     outcomes, aim = read_study(root, options.metric, options.by, options.target, names)
     text, plain = report(grids(outcomes), aim)
     write_atomically(root / "study.md", text)
@@ -78,7 +79,7 @@ def parse(args: Sequence[str]) -> Any:
     parser = Parser(prog="hiso-pl study", description=DESCRIPTION)
     add, some = parser.add_argument, functools.partial(parser.add_argument, nargs="+", default=[])
     add("--root", type=str, required=True, help="Folder of the study; each run gets one below it.")
-    some("--methods", help="Names of configs/method, or files; each comes after the files of fit.")
+    some("--methods", help="Names of presets such as hiso, or files; each comes after the files of fit.")
     some("--lrs", metavar="[METHOD=]LR[,LR]", help="Learning rates; without, the configuration's own.")
     add("--seeds", nargs="+", type=int, default=[1], help="Seeds.")
     some("--vary", metavar=("KEY", "VALUE"), help="One more option of fit, and its values.")

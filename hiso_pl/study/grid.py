@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
+from hiso_pl import presets
+
 RATE, SHORT_RATE = "model.method.init_args.lr", "model.method.lr"
 SEED, FOLDER = "seed_everything", "trainer.default_root_dir"
 OURS = {
@@ -21,7 +23,6 @@ OURS = {
     "ckpt_path": "nothing: it resumes itself",
 }
 FIRST = ("--threads", "1", "--trainer.enable_progress_bar", "false")  # the user's options come later and win
-METHODS = Path(__file__).resolve().parents[2] / "configs" / "method"
 
 Resolve = Callable[[Sequence[str]], Mapping[str, str]]
 """What ``fit`` makes of its options: the configuration, as text under dotted keys."""
@@ -62,8 +63,8 @@ class Study:
         root: Folder of the study.
         fit: Options of ``fit`` that all runs have, a whole configuration by themselves.
         seeds: Seeds.
-        methods: Names of ``configs/method``, or files. A method comes after the files of ``fit``, and before its single
-            options. With none there is one method, that of ``fit``.
+        methods: Names of presets, where those of the folder ``method`` need not say it, or files. A method comes after
+            the files of ``fit``, and before its single options. With none there is one method, that of ``fit``.
         rates: Learning rates by method, under "" for those not named; the configuration's own where there are none.
         vary: One more option of ``fit``, and its values.
 
@@ -88,7 +89,7 @@ class Study:
             key = word.removeprefix("--").partition("=")[0]
             if word.startswith("--") and key in OURS:
                 raise ValueError(f"{key} is set by the study: give {OURS[key]}")
-        methods = list(self.files)
+        methods = list(self.configurations)
         for method, rates in self.rates.items():
             if method and method not in methods:
                 raise ValueError(f"lrs={method}=... must name one of the methods: {', '.join(methods) or 'none'}")
@@ -96,16 +97,14 @@ class Study:
                 raise ValueError(f"lrs={rates} must be positive and finite")
 
     @cached_property
-    def files(self) -> dict[str, Path]:
-        """The file of each method, by the name that is its folder's too."""
-        found: dict[str, Path] = {}
+    def configurations(self) -> dict[str, str]:
+        """What ``fit`` is given for each method, by the name that is its folder's too."""
+        found: dict[str, str] = {}
         for method in self.methods:
-            file = Path(method) if method.endswith(".yaml") else METHODS / f"{method}.yaml"
-            if not file.is_file():
-                known = ", ".join(sorted(path.stem for path in METHODS.glob("*.yaml")))
-                raise ValueError(f"methods={method} must be a file, or one of {known}")
-            if found.setdefault(plain_name(file.stem), file) != file:
-                raise ValueError(f"methods={method} must have another name than {found[plain_name(file.stem)]}")
+            configuration = presets.find(method, "methods", "method")
+            given, name = str(configuration.path or configuration.name), plain_name(presets.label(method))
+            if found.setdefault(name, given) != given:
+                raise ValueError(f"methods={method} must have another name than {found[name]}")
         return found
 
     def base(self, method: str = "") -> list[str]:
@@ -114,7 +113,7 @@ class Study:
         if method:
             ends = [i + 1 + ("=" not in word) for i, word in enumerate(fit) if word.partition("=")[0] == "--config"]
             at = max(ends, default=0)
-            fit[at:at] = ["--config", str(self.files[method])]
+            fit[at:at] = ["--config", self.configurations[method]]
         return [*FIRST, *fit]
 
     def arguments(self, setting: Setting) -> list[str]:
@@ -126,7 +125,7 @@ class Study:
     def settings(self, resolve: Resolve) -> list[Setting]:
         """All settings, seed by seed so that an early look is of whole grids."""
         rates: dict[str, list[float]] = {}
-        for method in self.files or [""]:
+        for method in self.configurations or [""]:
             given = self.rates.get(method) or self.rates.get("") or (float(resolve(self.base(method))[RATE]),)
             rates[method] = sorted(set(given))
         varied = [(self.vary[0], value) for value in dict.fromkeys(self.vary[1:])] or [("", "")]

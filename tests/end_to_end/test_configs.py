@@ -1,4 +1,4 @@
-"""Every configuration that comes with the package: files compose, and what they make starts.
+"""Every preset: they compose, and what they make starts.
 
 Names of the hub are answered by tiny local things. The language quickstart has a test of its own.
 """
@@ -6,7 +6,6 @@ Names of the hub are answered by tiny local things. The language quickstart has 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import hiso_pl.models.causal_lm
+from hiso_pl import presets
 from hiso_pl.cli import program as cli
 from hiso_pl.cli import running
 from hiso_pl.cli.parser import ConfigurationError, Parser
@@ -26,19 +26,6 @@ from hiso_pl.run.configuration import as_text
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-MODELS = ("opt-125m", "opt-350m", "opt-1.3b", "opt-2.7b")
-PAPER_TASKS = {"sst2": "sst2-hiso", "qqp": "qqp-hiso", "squad": "squad-hiso"}
-GRID = [(model, task, method) for model in MODELS for task in PAPER_TASKS for method in ("hiso", "decomfl")]
-# what a file of the grid says beside model, task and method
-OWN = {"seed_everything", "trainer.max_steps", "trainer.val_check_interval", "trainer.default_root_dir"}
-OWN |= {"model.method.init_args.lr", "model.seed", "data.init_args.seed"}  # the last two follow seed_everything
-# rounds to converge of DeComFL, arXiv 2506.02370, table 2
-DECOMFL_ROUNDS = {
-    "opt-350m": {"sst2": 550, "qqp": 775, "squad": 1350},
-    "opt-1.3b": {"sst2": 1500, "qqp": 1125, "squad": 350},
-    "opt-2.7b": {"sst2": 1250, "qqp": 1475, "squad": 450},
-}
 ROWS = 1100  # of a training split; more than any preset draws
 # columns as the hub has them; what is not here is a text
 VALUES: dict[str, Any] = {
@@ -148,7 +135,7 @@ def parse():
     (parser,) = caught.value.args
 
     def parse(*names: str, options: tuple[str, ...] = ()) -> dict[str, str]:
-        files = [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+        files = [word for name in names for word in ("--config", name)]
         found = parser.parse_args(["fit", *files, *options])
         plain = found.fit.as_dict()
         return as_text({key: value for key, value in plain.items() if key != "config"})
@@ -157,30 +144,10 @@ def parse():
 
 
 def names(folder):
-    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+    return [name.partition("/")[2] for name in presets.names() if name.startswith(f"{folder}/")]
 
 
 # Composition
-
-
-def test_there_is_a_file_for_every_task_and_for_every_cell_of_the_papers_grid():
-    assert names("task") == sorted(TASKS)
-    assert names("paper") == sorted("_".join(cell) for cell in GRID)
-    assert {"local", *MODELS} <= set(names("model"))
-
-
-def test_a_file_of_the_papers_grid_is_its_model_task_and_method_with_a_few_values_of_its_own(parse):
-    """All 24, so that they cannot drift from their parts; a parse takes a tenth of a second."""
-    for model, task, method in GRID:
-        parts = parse(f"model/{model}", f"task/{PAPER_TASKS[task]}", f"method/{method}")
-        whole = parse(f"paper/{model}_{task}_{method}")
-        own = OWN | ({"data.init_args.batch_size"} if task == "squad" else set())
-        differing = {key for key in {*parts, *whole} if parts.get(key) != whole.get(key)}
-        assert differing <= own, (model, task, method, differing - own)
-        assert whole["trainer.default_root_dir"] == repr(f"runs/{model}_{task}_{method}")
-        assert whole["trainer.val_check_interval"] == "25"
-        converged = DECOMFL_ROUNDS.get(model, {}).get(task, 0)
-        assert converged < int(whole["trainer.max_steps"]) <= 2 * max(converged, 1000)
 
 
 @pytest.mark.parametrize("method", ["hiso", "decomfl"])
@@ -228,15 +195,9 @@ def test_tuning_comes_after_model_and_method(parse):
         found = parse("model/opt-125m", "task/sst2", "method/hiso", f"tuning/{name}")
         assert found["model.method.init_args.lr"] != "5e-06"
         tuned = {key for key in found if key.startswith("model.network.init_args.peft")}
-        assert tuned != {"model.network.init_args.peft"} or "trainable" in (CONFIGS / f"tuning/{name}.yaml").read_text()
+        assert tuned != {"model.network.init_args.peft"} or "trainable" in presets.text(f"tuning/{name}")
     with pytest.raises(ConfigurationError, match="class_path"):
         parse("tuning/lora", "model/opt-125m", "task/sst2", "method/hiso")
-
-
-def test_heads_of_files_name_files_that_there_are():
-    for path in CONFIGS.rglob("*.yaml"):
-        for name in re.findall(r"configs/[\w./-]+\.yaml", path.read_text()):
-            assert (CONFIGS.parent / name).is_file(), (path, name)
 
 
 # What they make starts
@@ -247,7 +208,7 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     """From the hub's columns to the clients' examples, with the preset's options."""
     parser = Parser()
     parser.add_subclass_arguments(FederatedDataModule, "data")
-    values = yaml.safe_load((CONFIGS / "task" / f"{task}.yaml").read_text())
+    values = yaml.safe_load(presets.text(f"task/{task}"))
     values["data"]["init_args"] |= {"tokenizer": str(byte_opt), "cache_dir": str(tmp_path), "max_length": 480}
     data = parser.instantiate(parser.parse_object(values)).data
     assert data.task.name == task
@@ -265,6 +226,7 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     [
         ["quickstart"],
         ["local/sst2"],
+        ["local/own"],
         ["local/sst2_encoder"],
         ["paper/opt-125m_sst2_hiso"],
         ["paper/opt-350m_qqp_decomfl"],
@@ -280,12 +242,14 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     ids=lambda given: "+".join(name.rpartition("/")[2] for name in given),
 )
 def test_a_configuration_runs_a_round(given, hub, byte_opt, opt, table, tmp_path, capsys):
-    args = ["fit", *(word for name in given for word in ("--config", str(CONFIGS / f"{name}.yaml")))]
+    args = ["fit", *(word for name in given for word in ("--config", name))]
     args += ["--trainer.max_steps", "1", "--test_at_end", "false", "--threads", "1", "--trainer.accelerator"]
     args += ["cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
     if given[0].startswith(("local/", "model/local")):  # paths are to be given by the user
         args += ["--model.network.pretrained", str(opt)]
-        args += ["--data.train_file", table("many.tsv", 2100), "--data.validation_file", table("few.tsv", 20)]
+        own = given == ["local/own"]
+        args += ["--data.train_file", table("fifty.tsv", 50) if own else table("many.tsv", 2100)]
+        args += ["--data.template", "{sentence} It was"] if own else ["--data.validation_file", table("few.tsv", 20)]
     if given != ["quickstart"]:
         args += ["--data.cache_dir", str(tmp_path / "cache")]
     if given[0].startswith("paper/"):  # what is checked is that it starts

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from hiso_pl import presets
 from hiso_pl.cli import program
 from hiso_pl.cli.study import rates, resolve
-from hiso_pl.study.grid import FIRST, FOLDER, METHODS, RATE, SEED, Setting, Study
+from hiso_pl.study.grid import FIRST, FOLDER, RATE, SEED, Setting, Study
 from hiso_pl.study.runner import Run, carry_out_study, plan
 
-DIGITS = ("--config", str(METHODS.parent / "quickstart.yaml"), "--model.lr_scheduler", "null")
+DIGITS = ("--config", "quickstart", "--model.lr_scheduler", "null")
 PART, DIRECTIONS = (f"{RATE.removesuffix('lr')}{name}" for name in ("preconditioner.class_path", "num_directions"))
 
 
@@ -44,7 +45,7 @@ def test_without_rates_the_configurations_own_is_taken_and_an_option_varies(tmp_
 
 def test_a_method_comes_after_the_files_and_before_the_options(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text(METHODS.joinpath("scalar.yaml").read_text().replace("lr: 5.0e-6", "lr: 0.5"))
+    mine.write_text(presets.text("method/scalar").replace("lr: 5.0e-6", "lr: 0.5"))
     given = {"methods": ("hiso", "decomfl", str(mine)), "rates": rates(["hiso=0.02,0.01", "0.1", "decomfl=0.3"])}
     runs = planned(tmp_path, f"--{DIRECTIONS}=7", **given)
     rated = [(run.setting.method, run.setting.lr) for run in runs]
@@ -69,7 +70,11 @@ def test_a_method_comes_after_the_files_and_before_the_options(tmp_path: Path) -
         (["--lrs", "0"], ["--data.cohort", "3"], "positive"),
         (["--lrs", "hiso=a"], ["--data.cohort", "3"], "lrs=hiso=a must be numbers"),
         (["--lrs", "hiso=1"], ["--data.cohort", "3"], "must name one of the methods: none"),
-        (["--methods", "adam"], ["--data.cohort", "3"], "must be a file, or one of decomfl, hiso"),
+        (
+            ["--methods", "adam"],
+            ["--data.cohort", "3"],
+            "must be a file or a name that `hiso-pl configs` lists: decomfl",
+        ),
         (["--methods", "hiso", "/x/hiso.yaml"], ["--data.cohort", "3"], "methods=/x/hiso.yaml must be a file"),
         (["--nproc", "0"], ["--data.cohort", "3"], "nproc"),
         (["--by", "rounds"], ["--data.cohort", "3"], "need a --target"),
@@ -88,6 +93,14 @@ def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "hiso.yaml").write_text("threads: 1\n")
     with pytest.raises(ValueError, match="must have another name"):
         Study(tmp_path, DIGITS, methods=("hiso", str(tmp_path / "hiso.yaml")))
+
+
+def test_a_method_is_a_preset_by_its_whole_name_as_well_or_one_that_is_made_of_others(tmp_path: Path) -> None:
+    study = Study(tmp_path, DIGITS, methods=("method/mezo", "paper/opt-1.3b_sst2_hiso"))
+    path, name = study.configurations.values()
+    assert [*study.configurations] == ["mezo", "opt-1.3b_sst2_hiso"]
+    assert Path(path).read_text() == presets.text("method/mezo")
+    assert name == "paper/opt-1.3b_sst2_hiso"
 
 
 def test_a_folder_of_another_study_is_refused_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import pytest
 from hiso_pl.cli import program
 from hiso_pl.run.checkpoint import newest
 from hiso_pl.run.lock import LOCK, held
-from hiso_pl.study.grid import FOLDER, METHODS, Setting
+from hiso_pl.study.grid import FOLDER, Setting
 from hiso_pl.study.runner import Run, carry_out, check_asked, last_line, note_asked, start
 
 ASKED = {"test_at_end": "False", "trainer.max_steps": "10"}
@@ -202,7 +202,7 @@ def test_a_killed_run_is_resumed_and_ends_as_if_nothing_had_been(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], process_settings: None
 ) -> None:
     """About 30 s: a process of the program takes several to start."""
-    fit = ["--config", str(METHODS.parent / "quickstart.yaml"), "--model.lr_scheduler", "null", "--data.batch_size=4"]
+    fit = ["--config", "quickstart", "--model.lr_scheduler", "null", "--data.batch_size=4"]
     fit += ["--trainer.max_steps", "160", "--trainer.val_check_interval", "20", "--checkpoint.every_n_train_steps=30"]
     own = ["--lrs", "0.006", "--target", "0.05", "--by", "rounds"]
     folder, straight = tmp_path / "killed" / "lr-0.006" / "seed-1", tmp_path / "straight"

@@ -146,7 +146,7 @@ class TextRows:
         if self.fraction is not None:
             for name, value in (("validation_file", validation_file), ("validation_split", self.splits[1])):
                 if value is not None:
-                    raise ValueError(f"{name}={value!r} and validation_fraction exclude each other: leave one out")
+                    raise ValueError(f"{name}={value!r} and validation_fraction exclude each other: set one to null")
         if train_file is None and validation_file is None:
             if dataset is None and self.task.hub is None:
                 raise ValueError(

@@ -1,0 +1,150 @@
+"""Where presets are, what they are called, and the rule by which a configuration that is given is found.
+
+A file that there is wins; else what is given is a preset's name, with or without ``.yaml``; else one line names the
+nearest. In a clone presets are read from its folder ``configs``, which a wheel carries inside the package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from hiso_pl.presets import paper
+
+FILE = ".yaml"
+NEAREST = 6
+ALIKE, CLOSE = 0.7, 0.1
+"""Share of the letters that agree in names that may be meant, and how much less than in the nearest it may be."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration that was given, by file or by name.
+
+    Attributes:
+        name: The preset's name, or what was given.
+        path: The file; None for a preset that is made of others.
+    """
+
+    name: str
+    path: Path | None
+
+    @property
+    def text(self) -> str:
+        """The configuration as YAML.
+
+        Raises:
+            ValueError: If the file is no text.
+        """
+        if self.path is None:
+            return text(self.name)
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path} must be text in UTF-8: {error}") from error
+
+
+def folder() -> Path:
+    """The folder that presets are read from."""
+    package = Path(__file__).resolve().parents[1]
+    carried = package / "configs"
+    return carried if carried.is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """The names of all presets, folder by folder."""
+    root = folder()
+    files = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob(f"*{FILE}")]
+    found = {name for name in files if not name.startswith(f"{paper.ROOM}/")} | {*paper.names(root)}
+    return sorted(found, key=lambda name: (name.rpartition("/")[0], name))
+
+
+def text(name: str) -> str:
+    """A preset as YAML, with its comments."""
+    path = _path(name)
+    return paper.text(folder(), name) if path is None else path.read_text(encoding="utf-8")
+
+
+def summary(name: str) -> str:
+    """What a preset is, in a sentence: the first of its head."""
+    return re.split(r"(?<=\.) ", text(name).partition("\n")[0].removeprefix("# "))[0]
+
+
+def find(given: str, option: str = "config", room: str = "") -> Configuration:
+    """The configuration that is meant.
+
+    Args:
+        given: A file, or a name.
+        option: The option that it was given to, for messages.
+        room: A folder of presets whose names may be given without it, such as ``method``.
+
+    Raises:
+        ValueError: If there is neither such a file nor such a preset.
+    """
+    path = os.path.expanduser(given)
+    if os.path.exists(path) and not os.path.isdir(path):
+        return Configuration(given, Path(path))
+    is_folder = " is a folder," if os.path.isdir(path) else ""
+    return preset(given, f"{option}={given}{is_folder} must be a file or a name", room)
+
+
+def preset(given: str, refusal: str, room: str = "") -> Configuration:
+    """The preset of a name.
+
+    Args:
+        given: The name, with or without the ending of a file.
+        refusal: How the message begins where there is none.
+        room: A folder of presets whose names may be given without it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    known, name = names(), given.removesuffix(FILE)
+    for wanted in (f"{room}/{name}", name) if room else (name,):
+        if wanted in known:
+            return Configuration(wanted, _path(wanted))
+    short = [name.removeprefix(f"{room}/") for name in known if name.startswith(room)]
+    raise ValueError(f"{refusal} that `hiso-pl configs` lists{_nearest(name, short, all_of=bool(room))}")
+
+
+def to_parse(given: str) -> str:
+    """What a parser takes for the configuration that is given: the path of a file, or YAML.
+
+    Raises:
+        ValueError: If it is neither YAML itself, nor such a file or preset.
+    """
+    if not os.path.exists(given) and re.search(r"[{\n]|:(\s|$)", given):
+        return given
+    found = find(given)
+    return found.text if found.path is None else str(found.path)
+
+
+def label(given: str) -> str:
+    """The last part of a configuration's name or path, without the ending of a file."""
+    return given.removesuffix(FILE).rpartition("/")[2]
+
+
+def _path(name: str) -> Path | None:
+    path = folder() / f"{name}{FILE}"
+    return None if name.startswith(f"{paper.ROOM}/") else path
+
+
+def _nearest(wanted: str, known: list[str], all_of: bool) -> str:
+    """Words that tell which names may be meant: those of that folder, with that last part, or spelt alike; or all."""
+    wanted = f"/{wanted.strip('/')}".rpartition("/configs/")[2].strip("/")
+    last = label(wanted)
+    near = [name for name in known if wanted and name.startswith(wanted)] or [n for n in known if label(n) == last]
+    if not near:
+        like = {name: max(_likeness(wanted, name), _likeness(last, label(name))) for name in known}
+        least = max(ALIKE, max(like.values()) - CLOSE)
+        near = sorted((name for name in known if like[name] >= least), key=lambda name: -like[name])
+    if not near:
+        return f": {', '.join(known)}" if all_of else ""
+    return f"; the nearest: {', '.join(near[:NEAREST])}{', ...' if len(near) > NEAREST else ''}"
+
+
+def _likeness(given: str, known: str) -> float:
+    return SequenceMatcher(None, given[:100], known).ratio()
