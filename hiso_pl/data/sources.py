@@ -13,8 +13,9 @@ from typing import Any
 from hiso_pl.bounds import SAVED_TEXT_BYTES
 from hiso_pl.data.arrow import arrow_rows
 from hiso_pl.data.limits import ReadLimits, Row, Taken
-from hiso_pl.data.readers import open_table, parse_rows, row_name, text_values
+from hiso_pl.data.readers import open_table, parse_rows, row_name
 from hiso_pl.data.saved import check_saved
+from hiso_pl.data.values import text_values
 from hiso_pl.errors import one_line
 from hiso_pl.regular_file import open_regular, read_at_most, sha256_of
 
@@ -43,7 +44,7 @@ class Table(ABC):
 
 
 class FileTable(Table):
-    """A ``.tsv``, ``.csv``, ``.jsonl`` or ``.parquet`` file.
+    """A ``.tsv``, ``.csv``, ``.jsonl``, ``.json`` or ``.parquet`` file.
 
     Args:
         path: The file.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import CLASS_METRICS, check_metrics
 from hiso_pl.data.tasks.base import TextTask, columns_of
+from hiso_pl.data.values import filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +19,13 @@ class ClassificationTask(TextTask):
             such as ``" great"``, or with columns in braces such as ``" {choice1}"``.
         classes: Name of each class, in the order of its number.
         label_column: Column that holds the label, as number or name of the class.
+        group: Columns whose texts say together which examples belong together, such as the answers to one question.
     """
 
     label_words: tuple[str, ...]
     classes: tuple[str, ...]
     label_column: str = "label"
+    group: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
 
     def __post_init__(self) -> None:
@@ -53,6 +56,11 @@ class ClassificationTask(TextTask):
         return tuple(dict.fromkeys(column for word in self.label_words for column in columns_of(word, "label_words")))
 
     @property
+    def target_columns(self) -> tuple[str, ...]:
+        """See :class:`TextTask`."""
+        return (self.label_column,)
+
+    @property
     def constant(self) -> bool:
         """Whether the label words name no column, and so are the same for all examples."""
         return not self.answer_columns
@@ -66,11 +74,9 @@ class ClassificationTask(TextTask):
 
         Raises:
             ValueError: If there is no such class; the message begins with ``place``.
+            BlankError: If it is blank.
         """
-        prepared = self.prepared(row, place)
-        if self.label_column not in prepared:
-            raise ValueError(f"{place}: no column {self.label_column!r}, there are {', '.join(row)}")
-        text = prepared[self.label_column].strip()
+        text = filled(self.prepared(row, place), self.label_column, place).strip()
         names = [name.lower() for name in self.classes]
         if text.lower() in names:
             return names.index(text.lower())
