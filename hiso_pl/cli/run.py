@@ -114,7 +114,8 @@ class FederatedCLI(LightningCLI):
         _resolve_directions_per_forward(config, model)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
-        for key in ("cache", "cache_dir", "read_limits"):  # none of them changes a result
+        # none of them changes a result; of blanks the data's own hashes say whether it did
+        for key in ("cache", "cache_dir", "read_limits", "blanks"):
             (plain.get("data") or {}).get("init_args", {}).pop(key, None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)

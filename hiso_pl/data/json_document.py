@@ -14,7 +14,7 @@ from hiso_pl.data.values import text_values
 def document_rows(name: str, data: bytes, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
     """The entries of a document, each with its number, counted from 0.
 
-    They are the items of a list; those of ``data``, a list in a mapping, as SQuAD has it; or the mappings that a mapping
+    They are the items of a list; those of a mapping's list ``data``, as SQuAD has it; or the mappings that a mapping
     holds by name, as DROP has it.
 
     Args:

@@ -28,6 +28,8 @@ Blanks = Literal["refuse", "leave_out", "keep"]
 
 BLANKS = ("refuse", "leave_out", "keep")
 
+LEAVE_OUT = "or be left out by blanks=leave_out"
+
 
 class Null(str):
     """No value; it reads as an empty text."""
@@ -88,7 +90,7 @@ def filled(row: Row, column: str, place: str) -> str:
     value = row[column]
     if is_blank(value):
         what = "null" if isinstance(value, Null) else "empty"
-        raise BlankError(f"{place}: column {column!r} is {what}, must say something, or be left out by blanks=leave_out")
+        raise BlankError(f"{place}: column {column!r} is {what}, must say something, {LEAVE_OUT}")
     return value
 
 

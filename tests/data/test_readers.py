@@ -8,6 +8,7 @@ import pytest
 
 from hiso_pl.data.limits import Row
 from hiso_pl.data.readers import open_table, parse_rows
+from hiso_pl.data.values import NULL
 
 
 def numbered_rows(path: str | Path) -> list[tuple[int, Row]]:
@@ -38,7 +39,7 @@ def test_csv_is_quoted_and_counts_the_lines_of_a_cell(tmp_path):
 
 def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "é", "label": true}\n\n{"label": 3, "x": null, "y": [1]}')
-    assert numbered_rows(str(path)) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "y": "[1]"})]
+    assert numbered_rows(path) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "x": NULL, "y": "[1]"})]
 
 
 def parquet(columns: dict[str, list[object]]) -> bytes:
@@ -55,7 +56,7 @@ def test_parquet_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     assert numbered_rows(write(tmp_path / "a.parquet", parquet(columns))) == [
         (0, {"text": "a", "label": "1", "answers": '["x"]'}),
         (1, {"text": "b\n", "label": "0", "answers": "[]"}),
-        (2, {"label": "2", "answers": '["y", "\\u00e9"]'}),
+        (2, {"text": NULL, "label": "2", "answers": '["y", "\\u00e9"]'}),
     ]
 
 

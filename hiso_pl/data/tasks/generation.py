@@ -11,7 +11,7 @@ from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import check_metrics
 from hiso_pl.data.tasks.base import TextTask
 from hiso_pl.data.text_metrics import TEXT_METRICS, Spans
-from hiso_pl.data.values import BlankError, Structure, filled
+from hiso_pl.data.values import LEAVE_OUT, BlankError, Structure, is_blank, missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,16 @@ class GenerationTask(TextTask):
             BlankError: If there is none, or one is blank.
         """
         column, *path = self.answer.split(".")
-        found = _answers(filled(self.prepared(row, place), column, place), path, f"{place}: {self.answer}")
+        prepared = self.prepared(row, place)
+        if column not in prepared:
+            raise missing(row, column, place)
+        value = prepared[column]
+        found = [] if is_blank(value) else _answers(value, path, f"{place}: {self.answer}")
         if not self.separator:
             found = _flat(found)
         answers = [self._answer(answer, place) for answer in found]
         if not answers or not all(answers):
-            raise BlankError(f"{place}: {self.answer} is an empty answer, must be text")
+            raise BlankError(f"{place}: {self.answer} is an empty answer, must be text, {LEAVE_OUT}")
         return tuple(dict.fromkeys(answers))
 
     def continuation(self, references: Sequence[Spans]) -> str:

@@ -164,8 +164,8 @@ def drop(row: Row) -> Row:
         return row
     if isinstance(row.get("answer"), Structure):
         validated = _json(row.get("validated_answers", ""))
-        if isinstance(validated, dict):  # as Arrow has a list of mappings
-            validated = [dict(zip(validated, values, strict=False)) for values in zip(*validated.values(), strict=False)]
+        if isinstance(validated, dict):  # as datasets has a list of mappings
+            validated = [dict(zip(validated, told, strict=True)) for told in zip(*validated.values(), strict=False)]
         answers = [_json(row["answer"]), *(validated if isinstance(validated, list) else [])]
         spans = [_drop_spans(answer) for answer in answers if isinstance(answer, dict)]
         # an annotator's answer may be empty, but the one to train on may not
