@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hiso_pl.bounds import SAVED_TEXT_BYTES
-from hiso_pl.data.arrow import arrow_rows
+from hiso_pl.data.arrow import arrow_rows, parquet_class_names
 from hiso_pl.data.limits import ReadLimits, Row, Taken
 from hiso_pl.data.readers import open_table, parse_rows, row_name, text_values
 from hiso_pl.data.saved import check_saved
@@ -28,6 +28,10 @@ class Table(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of rows."""
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """What a column of class numbers calls them, in their order; None where it does not."""
+        return None
 
     @abstractmethod
     def identity(self) -> str:
@@ -71,6 +75,13 @@ class FileTable(Table):
         """See :class:`Table`."""
         return len(self._rows)
 
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """See :class:`Table`; of text files none."""
+        if Path(self.path).suffix.lower() != ".parquet":
+            return None
+        with open_table(self.path, self._limits) as file:
+            return parquet_class_names(file, column)
+
     def identity(self) -> str:
         """SHA-256 of the file's bytes, with the end of its name, which says how they are read."""
         return Path(self.path).suffix.lower() + self._sha256
@@ -104,11 +115,17 @@ class DatasetTable(Table):
         self._identity = identity or getattr(plain, "_fingerprint", None)
         # as Arrow has it: what datasets would decode, such as an image, it reads from wherever the row says
         self._data = plain.with_format("arrow") if hasattr(plain, "column_names") else plain
+        self._features: Mapping[str, Any] = getattr(plain, "features", None) or {}
         self._limits = limits
 
     def __len__(self) -> int:
         """See :class:`Table`."""
         return len(self._data)
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """See :class:`Table`."""
+        feature: Any = self._features.get(column)
+        return tuple(feature.names) if type(feature).__name__ == "ClassLabel" else None
 
     def identity(self) -> str:
         """See :class:`Table`."""

@@ -102,6 +102,7 @@ _QQP = ClassificationTask(
     template="Question 1: {question1}\nQuestion 2: {question2}\nAre they semantically equivalent? Yes or No?\n",
     label_words=("No", "Yes"),
     classes=("different", "duplicate"),
+    other_names=("not_duplicate", "duplicate"),
     hub=HubDataset("nyu-mll/glue", "qqp"),
 )
 

@@ -123,7 +123,7 @@ class TextData(FederatedDataModule):
             )
         hub, classified = self.task.hub, isinstance(self.task, ClassificationTask)
         if train_file is None and label_column is None and hub is not None and classified:
-            self.task = self.task.changed(label_column=hub.label_column)
+            self.task = self.rows.task = self.task.changed(label_column=hub.label_column)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.padding_side: Literal["right", "left"] = padding_side

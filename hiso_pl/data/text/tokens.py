@@ -84,6 +84,7 @@ class TextTokens:
 
     def _key(self, split: int, client: int | None, table: Table) -> str:
         """What an entry of the cache is known by."""
+        renamed = self.rows.label_places(table)
         return cache_key(
             {
                 "source": table.identity(),
@@ -93,5 +94,6 @@ class TextTokens:
                 "limit": self.limit.tokens,
                 "column": self.column if split == 0 else None,
                 **({} if client is None else {"columns": True}),
+                **({} if renamed is None else {"labels": list(renamed)}),
             }
         )
