@@ -79,7 +79,7 @@ class AnswerExamples(TokenSequences):
         """
         if self.decode is None:
             raise ValueError("decode=None must be set to what makes text of token ids before answers can be measured")
-        return TextMeasure(self.references, self.decode, self.stop, self.metrics)
+        return TextMeasure(self.references, self.decode, self.stop, self.metrics, self.separator)
 
     @property
     def largest_token(self) -> int:

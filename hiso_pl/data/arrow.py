@@ -8,6 +8,7 @@ it is known how large a row is.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -61,6 +62,20 @@ def parquet_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[dict
             for row in arrow_rows(f"{name} row", batch, limits, number):
                 yield row
                 number += 1
+
+
+def parquet_class_names(file: BinaryIO, column: str) -> tuple[str, ...] | None:
+    """What a Parquet file calls the numbers of a column, by the note that ``datasets`` leaves in one; None without."""
+    import pyarrow.parquet
+
+    try:
+        parquet_footer(file)
+        file.seek(0)
+        note = (pyarrow.parquet.ParquetFile(file).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        feature = json.loads(note)["info"]["features"][column]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else None
+    except Exception:  # whatever is wrong with the file, its rows will tell
+        return None
 
 
 def _batches(parquet: Any, group: int, rows: int) -> Iterator[Any]:

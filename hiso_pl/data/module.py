@@ -12,7 +12,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from hiso_pl.data.agreement import tell, together
-from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_split
+from hiso_pl.data.class_order import in_the_models_order
+from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_splits
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.ownership import Ownership, apart, divided
 from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
@@ -152,8 +153,8 @@ class FederatedDataModule(LightningDataModule, ABC):
         with together():  # what one rank could not prepare the others need not look for
             if not loaded:
                 splits = self.load()
-                check_split("training", splits.train)
-                check_split("validation", splits.val)
+                check_splits(splits)
+                in_the_models_order(splits, self.facts)
                 if splits.train.owners is None:
                     partition = IID() if self.partition is None else self.partition
                     values = splits.train.attribute(partition.attribute)

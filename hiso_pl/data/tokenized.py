@@ -64,9 +64,9 @@ class TokenSequences(ExampleSet):
         padding_side: Where batches are filled up.
         metrics: Names of the metrics to take.
         decode: Makes text of tokens, where that is known.
+        groups: Number of the question that an example answers, where examples answer some, shape ``[N]``.
         cut: Whether an example lost text because it was too long, shape ``[N]``.
         columns: Codes of the columns that were kept, by name of the column, shape ``[N]`` each.
-        groups: A number for each example, the same for those that belong together; None where the task has no groups.
         left_out: Rows that were left out, as they had a blank.
     """
 
@@ -74,9 +74,9 @@ class TokenSequences(ExampleSet):
     padding_side: PaddingSide = "right"
     metrics: tuple[str, ...] = ("accuracy",)
     decode: Decode | None = None
+    groups: NDArray[np.int64] | None = None
     cut: NDArray[np.bool_]
     columns: Mapping[str, NDArray[np.int64]]
-    groups: NDArray[np.int64] | None = None
     left_out: int = 0
 
     def __init__(
@@ -124,7 +124,7 @@ class TokenSequences(ExampleSet):
     @property
     def measure(self) -> Measure:
         """See :class:`ExampleSet`."""
-        return ClassMeasure(self.labels, self.classes, self.metrics)
+        return ClassMeasure(self.labels, self.classes, self.metrics, self.groups)
 
     def text(self, index: int) -> str | None:
         """The text of an example's tokens, without special ones."""

@@ -49,6 +49,10 @@ class UnfoldedTable(Table):
         """That of the table: the task, which unfolds it, is known otherwise."""
         return self.table.identity()
 
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """Those of the table; the columns of unfolded rows have none."""
+        return self.table.class_names(column) if self._rows is None else None
+
     def rows(self, indices: Sequence[int]) -> Iterator[tuple[str, Row]]:
         """See :class:`Table`."""
         return self.table.rows(indices) if self._rows is None else (self._rows[index] for index in indices)

@@ -15,9 +15,9 @@ from hiso_pl.export.module import ExportedModule
 KEPT: dict[str, Any] = {
     **dict.fromkeys(("seed_everything", "threads", "deterministic", "model")),
     "trainer": {"default_root_dir": None},
-    "data": {"init_args": {"tokenizer": None, "task": None}},
+    "data": {"init_args": {"tokenizer": None, "task": None, "classes": None}},
 }
-"""What is read of a run's configuration: the sections that say what its network is, and three values of the others."""
+"""What is read of a run's configuration: the sections that say what its network is, and four values of the others."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -87,6 +87,7 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
     parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
+    parser.add_argument("--data.init_args.classes", type=Any, default=None, help="Other names of the classes.")
     add_traceback(parser)
     parser.add_lightning_class_args(ExportedModule, "model")
     parser.link_arguments("seed_everything", "model.seed")

@@ -16,15 +16,21 @@ from hiso_pl.models import CausalLM, SequenceClassifier, TransformersModel
 from hiso_pl.models.loading import unwrapped
 
 
-def name_classes(network: TransformersModel, task: Any) -> None:
+def name_classes(network: TransformersModel, task: Any, classes: Any = None) -> None:
     """Lets a classifier's configuration say what its classes are called, where the run's task says so.
+
+    A pretrained head that has names for them keeps these: the run's labels were numbered as it has them.
 
     Args:
         network: The network; the configuration of its model is changed.
         task: Name of a built-in task, the options of the user's own, or anything else, which names no classes.
+        classes: What the run called them instead.
     """
-    classes: Any = task.get("classes") if isinstance(task, Mapping) else None
-    if isinstance(task, str):
+    if network.labels is not None:
+        return
+    if classes is None and isinstance(task, Mapping):
+        classes = task.get("classes")
+    if classes is None and isinstance(task, str):
         try:
             classes = getattr(find_task(task), "classes", None)
         except ValueError:  # of another package, which has its own names

@@ -154,13 +154,13 @@ def adapted_call(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, **
         What the model returns. Logits of every position may have virtual tokens in front.
     """
     base = unwrapped(model)
-    if _has_prefix(model) and "cache" in inspect.signature(base.base_model.forward).parameters:
+    if has_prefix(model) and "cache" in inspect.signature(base.base_model.forward).parameters:
         options["cache"] = cast(Any, model).get_prompt(len(input_ids))
         before = attention_mask.new_ones(len(input_ids), virtual_tokens(model))
         attention_mask, model = torch.cat((before, attention_mask), dim=1), base
     return model(input_ids=input_ids, attention_mask=attention_mask, **options)
 
 
-def _has_prefix(model: nn.Module) -> bool:
+def has_prefix(model: nn.Module) -> bool:
     """Whether an adapter's virtual tokens are keys and values, not embeddings."""
     return bool(virtual_tokens(model)) and cast(Any, model).active_peft_config.peft_type in _VIRTUAL_STATES

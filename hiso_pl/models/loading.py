@@ -151,8 +151,11 @@ def max_positions(model: transformers.PreTrainedModel) -> int | None:
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            named = model.config.get_text_config().pad_token_id
+            # of a negative one, which means none, torch makes a place counted from the end
+            return module.num_embeddings - (module.padding_idx if named is None or named >= 0 else named) - 1
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most if most is None or most > 0 else None  # XLNet says -1 where there is no limit
 
 
 def vocabulary_size(model: transformers.PreTrainedModel) -> int:

@@ -296,7 +296,7 @@ def parsed(text: str) -> TextTask:
 def test_a_task_of_the_configuration():
     assert parsed("rte") is TASKS["rte"]
     assert parsed("{template: '{a} or {b}?', label_words: [' {a}', ' {b}']}") == ClassificationTask(
-        name="own", template="{a} or {b}?", label_words=(" {a}", " {b}"), classes=("a", "b")
+        name="own", template="{a} or {b}?", label_words=(" {a}", " {b}"), classes=("a", "b"), named=False
     )
     assert parsed(
         "{template: '{text} It', label_words: [' x', ' y'], classes: ['no', 'yes'], metrics: [macro_f1], cut: [text]}"
@@ -329,7 +329,7 @@ def test_mistakes_in_the_configuration(text, kind, message):
 
 
 def test_options_offer_what_a_task_has():
-    hidden = {"name", "hub", "prepare", "version", "published", "unfold", "group", "separator"}
+    hidden = {"name", "hub", "prepare", "version", "published", "unfold", "group", "separator", "named", "other_names"}
     for options, task in ((ClassificationOptions, ClassificationTask), (GenerationOptions, GenerationTask)):
         assert {entry.name for entry in fields(options)} == {entry.name for entry in fields(task)} - hidden
 

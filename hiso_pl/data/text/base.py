@@ -17,11 +17,10 @@ from hiso_pl.data.text.encoding import examples_of, joined
 from hiso_pl.data.text.prompts import Limit
 from hiso_pl.data.text.reading import Rows
 from hiso_pl.data.text.rows import TextRows
-from hiso_pl.data.text.tokenizing import Tokenizer, tokenizer_identity
+from hiso_pl.data.text.tokenizing import Tokenizer, find_tokenizer, tokenizer_identity
 from hiso_pl.data.text.tokens import TextTokens
 from hiso_pl.data.tokenized import TokenSequences
 from hiso_pl.data.values import BLANKS, Blanks
-from hiso_pl.models.loading import load_tokenizer
 
 logger = logging.getLogger("hiso_pl.data.text")
 
@@ -130,7 +129,7 @@ class TextData(FederatedDataModule):
             )
         hub, classified = self.task.hub, isinstance(self.task, ClassificationTask)
         if train_file is None and label_column is None and hub is not None and classified:
-            self.task = self.task.changed(label_column=hub.label_column)
+            self.task = self.rows.task = self.task.changed(label_column=hub.label_column)
         self.tokenizer = tokenizer
         self.blanks: Blanks = blanks
         self.max_length = max_length
@@ -190,10 +189,7 @@ class TextData(FederatedDataModule):
         return Splits(found[0], found[1], found.get(2))
 
     def statistics(self) -> dict[str, Any]:
-        """Sizes, lengths, cuts and labels of each split, and of each client's training examples under ``clients``.
-
-        Of a client whose examples are on another rank only, their number.
-        """
+        """See :func:`hiso_pl.data.statistics.statistics_of`."""
         return statistics_of(self.splits, self.ownership)
 
     def describe_clients(self) -> str:
@@ -239,21 +235,13 @@ class TextData(FederatedDataModule):
                 "the data must know how long the model's sequences may be and what tokens it has: hand it over by "
                 "data.take(facts_of(module)) before the trainer starts"
             )
-        if self.tokenizer is not None:
-            tokenizer = load_tokenizer(self.tokenizer)
-        elif facts.tokenizer_source is not None:
-            tokenizer = load_tokenizer(facts.tokenizer_source, facts.tokenizer_revision, facts.tokenizer_trusted)
-        else:
-            raise ValueError("tokenizer=None must be a folder or a name on the hub, as the model brings no tokenizer")
-        limit = Limit(self.max_length)
-        if facts.max_positions is not None and facts.max_positions < self.max_length:
-            limit = Limit(facts.max_positions, positions=True)
+        tokenizer = find_tokenizer(self.tokenizer, facts)
         return TextTokens(
             self.rows,
             encode=self.encode,
             tokenizer=tokenizer,
             identity=tokenizer_identity(tokenizer),
-            limit=limit,
+            limit=Limit.of(self.max_length, facts.max_positions),
             cache=self._cache,
             column=getattr(self.partition, "column", None),
             blanks=self.blanks,

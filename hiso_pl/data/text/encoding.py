@@ -189,11 +189,13 @@ def examples_of(arrays: Arrays, task: TextTask, tokenizer: Tokenizer) -> TokenSe
         assert isinstance(task, ClassificationTask)
         if "candidates" in arrays:
             candidates = Ragged(arrays["candidates"], arrays["candidate_lengths"])
-            examples = CandidateExamples(sequences, labels, task.classes, padding, candidates)
+            mean = task.scoring == "mean"
+            examples = CandidateExamples(sequences, labels, task.classes, padding, candidates, mean)
         else:
             segments = Ragged(arrays["segments"], arrays["lengths"]) if "segments" in arrays else None
             words = arrays.get("label_words")
             examples = TokenizedExamples(sequences, labels, task.classes, padding, segments, words)
+        examples.named, examples.other_names = task.named, task.other_names
     examples.metrics = task.metrics
     examples.cut = arrays["cut"].astype(np.bool_)
     examples.groups = arrays.get("groups")

@@ -25,6 +25,13 @@ class Limit(NamedTuple):
     tokens: int
     positions: bool = False
 
+    @classmethod
+    def of(cls, max_length: int, max_positions: int | None) -> Limit:
+        """The lesser of the option and the model's positions, where it has a limit."""
+        if max_positions is not None and max_positions < max_length:
+            return cls(max_positions, positions=True)
+        return cls(max_length)
+
     def exceeded(self, place: str, needed: int, what: str) -> ValueError:
         """The error that says that an example cannot be made so short."""
         if self.positions:

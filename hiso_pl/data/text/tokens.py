@@ -98,6 +98,7 @@ class TextTokens:
 
     def _key(self, split: int, client: int | None, table: Table) -> str:
         """What an entry of the cache is known by."""
+        renamed = self.rows.label_places(table)
         return cache_key(
             {
                 "source": table.identity(),
@@ -109,5 +110,6 @@ class TextTokens:
                 "blanks": self.blanks,
                 "made": MADE,
                 **({} if client is None else {"columns": True}),
+                **({} if renamed is None else {"labels": list(renamed)}),
             }
         )
