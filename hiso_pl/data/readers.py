@@ -106,6 +106,8 @@ def _lines(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int
         limits.check_row(f"{path} line {number}", len(line))
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if b"\r" in line[:-1]:
+                raise ValueError(f"{path} line 1: lines end in a carriage return alone, must end in a newline")
         try:
             yield number, line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:

@@ -155,6 +155,7 @@ def test_broken_parquet_is_named_with_the_row(tmp_path):
         ),
         ("a.csv", "text,label\na,1,\n", r"a\.csv line 2: 3 columns, 2 expected \(text, label\)"),
         ("a.jsonl", '{"a": 1, "b": 2, "a": 3}\n', r"a\.jsonl line 1: not JSON \(key 'a' twice in an object\)"),
+        ("a.tsv", "text\tlabel\ra\t1\r", r"a\.tsv line 1: lines end in a carriage return alone, must end in a newl"),
         ("a.json", "", r"a\.json: not JSON"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json: not JSON \(Extra data.*; one object a line is \.jsonl"),
         ("a.json", "[1]", r"a\.json entry 0: a JSON int, an object expected"),

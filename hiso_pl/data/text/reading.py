@@ -56,11 +56,11 @@ class Reading:
             raise BlankError(
                 f"{self.places[silent[0]]}: the text is 0 tokens for this tokenizer, must be at least one, {LEAVE_OUT}"
             )
+        if len(silent) == len(self.kept):
+            raise _none_left(self.places[0])
         gone = set(silent)
         for values in (*(getattr(self, entry.name) for entry in fields(self)), *others) if gone else ():
             values[:] = [value for i, value in enumerate(values) if i not in gone]
-        if not self.kept:
-            raise ValueError("every row has a blank where the task needs text, so that blanks=leave_out leaves none")
 
 
 def read_rows(task: TextTask, rows: Rows, blanks: Blanks) -> Reading:
@@ -91,7 +91,13 @@ def read_rows(task: TextTask, rows: Rows, blanks: Blanks) -> Reading:
         if isinstance(task, ClassificationTask) and task.group:
             prepared = task.prepared(row, place)
             found.groups.append(tuple(prepared.get(column, "") for column in task.group))
+    if rows and not found.kept:
+        raise _none_left(rows[0][0])
     return found
+
+
+def _none_left(place: str) -> ValueError:
+    return ValueError(f"{place} and all other rows have a blank, so that blanks=leave_out leaves none")
 
 
 def owned(rows: Rows, column: str, blanks: Blanks) -> Rows:
