@@ -117,11 +117,32 @@ def arrow_rows(name: str, table: Any, limits: ReadLimits, number: int = 0) -> It
     if table.num_rows <= 1:
         limits.check_row(f"{name} {number}", weight)
     if weight <= BATCH_BYTES or table.num_rows <= 1:
-        yield from table.to_pylist()
+        yield from _as_written(table).to_pylist()
         return
     half = table.num_rows // 2
     yield from arrow_rows(name, table.slice(0, half), limits, number)
     yield from arrow_rows(name, table.slice(half), limits, number + half)
+
+
+def _as_written(table: Any) -> Any:
+    """The same with short floats as the long ones that are spelled alike: 0.1, where its bits are 0.10000000149.
+
+    Raises:
+        ValueError: If two columns have the same name, of which one would go unseen.
+    """
+    import pyarrow
+
+    names = table.schema.names
+    if len(set(names)) != len(names):
+        raise ValueError(f"column names must be distinct, are {', '.join(names)}")
+    short = [pyarrow.types.is_float32(kind) or pyarrow.types.is_float16(kind) for kind in table.schema.types]
+    if not any(short):
+        return table
+    columns = [
+        column.cast("float32").cast("string").cast("float64") if is_short else column
+        for column, is_short in zip(table.columns, short, strict=True)
+    ]
+    return type(table).from_arrays(columns, names=names)
 
 
 def _weight(array: Any) -> int:

@@ -56,6 +56,9 @@ class TokenSequences(ExampleSet):
         classes: Name of each class.
         padding: Token id that fills a batch up; the attention mask hides it.
 
+    Raises:
+        ValueError: If an example has no token: what a model would say of it is of the padding around it.
+
     Attributes:
         lengths: Tokens of each example as the model is given it, shape ``[N]``.
         padding_side: Where batches are filled up.
@@ -64,6 +67,7 @@ class TokenSequences(ExampleSet):
         groups: Number of the question that an example answers, where examples answer some, shape ``[N]``.
         cut: Whether an example lost text because it was too long, shape ``[N]``.
         columns: Codes of the columns that were kept, by name of the column, shape ``[N]`` each.
+        left_out: Rows that were left out, as they had a blank.
     """
 
     lengths: NDArray[np.int64]
@@ -73,6 +77,7 @@ class TokenSequences(ExampleSet):
     groups: NDArray[np.int64] | None = None
     cut: NDArray[np.bool_]
     columns: Mapping[str, NDArray[np.int64]]
+    left_out: int = 0
 
     def __init__(
         self,
@@ -86,6 +91,8 @@ class TokenSequences(ExampleSet):
         self.padding = padding
         self.sequences = Ragged.of(sequences)
         self.lengths = self.sequences.lengths
+        if self.lengths.min(initial=1) < 1:
+            raise ValueError(f"example {int(self.lengths.argmin())} has 0 tokens, must have at least 1")
         self.cut = np.zeros(len(self.labels), dtype=np.bool_)
         self.columns = {}
         self._multiple = 1

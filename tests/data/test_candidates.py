@@ -135,8 +135,12 @@ def test_truncation_leaves_room_for_the_longest_candidate(encode):
         ((" {one}", " {two}"), {"one": "good", "two": "good"}, "row 0: label words ' good' and ' good' are the same t"),
         ((" good", " {one}"), {"one": "good"}, "row 0: label words ' good' and ' good' are the same tokens"),
         ((" {one}", " {two}"), {"one": "good"}, "row 0: no column 'two', there are text, label, one"),
-        (("{one}", "{two}"), {"one": "good", "two": ""}, "row 0: label word 'good' merges with the end of the prompt"),
-        ((" bad", "{one}"), {"one": ""}, "row 0: label word '' is 0 tokens"),
+        (
+            ("{one}", "{two}"),
+            {"one": "good", "two": "fine"},
+            "row 0: label word 'good' merges with the end of the prompt",
+        ),
+        ((" bad", "{one}"), {"one": ""}, "row 0: column 'one' is empty, must say something"),
         ((" nice", " great nice"), {}, "label word ' nice' is unknown to the tokenizer"),
     ],
 )

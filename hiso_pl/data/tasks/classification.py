@@ -13,6 +13,7 @@ from hiso_pl.class_names import places, plain, says_something
 from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import CLASS_METRICS, check_metrics
 from hiso_pl.data.tasks.base import TextTask, columns_of
+from hiso_pl.data.values import filled
 
 _NUMBER = re.compile(r"(\d{1,9})(?:\.0+)?")  # tables write whole numbers as 1.0 where some are missing
 
@@ -26,6 +27,7 @@ class ClassificationTask(TextTask):
             such as ``" great"``, or with columns in braces such as ``" {choice1}"``.
         classes: Name of each class, in the order of its number.
         label_column: Column that holds the label, as number or name of the class.
+        group: Columns whose texts say together which examples belong together, such as the answers to one question.
         named: Whether the classes were given names, not called by their label words.
         other_names: What published sets call the classes instead, in the same order.
         scoring: What the log-likelihoods of a label word's tokens are combined by: ``sum``, or ``mean`` as in MeZO's
@@ -35,6 +37,7 @@ class ClassificationTask(TextTask):
     label_words: tuple[str, ...]
     classes: tuple[str, ...]
     label_column: str = "label"
+    group: tuple[str, ...] = ()
     named: bool = True
     other_names: tuple[str, ...] = ()
     scoring: Literal["sum", "mean"] = "sum"
@@ -76,6 +79,11 @@ class ClassificationTask(TextTask):
         return tuple(dict.fromkeys(column for word in self.label_words for column in columns_of(word, "label_words")))
 
     @property
+    def target_columns(self) -> tuple[str, ...]:
+        """See :class:`TextTask`."""
+        return (self.label_column,)
+
+    @property
     def constant(self) -> bool:
         """Whether the label words name no column, and so are the same for all examples."""
         return not self.answer_columns
@@ -89,11 +97,9 @@ class ClassificationTask(TextTask):
 
         Raises:
             ValueError: If there is no such class; the message begins with ``place``.
+            BlankError: If it is blank.
         """
-        prepared = self.prepared(row, place)
-        if self.label_column not in prepared:
-            raise ValueError(f"{place}: no column {self.label_column!r}, there are {', '.join(row)}")
-        text = prepared[self.label_column].strip()
+        text = filled(self.prepared(row, place), self.label_column, place).strip()
         number = _NUMBER.fullmatch(text)
         text = text if number is None else number[1]
         for names in (self.classes, self.other_names):

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from hiso_pl.data.cache import Arrays
 from hiso_pl.data.tasks import ClassificationTask, TextTask
 from hiso_pl.data.text.base import TextData
-from hiso_pl.data.text.encoding import Rows, encode_prompts, encode_sentences
+from hiso_pl.data.text.encoding import encode_prompts, encode_sentences
 from hiso_pl.data.text.prompts import Limit
+from hiso_pl.data.text.reading import Rows
 from hiso_pl.data.text.tokenizing import Tokenizer
 
 
@@ -37,7 +38,7 @@ class PromptData(TextData):
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_prompts`."""
-        return encode_prompts(tokenizer, self.task, rows, limit)
+        return encode_prompts(tokenizer, self.task, rows, limit, self.blanks)
 
 
 class SentenceClassification(TextData):
@@ -65,4 +66,4 @@ class SentenceClassification(TextData):
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_sentences`."""
-        return encode_sentences(tokenizer, self.task, rows, limit)
+        return encode_sentences(tokenizer, self.task, rows, limit, self.blanks)
