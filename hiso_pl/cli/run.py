@@ -115,9 +115,12 @@ class FederatedCLI(LightningCLI):
         _resolve_directions_per_forward(config, model)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
-        # none of them changes a result; of blanks the data's own hashes say whether it did
-        for key in ("cache", "cache_dir", "read_limits", "blanks"):
-            (plain.get("data") or {}).get("init_args", {}).pop(key, None)
+        # none of them changes a result; of blanks and scoring the data's own hashes say whether they did
+        data = (plain.get("data") or {}).get("init_args", {})
+        for key in ("cache", "cache_dir", "read_limits", "blanks", "scoring"):
+            data.pop(key, None)
+        if isinstance(data.get("task"), dict):
+            data["task"].pop("scoring", None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":

@@ -7,6 +7,7 @@ it: no dropout, evaluation mode, and nothing else trainable.
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -88,7 +89,8 @@ def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: st
     # Imported where it is used: PEFT takes seconds, and most runs do without.
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, get_peft_model
 
-    options = peft.options() if isinstance(peft, LoRA) else dict(peft)
+    # a copy: PEFT adds to the lists that it is given
+    options = deepcopy(peft.options() if isinstance(peft, LoRA) else dict(peft))
     kind = str(options.pop("peft_type", ""))
     known = sorted(member.value for member in PeftType)
     if kind.upper() not in known:

@@ -122,6 +122,10 @@ class CausalLM(TransformersModel):
         batch = padded_right(batch)
         if "candidate_rows" in batch:
             return candidate_scores(self._logits_at(batch, "answer_positions"), batch)
+        if "label_words" not in batch:
+            raise ValueError(
+                "CausalLM takes prompts and what may follow them: data must be hiso_pl.data.text.PromptData"
+            )
         words = batch["label_words"]
         if self.full_logits:
             return self._logits_at(batch, "answer_position")[:, words]

@@ -117,6 +117,11 @@ class SequenceClassifier(TransformersModel):
         if compile:
             compile_in_place(unwrapped(self.model).base_model)
 
+    @property
+    def reads_last_token(self) -> bool:
+        """Whether its head is on a decoder, and reads a text's last token."""
+        return self._last_token is not None
+
     def scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits from ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, shape ``[B, C]``."""
         batch = padded_right(batch)

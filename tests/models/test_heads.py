@@ -124,3 +124,18 @@ def test_a_generation_ends_at_no_token_that_is_not_asked_for(folder, generation_
         monkeypatch.setattr(network.model.generation_config, "eos_token_id", free[:, 1].tolist())
         assert network.generate(batch).tolist() == free.tolist() == [row[-8:] for row in rows]
     assert network.model.generation_config.eos_token_id == free[:, 1].tolist()
+
+
+def test_a_head_of_another_number_of_classes_is_refused(tmp_path):
+    folder = saved(tmp_path, "bert", "the end")
+    message = (
+        r"classifier\.weight has shape \[3, 16\] in its files, must have \[2, 16\] by num_labels=2: give num_labels=3"
+    )
+    with pytest.raises(ValueError, match=message):
+        SequenceClassifier(folder)
+
+
+def test_a_language_model_takes_no_sentences(folder, batch):
+    del batch["label_words"]
+    with pytest.raises(ValueError, match=r"^CausalLM takes prompts .*: data must be hiso_pl\.data\.text\.PromptData$"):
+        CausalLM(folder("gpt2")).scores(batch)
