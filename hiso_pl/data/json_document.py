@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
-from hiso_pl.bounds import JSON_VALUE_BYTES
+from hiso_pl.bounds import JSON_DOCUMENT_BYTES, JSON_VALUE_BYTES
 from hiso_pl.data.limits import ReadLimits, Row
 from hiso_pl.data.values import text_values
 
 
-def document_rows(name: str, data: bytes, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
+def document_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
     """The entries of a document, each with its number, counted from 0.
 
     They are the items of a list; those of a mapping's list ``data``, as SQuAD has it; or the mappings that a mapping
@@ -19,13 +19,18 @@ def document_rows(name: str, data: bytes, limits: ReadLimits) -> Iterator[tuple[
 
     Args:
         name: What messages call the document.
-        data: Its bytes.
+        file: The document.
         limits: What it may ask for.
 
     Raises:
         ValueError: If it is no such document, or asks for too much.
     """
+    data = file.read(min(limits.bytes, JSON_DOCUMENT_BYTES) + 1)
     limits.check_bytes(f"{name} has", len(data))
+    if len(data) > JSON_DOCUMENT_BYTES:
+        raise ValueError(
+            f"{name} has over {JSON_DOCUMENT_BYTES} bytes, must be .jsonl, one object a line, to have more"
+        )
     # before it is made into objects: each needs a bracket, a brace or a comma
     values = data.count(b"[") + data.count(b"{") + data.count(b",")
     limits.check_bytes(f"{name} holds {values} values of at least", values * JSON_VALUE_BYTES)

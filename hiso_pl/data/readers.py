@@ -76,7 +76,7 @@ def parse_rows(
     if suffix == ".parquet":
         found = _parquet_rows(path, file, limits)
     elif suffix == ".json":
-        found = document_rows(str(path), file.read(limits.bytes + 1), limits)
+        found = document_rows(str(path), file, limits)
     elif suffix == ".jsonl":
         found = _json_rows(path, _lines(path, file, limits))
     else:

@@ -46,7 +46,7 @@ def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     assert numbered_rows(path) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "x": NULL, "y": "[1]"})]
 
 
-def test_a_json_document_is_a_list_or_what_sets_lay_around_one(tmp_path):
+def test_a_json_document_is_a_list_or_what_sets_lay_around_one(tmp_path, monkeypatch):
     rows = [{"text": "é", "label": True}, {"text": "b\n", "n": [1]}]
     expected = [(0, {"text": "é", "label": "true"}), (1, {"text": "b\n", "n": "[1]"})]
     for document in (rows, {"version": 1, "data": rows}, {"first": rows[0], "second": rows[1]}):
@@ -58,6 +58,11 @@ def test_a_json_document_is_a_list_or_what_sets_lay_around_one(tmp_path):
         ValueError, match=r"c\.json holds \d+ values of at least \d+ bytes, must have at most read_limits"
     ):
         parse_rows("c.json", io.BytesIO(b"[" + b"[]," * 1000 + b"[]]"), ReadLimits(bytes=10_000))
+    monkeypatch.setattr("hiso_pl.data.json_document.JSON_DOCUMENT_BYTES", 20)
+    with pytest.raises(
+        ValueError, match=r"a\.json has over 20 bytes, must be \.jsonl, one object a line, to have more"
+    ):
+        read_table(path)
 
 
 def test_a_long_cell_is_read_as_the_same_row_is_from_jsonl(tmp_path):
