@@ -62,6 +62,12 @@ READ_ROW_BYTES = 4 << 20
 READ_VALUE_BYTES = 16
 """What each value of a Parquet file is counted with at least, however small it is compressed."""
 
+JSON_DOCUMENT_BYTES = 256 << 20
+"""A JSON document, which is read whole; SQuAD's and DROP's have 30 to 100 MB. What is larger goes as .jsonl."""
+
+JSON_VALUE_BYTES = 64
+"""What each value of a JSON document is counted with at least."""
+
 PARQUET_FOOTER_BYTES = 8 << 20
 """What a Parquet file says of itself."""
 

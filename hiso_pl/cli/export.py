@@ -21,9 +21,9 @@ from hiso_pl.ranks import environment
 KEPT: dict[str, Any] = {
     **dict.fromkeys(("seed_everything", "threads", "deterministic", "model")),
     "trainer": {"default_root_dir": None},
-    "data": {"init_args": {"tokenizer": None, "task": None}},
+    "data": {"init_args": {"tokenizer": None, "task": None, "classes": None}},
 }
-"""What is read of a run's configuration: the sections that say what its network is, and three values of the others."""
+"""What is read of a run's configuration: the sections that say what its network is, and four values of the others."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -109,6 +109,7 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     parser.add_argument("--trainer.default_root_dir", type=str | None, default=None, help="The run's folder.")
     parser.add_argument("--data.init_args.tokenizer", type=str | None, default=None, help="The tokenizer of the data.")
     parser.add_argument("--data.init_args.task", type=Any, default=None, help="The task, which names the classes.")
+    parser.add_argument("--data.init_args.classes", type=Any, default=None, help="Other names of the classes.")
     add_traceback(parser)
     if {"-h", "--help"} & {*args}:
         told = "As for fit: in the run's config.yaml, or a file or options that say the same."

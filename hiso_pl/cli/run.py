@@ -17,7 +17,7 @@ from hiso_pl import callbacks
 from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.cli import edge, run_help, trainer_options, trainer_table
+from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_table
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.lightning_privates import judge_by_own_validation
@@ -61,6 +61,7 @@ class FederatedCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run as a whole."""
+        plain_text.keep()
         add, add_callback = parser.add_argument, parser.add_lightning_class_args
         threads = "CPU threads of a rank. If null, 1 under torchrun and all cores otherwise."
         add("--threads", type=int | None, default=None, help=threads)
@@ -125,8 +126,12 @@ class FederatedCLI(LightningCLI):
         _resolve_directions_per_forward(config, model)
         text = self._parser(self.subcommand).dump(config, skip_unset=False)
         plain = yaml.safe_load(text)
-        for key in ("cache", "cache_dir", "read_limits"):  # none of them changes a result
-            (plain.get("data") or {}).get("init_args", {}).pop(key, None)
+        # none of them changes a result; of blanks and scoring the data's own hashes say whether they did
+        data = (plain.get("data") or {}).get("init_args", {})
+        for key in ("cache", "cache_dir", "read_limits", "blanks", "scoring"):
+            data.pop(key, None)
+        if isinstance(data.get("task"), dict):
+            data["task"].pop("scoring", None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":

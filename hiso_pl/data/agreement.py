@@ -1,14 +1,17 @@
-"""What ranks tell each other before a run; all of them hear the same, so that none waits for one that has ended."""
+"""Whether data are the same: on all ranks, none of which waits for one that has ended, and as before on a resume."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
 
 from hiso_pl.ranks.roll_call import meeting
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,3 +44,24 @@ def together() -> Iterator[None]:
     for message in said:
         if message is not None:
             raise ValueError(message)
+
+
+def compare_resumed(saved: Mapping[str, str], mine: Mapping[str, str], may_change: bool) -> None:
+    """Compares hashes of the data with those of the run that goes on.
+
+    Args:
+        saved: The checkpoint's.
+        mine: This run's.
+        may_change: Whether a change was asked for by name.
+
+    Raises:
+        ValueError: If they differ, and it was not.
+    """
+    changed = ", ".join(name for name in {**saved, **mine} if saved.get(name) != mine.get(name))
+    if changed and not may_change:
+        raise ValueError(
+            f"this run differs from the checkpoint's in its {changed}: give the data that it was begun with, or "
+            "ask for the change by --change_on_resume '[data]'"
+        )
+    if changed:
+        logger.warning("Changed on resume, as asked: %s.", changed)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hiso_pl.data.candidates import answer_positions
 from hiso_pl.data.examples import Batch, arrays_fingerprint
 from hiso_pl.data.measures import Measure, TextMeasure
+from hiso_pl.data.text_metrics import Spans
 from hiso_pl.data.tokenized import Ragged, TokenSequences, names_array
 
 
@@ -28,10 +29,12 @@ class AnswerExamples(TokenSequences):
         sequences: Token ids of each prompt.
         padding: Token id that fills a batch up; the attention mask hides it.
         answers: Token ids of the answer to each prompt, with what ends it.
-        references: All right answers of each example as text, as JSON: a list of lists.
+        references: All right answers of each example, as JSON: a list of lists of texts, or of lists of texts where an
+            answer has several spans.
         stop_tokens: Token ids that end a generation.
         stop: Text that ends an answer.
         max_new_tokens: Most tokens to generate.
+        separator: What stands between the spans of an answer that has several; ``""`` where none has.
 
     Attributes:
         answer_cut: Whether an answer was too long to be learnt whole, shape ``[N]``.
@@ -48,6 +51,7 @@ class AnswerExamples(TokenSequences):
         stop_tokens: Sequence[int] | NDArray[np.int64],
         stop: str,
         max_new_tokens: int,
+        separator: str = "",
     ) -> None:
         prompts = Ragged.of(sequences)
         super().__init__(prompts, np.zeros(len(prompts.lengths), dtype=np.int64), (), padding)
@@ -57,12 +61,14 @@ class AnswerExamples(TokenSequences):
         self.stop_tokens = np.array(stop_tokens, dtype=np.int64)
         self.stop = stop
         self.max_new_tokens = max_new_tokens
+        self.separator = separator
         self._references = references
 
     @cached_property
-    def references(self) -> list[tuple[str, ...]]:
-        """The right answers of each example."""
-        return [tuple(answers) for answers in json.loads(self._references)]
+    def references(self) -> list[tuple[Spans, ...]]:
+        """The right answers of each example; one of several spans is a tuple."""
+        found = json.loads(self._references)
+        return [tuple(a if isinstance(a, str) else tuple(a) for a in answers) for answers in found]
 
     @property
     def measure(self) -> Measure:
@@ -73,7 +79,7 @@ class AnswerExamples(TokenSequences):
         """
         if self.decode is None:
             raise ValueError("decode=None must be set to what makes text of token ids before answers can be measured")
-        return TextMeasure(self.references, self.decode, self.stop, self.metrics)
+        return TextMeasure(self.references, self.decode, self.stop, self.metrics, self.separator)
 
     @property
     def largest_token(self) -> int:
@@ -113,7 +119,7 @@ class AnswerExamples(TokenSequences):
     def fingerprint(self) -> str:
         """See :class:`ExampleSet`; the references are in it, as metrics come of them."""
         return arrays_fingerprint(
-            names_array(["answers", self.stop]),
+            names_array(["answers", self.stop, *([self.separator] if self.separator else [])]),
             self.sequences.values,
             self.sequences.lengths,
             np.array([self.padding, self.max_new_tokens], dtype=np.int64),

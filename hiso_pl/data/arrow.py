@@ -8,6 +8,7 @@ it is known how large a row is.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -63,6 +64,20 @@ def parquet_rows(name: str, file: BinaryIO, limits: ReadLimits) -> Iterator[dict
                 number += 1
 
 
+def parquet_class_names(file: BinaryIO, column: str) -> tuple[str, ...] | None:
+    """What a Parquet file calls the numbers of a column, by the note that ``datasets`` leaves in one; None without."""
+    import pyarrow.parquet
+
+    try:
+        parquet_footer(file)
+        file.seek(0)
+        note = (pyarrow.parquet.ParquetFile(file).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        feature = json.loads(note)["info"]["features"][column]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else None
+    except Exception:  # whatever is wrong with the file, its rows will tell
+        return None
+
+
 def _batches(parquet: Any, group: int, rows: int) -> Iterator[Any]:
     """A group of rows by batches; row by row from where Arrow cannot put two dictionaries of nested texts into one."""
     import pyarrow
@@ -102,11 +117,32 @@ def arrow_rows(name: str, table: Any, limits: ReadLimits, number: int = 0) -> It
     if table.num_rows <= 1:
         limits.check_row(f"{name} {number}", weight)
     if weight <= BATCH_BYTES or table.num_rows <= 1:
-        yield from table.to_pylist()
+        yield from _as_written(table).to_pylist()
         return
     half = table.num_rows // 2
     yield from arrow_rows(name, table.slice(0, half), limits, number)
     yield from arrow_rows(name, table.slice(half), limits, number + half)
+
+
+def _as_written(table: Any) -> Any:
+    """The same with short floats as the long ones that are spelled alike: 0.1, where its bits are 0.10000000149.
+
+    Raises:
+        ValueError: If two columns have the same name, of which one would go unseen.
+    """
+    import pyarrow
+
+    names = table.schema.names
+    if len(set(names)) != len(names):
+        raise ValueError(f"column names must be distinct, are {', '.join(names)}")
+    short = [pyarrow.types.is_float32(kind) or pyarrow.types.is_float16(kind) for kind in table.schema.types]
+    if not any(short):
+        return table
+    columns = [
+        column.cast("float32").cast("string").cast("float64") if is_short else column
+        for column, is_short in zip(table.columns, short, strict=True)
+    ]
+    return type(table).from_arrays(columns, names=names)
 
 
 def _weight(array: Any) -> int:

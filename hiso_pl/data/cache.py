@@ -85,7 +85,10 @@ class Cache:
         try:
             self._check_folder()
             arrays, stated = _arrays_in(read_at_most(path, self.most_bytes, follow=False), key)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError:
+            logger.warning("%s may not be read: it is made again. Give a cache_dir of your own.", path)
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             logger.warning("%s is damaged (%s): it is not used, and made again.", path, error or type(error).__name__)
@@ -122,7 +125,12 @@ class Cache:
                 os.unlink(name)
                 raise
         except (OSError, SafetensorError) as error:  # the latter where a disk is full
-            logger.warning("Nothing is kept in cache_dir=%s, as it cannot be written (%s).", self.within, error)
+            why = getattr(error, "strerror", None) or error
+            logger.warning(
+                "Nothing is kept in cache_dir=%s, as it cannot be written (%s): give another, or cache=false.",
+                self.within,
+                why,
+            )
             return False
         self._make_room(path)
         return True

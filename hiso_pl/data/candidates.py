@@ -32,6 +32,7 @@ class CandidateExamples(TokenSequences):
         padding: Token id that fills a batch up; the attention mask hides it.
         candidates: Token ids of the candidates, example by example and in the order of the classes, ``N * C`` of them,
             or ``C`` that all examples have in common.
+        mean: Whether that sum is divided by the number of tokens :math:`n`.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class CandidateExamples(TokenSequences):
         classes: tuple[str, ...],
         padding: int,
         candidates: Sequence[Sequence[int]] | Ragged,
+        mean: bool = False,
     ) -> None:
         super().__init__(sequences, labels, classes, padding)
         self.all_candidates = Ragged.of(candidates)
+        self.mean = mean
         lengths = self.all_candidates.lengths.reshape(-1, len(classes))  # [1 or N, C]
         self._common = len(lengths) == 1 and len(self.labels) != 1
         if len(lengths) not in (1, len(self.labels)):
@@ -69,7 +72,8 @@ class CandidateExamples(TokenSequences):
         Returns:
             ``input_ids`` and ``attention_mask``, shape ``[R, T]``; ``answer_positions``, shape ``[R, L]``, the place
             whose logits tell the row's l-th token after the prompt; ``candidate_rows``, shape ``[B, C]``;
-            ``candidate_tokens`` and ``candidate_mask``, shape ``[B, C, L]``; ``label``, shape ``[B]``. All int64.
+            ``candidate_tokens`` and ``candidate_mask``, shape ``[B, C, L]``; ``label``, shape ``[B]``; where scores
+            are means ``candidate_lengths``, shape ``[B, C]``. All int64.
         """
         rows: list[NDArray[np.int32]] = []
         lasts: list[int] = []  # of each row, the last token of its prompt
@@ -97,6 +101,7 @@ class CandidateExamples(TokenSequences):
             "candidate_tokens": tokens,
             "candidate_mask": mask.astype(np.int64),
             "label": self.labels[indices],
+            **({"candidate_lengths": lengths} if self.mean else {}),
         }
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
@@ -111,6 +116,7 @@ class CandidateExamples(TokenSequences):
             np.array([self.padding], dtype=np.int64),
             self.all_candidates.values,
             self.all_candidates.lengths,
+            *([names_array(["mean"])] if self.mean else []),
             *self.padding_arrays(),
         )
 

@@ -24,12 +24,16 @@ class ExampleSet(ABC):
     Attributes:
         labels: Label of each example, int64, shape ``[N]``; partitions and metrics are made of them.
         classes: Name of each class; a label is a position in it.
+        named: Whether these names were given as such, not made up of what answers look like.
+        other_names: What the classes are called elsewhere, in the same order, where that is known.
         owners: Where training examples lie apart by client, those that are here, in the order in which they lie.
     """
 
     owners: Mapping[int, Owner] | None = None
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    named: bool = True
+    other_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of examples N."""
@@ -105,12 +109,18 @@ def arrays_fingerprint(*arrays: NDArray[np.generic]) -> str:
     return digest.hexdigest()
 
 
-def check_split(name: str, examples: ExampleSet) -> None:
+def check_splits(splits: Splits) -> None:
     """Refuses a split that is empty or whose labels are not positions in its classes.
 
     Raises:
-        ValueError: If it is such.
+        ValueError: If there is one.
     """
+    for name, examples in zip(("training", "validation", "test"), splits, strict=True):
+        if examples is not None:
+            _check_split(name, examples)
+
+
+def _check_split(name: str, examples: ExampleSet) -> None:
     if len(examples) == 0:
         raise ValueError(f"the {name} split has 0 examples, at least 1 is needed")
     low, high = int(examples.labels.min()), int(examples.labels.max())

@@ -21,6 +21,8 @@ class ModelFacts(NamedTuple):
         tokenizer_revision: The revision of it, for a model on the hub.
         tokenizer_trusted: Whether Python code that comes with it may run.
         data_may_change: Whether a resumed run may go on with other data than its checkpoint's, as asked for by name.
+        num_labels: Number of classes that the network scores, where that is its own.
+        labels: What a pretrained head calls them, in the order of its scores, where it does.
     """
 
     local_steps: int = 1
@@ -31,6 +33,8 @@ class ModelFacts(NamedTuple):
     tokenizer_revision: str | None = None
     tokenizer_trusted: bool = False
     data_may_change: bool = False
+    num_labels: int | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class Model(Protocol):
@@ -53,6 +57,8 @@ def facts_of(model: Model) -> ModelFacts:
         network.tokenizer_revision,
         network.tokenizer_trusted,
         _concerns_data(model.change_on_resume),
+        network.num_labels,
+        network.labels,
     )
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.data.text_metrics import TEXT_METRICS
+from hiso_pl.data.text_metrics import SPAN_METRICS, TEXT_METRICS, Spans
 
 if TYPE_CHECKING:
     from hiso_pl.models.task_model import Evaluation
 
-CLASS_METRICS = ("accuracy", "macro_f1")
-"""The metrics of classification."""
+CLASS_METRICS = ("accuracy", "macro_f1", "f1a", "question_em")
+"""The metrics of classification; MultiRC's two are for two classes, and for examples that are answers to questions."""
 
 
 class Measure(ABC):
@@ -62,31 +62,45 @@ class ClassMeasure(Measure):
     Args:
         labels: Label of each example of the split, shape ``[N]``.
         classes: Name of each class.
-        metrics: ``accuracy``, ``macro_f1``, or both.
+        metrics: Names of :data:`CLASS_METRICS`.
+        groups: Number of the question that each example answers, shape ``[N]``, where they answer some.
 
     Raises:
-        ValueError: If there is no such metric.
+        ValueError: If there is no such metric, or it does not fit these examples.
     """
 
-    columns = ("label", "prediction")
-
     def __init__(
-        self, labels: NDArray[np.int64], classes: Sequence[str], metrics: Sequence[str] = ("accuracy",)
+        self,
+        labels: NDArray[np.int64],
+        classes: Sequence[str],
+        metrics: Sequence[str] = ("accuracy",),
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         check_metrics(metrics, CLASS_METRICS)
+        if "f1a" in metrics and len(classes) != 2:
+            raise ValueError(f"metrics={list(metrics)}: f1a is for 2 classes, not {len(classes)}")
+        if "question_em" in metrics and groups is None:
+            raise ValueError(f"metrics={list(metrics)}: question_em needs to know which examples answer one question")
+        self.columns = ("label", "prediction") if groups is None else ("label", "prediction", "group")
+        self.groups = groups
         self.labels = labels
         self.classes = tuple(classes)
         self.metrics = tuple(metrics)
 
     def rows(self, indices: NDArray[np.int64], evaluation: Evaluation) -> NDArray[np.float64]:
-        """Label and predicted class, shape ``[B, 2]``."""
-        return np.stack([self.labels[indices], evaluation.prediction.cpu().numpy()], axis=1).astype(np.float64)
+        """Label and predicted class, and the question where there are some, shape ``[B, 2]`` or ``[B, 3]``."""
+        told = [self.labels[indices], evaluation.prediction.cpu().numpy()]
+        told += [] if self.groups is None else [self.groups[indices]]
+        return np.stack(told, axis=1).astype(np.float64)
 
     def combine(self, table: NDArray[np.float64]) -> dict[str, float]:
         """See :class:`Measure`; the metrics are made of integer counts."""
-        label, prediction = table.astype(np.int64).T
-        known = {"accuracy": accuracy, "macro_f1": macro_f1}
-        return {name: known[name](label, prediction) for name in self.metrics}
+        label, prediction, *groups = table.astype(np.int64).T
+        known = {"accuracy": accuracy, "macro_f1": macro_f1, "f1a": f1a}
+        return {
+            name: question_em(label, prediction, groups[0]) if name == "question_em" else known[name](label, prediction)
+            for name in self.metrics
+        }
 
     def lines(self, indices: NDArray[np.int64], evaluation: Evaluation) -> list[dict[str, Any]]:
         """The class predicted, the class an example is labelled with, and the score of each class."""
@@ -126,14 +140,40 @@ def macro_f1(label: NDArray[np.int64], prediction: NDArray[np.int64]) -> float:
     return math.fsum(scores) / len(scores)
 
 
+def f1a(label: NDArray[np.int64], prediction: NDArray[np.int64]) -> float:
+    """The F1 of class 1 over all examples, MultiRC's F1a; 0 where it is neither a label nor predicted.
+
+    Source: Khashabi et al. (2018), "Looking beyond the surface", and SuperGLUE (arXiv 1905.00537), where an example is
+    an answer to a question, and class 1 says that it is right.
+    """
+    labelled, predicted = label == 1, prediction == 1
+    both = int(labelled.sum()) + int(predicted.sum())
+    return 2 * int((labelled & predicted).sum()) / both if both else 0.0
+
+
+def question_em(label: NDArray[np.int64], prediction: NDArray[np.int64], groups: NDArray[np.int64]) -> float:
+    """The share of questions with no wrong example, SuperGLUE's exact match of MultiRC; all of shape ``[N]``.
+
+    Where a part of the examples was drawn, a question has those of its answers that were.
+    """
+    wrong = np.unique(groups[label != prediction])
+    questions = len(np.unique(groups))
+    return (questions - len(wrong)) / questions
+
+
 class TextMeasure(Measure):
     """Generated texts against reference answers.
+
+    A reference of several spans, as DROP has them, is a tuple: DROP's metrics compare it with the spans of the text,
+    cut at the separator, and a reference of one span with the whole text, which may hold the separator itself. The
+    other metrics know single texts only: for them each span is an answer of its own, as in MeZO.
 
     Args:
         references: The reference answers of each example of the split, N tuples of at least one.
         decode: Makes text of token ids, without special tokens.
         stop: What ends an answer: a text is cut there; ``""`` cuts nothing.
         metrics: Names of :data:`hiso_pl.data.text_metrics.TEXT_METRICS`.
+        separator: What stands between the spans of an answer of several; ``""`` if there are no such.
 
     Raises:
         ValueError: If there is no such metric.
@@ -141,16 +181,18 @@ class TextMeasure(Measure):
 
     def __init__(
         self,
-        references: Sequence[tuple[str, ...]],
+        references: Sequence[tuple[Spans, ...]],
         decode: Callable[[list[int]], str],
         stop: str,
         metrics: Sequence[str] = ("em", "f1"),
+        separator: str = "",
     ) -> None:
         check_metrics(metrics, TEXT_METRICS)
         self.references = references
         self.decode = decode
         self.stop = stop
         self.columns = tuple(metrics)
+        self.separator = separator.strip() or separator
 
     def rows(self, indices: NDArray[np.int64], evaluation: Evaluation) -> NDArray[np.float64]:
         """The value of each metric, shape ``[B, len(columns)]``."""
@@ -168,7 +210,7 @@ class TextMeasure(Measure):
             for text, references in self._told(indices, evaluation)
         ]
 
-    def _told(self, indices: NDArray[np.int64], evaluation: Evaluation) -> list[tuple[str, tuple[str, ...]]]:
+    def _told(self, indices: NDArray[np.int64], evaluation: Evaluation) -> list[tuple[str, tuple[Spans, ...]]]:
         """The generated text and the references of each example of a batch."""
         tokens = evaluation.prediction.tolist()  # [B, G], filled up with -1
         return [
@@ -180,8 +222,20 @@ class TextMeasure(Measure):
         text = self.decode(tokens)
         return (text.split(self.stop, 1)[0] if self.stop else text).strip()
 
-    def _scores(self, text: str, references: tuple[str, ...]) -> dict[str, float]:
-        return {name: TEXT_METRICS[name](text, references) for name in self.columns}
+    def _scores(self, text: str, references: tuple[Spans, ...]) -> dict[str, float]:
+        flat = [span for answer in references for span in ([answer] if isinstance(answer, str) else answer)]
+        return {
+            name: max(TEXT_METRICS[name](self._spans(text, answer), [answer]) for answer in references)
+            if name in SPAN_METRICS
+            else TEXT_METRICS[name](text, flat)
+            for name in self.columns
+        }
+
+    def _spans(self, text: str, reference: Spans) -> Spans:
+        """What of a text is compared with a reference: the whole, or the spans of it."""
+        if isinstance(reference, str) or not self.separator:
+            return text
+        return tuple(span.strip() for span in text.split(self.separator) if span.strip()) or text
 
 
 def check_metrics(metrics: Sequence[str], known: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -11,8 +10,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hiso_pl.data.agreement import tell, together
-from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_split
+from hiso_pl.data.agreement import compare_resumed, tell, together
+from hiso_pl.data.class_order import in_the_models_order
+from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_splits
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.ownership import Ownership, apart, divided
 from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
@@ -20,8 +20,6 @@ from hiso_pl.federation.cohort import resolve_hosting
 from hiso_pl.federation.partition import IID, Indices, Partition
 from hiso_pl.lightning_privates import deals_again
 from hiso_pl.zeroth_order.philox import check_seed
-
-logger = logging.getLogger(__name__)
 
 NOTHING_TOLD = ModelFacts()
 
@@ -152,8 +150,8 @@ class FederatedDataModule(LightningDataModule, ABC):
         with together():  # what one rank could not prepare the others need not look for
             if not loaded:
                 splits = self.load()
-                check_split("training", splits.train)
-                check_split("validation", splits.val)
+                check_splits(splits)
+                in_the_models_order(splits, self.facts)
                 if splits.train.owners is None:
                     partition = IID() if self.partition is None else self.partition
                     values = splits.train.attribute(partition.attribute)
@@ -228,16 +226,8 @@ class FederatedDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: If they are others, and a change of data was not asked for.
         """
-        mine = self.fingerprints()
-        changed = ", ".join(name for name in {**state_dict, **mine} if state_dict.get(name) != mine.get(name))
-        if not changed or self.trainer is None or self.trainer.state.fn != "fit":
-            return
-        if not self.facts.data_may_change:
-            raise ValueError(
-                f"this run differs from the checkpoint's in its {changed}: give the data that it was begun with, or "
-                "ask for the change by --change_on_resume '[data]'"
-            )
-        logger.warning("Changed on resume, as asked: %s.", changed)
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            compare_resumed(state_dict, self.fingerprints(), self.facts.data_may_change)
 
     def _prepare(self, prepare_data: Callable[[], None]) -> None:
         """Prepares the data, and keeps an error for the moment when all ranks can hear of it."""

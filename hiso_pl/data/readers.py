@@ -1,4 +1,4 @@
-"""Reads tables of text: .tsv, .csv, .jsonl and .parquet.
+"""Reads files of data: .tsv, .csv, .jsonl, .parquet and .json. What their values are says :mod:`hiso_pl.data.values`.
 
 The readers of text are our own because a wrong row must be named by file and line, and because GLUE's .tsv files are
 not quoted, so that a quotation mark is an ordinary character there.
@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hiso_pl.data.arrow import parquet_rows
+from hiso_pl.data.json_document import document_rows, no_key_twice
 from hiso_pl.data.limits import ReadLimits, Row, Taken
+from hiso_pl.data.values import text_values
 from hiso_pl.errors import one_line
 from hiso_pl.regular_file import open_regular
 
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet", ".json")
+_UNITS = {".parquet": "row", ".json": "entry"}
 
 
 def open_table(path: str | Path, limits: ReadLimits = ReadLimits()) -> BinaryIO:  # noqa: B008 - it is frozen
     """Opens a table.
 
     Args:
-        path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted) or ``.jsonl`` file in UTF-8, or a ``.parquet``
-            file.
+        path: A ``.tsv`` (header, no quoting), ``.csv`` (header, quoted), ``.jsonl`` or ``.json`` file in UTF-8, or a
+            ``.parquet`` file.
         limits: What it may ask for.
 
     Raises:
@@ -55,10 +58,9 @@ def parse_rows(
     file: BinaryIO,
     limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
 ) -> list[tuple[int, Row]]:
-    """The rows that a file holds, read by stream, every value as text, each with the line it starts on, counted from 1.
+    """The rows that a file holds, every value as text, each with the line it starts on, counted from 1.
 
-    In Parquet it is the row's number, counted from 0. Empty lines are passed over. Values that are not text keep their
-    JSON spelling (``true``, ``3``); those that are null are left out.
+    In Parquet it is the row's number, in a JSON document the entry's, counted from 0. Empty lines are passed over.
 
     Args:
         path: The file's name, whose end says what the bytes are.
@@ -73,6 +75,8 @@ def parse_rows(
     found: Iterator[tuple[int, Row]]
     if suffix == ".parquet":
         found = _parquet_rows(path, file, limits)
+    elif suffix == ".json":
+        found = document_rows(str(path), file, limits)
     elif suffix == ".jsonl":
         found = _json_rows(path, _lines(path, file, limits))
     else:
@@ -89,7 +93,7 @@ def parse_rows(
 
 def row_name(path: str | Path, number: int) -> str:
     """How messages name a row of a file."""
-    return f"{path} {'row' if str(path).lower().endswith('.parquet') else 'line'} {number}"
+    return f"{path} {_UNITS.get(Path(path).suffix.lower(), 'line')} {number}"
 
 
 def _lines(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, str]]:
@@ -102,10 +106,14 @@ def _lines(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int
         limits.check_row(f"{path} line {number}", len(line))
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if b"\r" in line[:-1]:
+                raise ValueError(f"{path} line 1: lines end in a carriage return alone, must end in a newline")
         try:
             yield number, line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} line {number}: not UTF-8 (byte {error.start + 1} of the line)") from error
+            raise ValueError(
+                f"{path} line {number}: not UTF-8 (byte {error.start + 1} of the line), must be saved as UTF-8"
+            ) from error
 
 
 def _parquet_rows(path: Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
@@ -126,7 +134,7 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=no_key_twice)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} line {number}: not JSON ({error})") from error
         if not isinstance(values, dict):
@@ -144,15 +152,6 @@ def _check_text(where: str, row: Row) -> None:
         except UnicodeEncodeError as error:
             code = ord(error.object[error.start])
             raise ValueError(f"{where}: column {name!a} holds half of a character (\\u{code:04x})") from None
-
-
-def text_values(values: dict[str, object]) -> Row:
-    """Values of any kind as text: text as it is, the rest in its JSON spelling, nulls left out."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, default=str)
-        for name, value in values.items()
-        if value is not None
-    }
 
 
 def _table_rows(path: Path, cells: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Row]]:
@@ -175,6 +174,8 @@ def _plain_cells(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
 def _quoted_cells(path: Path, lines: Iterator[tuple[int, str]], limits: ReadLimits) -> Iterator[tuple[int, list[str]]]:
     """Cells of a .csv file; a quoted cell may run over several lines."""
     read = 0
+    # A setting of the whole process, which is why it is only ever raised: a row's bytes are what is bounded here.
+    csv.field_size_limit(max(csv.field_size_limit(), limits.row_bytes))
 
     def counted() -> Iterator[str]:
         nonlocal read

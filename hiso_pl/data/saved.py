@@ -1,15 +1,86 @@
-"""What the files of a folder saved by ``datasets`` may be, seen to before that package opens any of them."""
+"""Folders saved by ``datasets``: where a split lies, and what its files may be, seen to before any is opened."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hiso_pl.bounds import SAVED_TEXT_BYTES
 from hiso_pl.data.limits import ReadLimits
+from hiso_pl.errors import one_line
+from hiso_pl.regular_file import open_regular, read_at_most
 
+_BLOCK = 1 << 20
 _DICTIONARY, _RECORDS = 2, 3  # kinds of a message
+
+
+def find_split(folder: Path, source: str, split: str, option: str) -> tuple[Path, list[str]]:
+    """The folder of a split, and the names of the files that hold its rows.
+
+    It is a split of what ``DatasetDict.save_to_disk`` wrote, or as training split what ``Dataset.save_to_disk`` wrote.
+
+    Args:
+        folder: The folder.
+        source: What it is called in messages.
+        split: Name of the split.
+        option: The option that names the split, for messages.
+
+    Raises:
+        ValueError: If there is none, or it is not as ``datasets`` saves it.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list):
+            raise ValueError(f"dataset={source!r}: dataset_dict.json lists no splits, must be saved by datasets")
+    elif (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
+        splits = ["train"]
+    else:
+        raise ValueError(
+            f"dataset={source!r}: the folder holds no dataset_dict.json, nor dataset_info.json with state.json: "
+            "it must be saved by Dataset.save_to_disk or DatasetDict.save_to_disk"
+        )
+    if split not in splits:
+        raise no_split(source, split, option, ", ".join(map(str, splits)))
+    part = folder / split if (folder / "dataset_dict.json").is_file() else folder
+    for needed in ("dataset_info.json", "state.json"):
+        if split != Path(split).name or not (part / needed).is_file():
+            raise ValueError(f"dataset={source!r}: no {needed} for split {split!r}, must be saved by datasets")
+    files = _json(part / "state.json").get("_data_files")
+    names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise ValueError(f"dataset={source!r}: state.json of split {split!r} must name files of that folder")
+    return part, list(map(str, names))
+
+
+def no_split(source: str, split: str, option: str, there: str) -> ValueError:
+    """The error that says that a dataset has no such split."""
+    other = " or give validation_fraction" if option == "validation_split" else ""
+    return ValueError(
+        f"dataset={source!r} has no split {split!r}, there are {there.strip('[].')}: name one by {option}{other}"
+    )
+
+
+def bytes_of(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with open_regular(path) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(read_at_most(path, SAVED_TEXT_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
+    return values if isinstance(values, dict) else {}
 
 
 def check_saved(folder: Path, split: Path, names: Sequence[str], limits: ReadLimits) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hiso_pl.bounds import SAVED_TEXT_BYTES
-from hiso_pl.data.arrow import arrow_rows
+from hiso_pl.data.arrow import arrow_rows, parquet_class_names
 from hiso_pl.data.limits import ReadLimits, Row, Taken
-from hiso_pl.data.readers import open_table, parse_rows, row_name, text_values
-from hiso_pl.data.saved import check_saved
+from hiso_pl.data.readers import open_table, parse_rows, row_name
+from hiso_pl.data.saved import bytes_of, check_saved, find_split, no_split
+from hiso_pl.data.values import text_values
 from hiso_pl.errors import one_line
-from hiso_pl.regular_file import open_regular, read_at_most, sha256_of
+from hiso_pl.regular_file import sha256_of
 
-BLOCK = 1 << 20
 ROWS = 1000  # read from a dataset at a time
 
 
@@ -28,6 +27,10 @@ class Table(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of rows."""
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """What a column of class numbers calls them, in their order; None where it does not."""
+        return None
 
     @abstractmethod
     def identity(self) -> str:
@@ -43,7 +46,7 @@ class Table(ABC):
 
 
 class FileTable(Table):
-    """A ``.tsv``, ``.csv``, ``.jsonl`` or ``.parquet`` file.
+    """A ``.tsv``, ``.csv``, ``.jsonl``, ``.json`` or ``.parquet`` file.
 
     Args:
         path: The file.
@@ -70,6 +73,13 @@ class FileTable(Table):
     def __len__(self) -> int:
         """See :class:`Table`."""
         return len(self._rows)
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """See :class:`Table`; of text files none."""
+        if Path(self.path).suffix.lower() != ".parquet":
+            return None
+        with open_table(self.path, self._limits) as file:
+            return parquet_class_names(file, column)
 
     def identity(self) -> str:
         """SHA-256 of the file's bytes, with the end of its name, which says how they are read."""
@@ -104,11 +114,17 @@ class DatasetTable(Table):
         self._identity = identity or getattr(plain, "_fingerprint", None)
         # as Arrow has it: what datasets would decode, such as an image, it reads from wherever the row says
         self._data = plain.with_format("arrow") if hasattr(plain, "column_names") else plain
+        self._features: Mapping[str, Any] = getattr(plain, "features", None) or {}
         self._limits = limits
 
     def __len__(self) -> int:
         """See :class:`Table`."""
         return len(self._data)
+
+    def class_names(self, column: str) -> tuple[str, ...] | None:
+        """See :class:`Table`."""
+        feature: Any = self._features.get(column)
+        return tuple(feature.names) if type(feature).__name__ == "ClassLabel" else None
 
     def identity(self) -> str:
         """See :class:`Table`."""
@@ -175,7 +191,7 @@ def _open_hub(path: str, name: str | None, split: str, option: str, limits: Read
         data = load_dataset(path, name, split=split)
     except Exception as error:  # whatever a download can fail with: connection, hub, arrow, file system
         if str(error).startswith("Unknown split"):
-            raise _no_split(path, split, option, one_line(error).partition("Should be one of ")[2]) from error
+            raise no_split(path, split, option, one_line(error).partition("Should be one of ")[2]) from error
         raise ValueError(
             f"{label} cannot be had from the hub ({one_line(error)}); give train_file and validation_file instead"
         ) from error
@@ -183,59 +199,12 @@ def _open_hub(path: str, name: str | None, split: str, option: str, limits: Read
 
 
 def _open_saved(folder: Path, source: str, split: str, option: str, limits: ReadLimits) -> Table:
-    """A split of what ``DatasetDict.save_to_disk`` wrote, or as training split what ``Dataset.save_to_disk`` wrote."""
-    if (folder / "dataset_dict.json").is_file():
-        splits = _json(folder / "dataset_dict.json").get("splits")
-        if not isinstance(splits, list):
-            raise ValueError(f"dataset={source!r}: dataset_dict.json lists no splits, must be saved by datasets")
-    elif (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
-        splits = ["train"]
-    else:
-        raise ValueError(
-            f"dataset={source!r}: the folder holds no dataset_dict.json, nor dataset_info.json with state.json: "
-            "it must be saved by Dataset.save_to_disk or DatasetDict.save_to_disk"
-        )
-    if split not in splits:
-        raise _no_split(source, split, option, ", ".join(map(str, splits)))
-    part = folder / split if (folder / "dataset_dict.json").is_file() else folder
-    for needed in ("dataset_info.json", "state.json"):
-        if split != Path(split).name or not (part / needed).is_file():
-            raise ValueError(f"dataset={source!r}: no {needed} for split {split!r}, must be saved by datasets")
-    files = _json(part / "state.json").get("_data_files")
-    names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise ValueError(f"dataset={source!r}: state.json of split {split!r} must name files of that folder")
+    part, names = find_split(folder, source, split, option)
     from datasets import load_from_disk
 
     label = source if part is folder else f"{source}/{split}"
     try:
-        check_saved(folder, part, list(map(str, names)), limits)
-        return DatasetTable(load_from_disk(str(part)), label, _bytes_of(part), limits)
+        check_saved(folder, part, names, limits)
+        return DatasetTable(load_from_disk(str(part)), label, bytes_of(part), limits)
     except Exception as error:  # whatever a broken file can fail with
         raise ValueError(f"{label} cannot be read as a saved dataset ({one_line(error)})") from error
-
-
-def _no_split(source: str, split: str, option: str, there: str) -> ValueError:
-    other = " or give validation_fraction" if option == "validation_split" else ""
-    return ValueError(
-        f"dataset={source!r} has no split {split!r}, there are {there.strip('[].')}: name one by {option}{other}"
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(read_at_most(path, SAVED_TEXT_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
-    return values if isinstance(values, dict) else {}
-
-
-def _bytes_of(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with open_regular(path) as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()

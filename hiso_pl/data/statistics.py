@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiso_pl.data.examples import ExampleSet
+from hiso_pl.data.examples import ExampleSet, Splits
+from hiso_pl.data.ownership import Ownership
 
 MAX_CLIENTS = 200  # rows of a table; more are counted, not listed
 
@@ -22,7 +23,8 @@ def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> 
 
     Returns:
         ``examples``; where there are tokens ``tokens`` (``min``, ``median``, ``max`` of an example) and ``cut``, the
-        examples that lost text; for answers ``answers_cut``; for classes ``labels``, the examples of each by its name.
+        examples that lost text; for answers ``answers_cut``; for classes ``labels``, the examples of each by its name;
+        of a whole set ``left_out``, the rows that had a blank, if any had.
     """
     chosen = np.arange(len(examples)) if indices is None else indices
     found: dict[str, Any] = {"examples": len(chosen)}
@@ -37,6 +39,26 @@ def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> 
     if examples.classes:
         counts = np.bincount(examples.labels[chosen], minlength=len(examples.classes))
         found["labels"] = dict(zip(examples.classes, counts.tolist(), strict=True))
+    left_out = getattr(examples, "left_out", 0)
+    if left_out and indices is None:
+        found["left_out"] = left_out
+    return found
+
+
+def statistics_of(splits: Splits, ownership: Ownership) -> dict[str, Any]:
+    """What :func:`describe` finds of each split, and of each client's training examples under ``clients``.
+
+    Of a client whose examples are on another rank only, their number.
+    """
+    found: dict[str, Any] = {
+        name: describe(examples)
+        for name, examples in zip(("train", "validation", "test"), splits, strict=True)
+        if examples is not None
+    }
+    found["clients"] = [
+        describe(splits.train, ownership.hosted[client]) if client in ownership.hosted else {"examples": size}
+        for client, size in enumerate(ownership.sizes)
+    ]
     return found
 
 
@@ -49,6 +71,8 @@ def counts_line(found: dict[str, Any]) -> str:
         parts.append(f"{found['cut']} cut")
     if found.get("answers_cut"):
         parts.append(f"{found['answers_cut']} answers cut")
+    if "left_out" in found:
+        parts.append(f"{found['left_out']} rows left out for a blank")
     labels = [f"{name} {count}" for name, count in found.get("labels", {}).items()]
     if labels:
         parts.append("labels " + ", ".join([*labels[:10], *(["..."] if len(labels) > 10 else [])]))

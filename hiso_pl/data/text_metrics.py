@@ -151,11 +151,17 @@ def _best_rouge(name: str) -> Callable[[str, Sequence[str]], float]:
     return lambda prediction, references: max(rouge(prediction, reference)[name] for reference in references)
 
 
-TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+SPAN_METRICS = ("drop_em", "drop_f1")
+"""Those that compare spans, where an answer has several."""
+
+TEXT_METRICS: dict[str, Callable[[Any, Sequence[Any]], float]] = {
     "em": exact_match,
     "f1": f1,
     "drop_em": drop_em,
     "drop_f1": drop_f1,
     **{name: _best_rouge(name) for name in ROUGE},
 }
-"""The metrics of generated text by name, each of a prediction and the references that it may match, from 0 to 1."""
+"""The metrics of generated text by name, each of a prediction and the references that it may match, from 0 to 1.
+
+Predictions and references are texts; for :data:`SPAN_METRICS` either may be several spans.
+"""

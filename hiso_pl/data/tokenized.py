@@ -56,21 +56,28 @@ class TokenSequences(ExampleSet):
         classes: Name of each class.
         padding: Token id that fills a batch up; the attention mask hides it.
 
+    Raises:
+        ValueError: If an example has no token: what a model would say of it is of the padding around it.
+
     Attributes:
         lengths: Tokens of each example as the model is given it, shape ``[N]``.
         padding_side: Where batches are filled up.
         metrics: Names of the metrics to take.
         decode: Makes text of tokens, where that is known.
+        groups: Number of the question that an example answers, where examples answer some, shape ``[N]``.
         cut: Whether an example lost text because it was too long, shape ``[N]``.
         columns: Codes of the columns that were kept, by name of the column, shape ``[N]`` each.
+        left_out: Rows that were left out, as they had a blank.
     """
 
     lengths: NDArray[np.int64]
     padding_side: PaddingSide = "right"
     metrics: tuple[str, ...] = ("accuracy",)
     decode: Decode | None = None
+    groups: NDArray[np.int64] | None = None
     cut: NDArray[np.bool_]
     columns: Mapping[str, NDArray[np.int64]]
+    left_out: int = 0
 
     def __init__(
         self,
@@ -84,6 +91,8 @@ class TokenSequences(ExampleSet):
         self.padding = padding
         self.sequences = Ragged.of(sequences)
         self.lengths = self.sequences.lengths
+        if self.lengths.min(initial=1) < 1:
+            raise ValueError(f"example {int(self.lengths.argmin())} has 0 tokens, must have at least 1")
         self.cut = np.zeros(len(self.labels), dtype=np.bool_)
         self.columns = {}
         self._multiple = 1
@@ -115,7 +124,7 @@ class TokenSequences(ExampleSet):
     @property
     def measure(self) -> Measure:
         """See :class:`ExampleSet`."""
-        return ClassMeasure(self.labels, self.classes, self.metrics)
+        return ClassMeasure(self.labels, self.classes, self.metrics, self.groups)
 
     def text(self, index: int) -> str | None:
         """The text of an example's tokens, without special ones."""

@@ -82,7 +82,7 @@ def export(settings: Asked, config: Any, build: Callable[[], Any]) -> Path:
         for place in (path, source, network.pretrained):
             if place is not None and Path(place).expanduser().resolve().is_relative_to(output):
                 raise ValueError(f"output={settings.output} holds {place}, which is exported from: give another folder")
-    name_classes(network, config.data.init_args.task)
+    name_classes(network, config.data.init_args.task, config.data.init_args.classes)
     kind = "merged" if settings.merge else "adapter" if adapted else "model"
     facts = {
         "format": FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,18 +14,27 @@ from torch import nn
 from hiso_pl.data.tasks import find_task
 from hiso_pl.errors import one_line
 from hiso_pl.models import CausalLM, SequenceClassifier, TransformersModel
-from hiso_pl.models.loading import unwrapped
+from hiso_pl.models.heads import token_ids
+from hiso_pl.models.loading import unwrapped, vocabulary_size
+
+log = logging.getLogger(__name__)
 
 
-def name_classes(network: TransformersModel, task: Any) -> None:
+def name_classes(network: TransformersModel, task: Any, classes: Any = None) -> None:
     """Lets a classifier's configuration say what its classes are called, where the run's task says so.
+
+    A pretrained head that has names for them keeps these: the run's labels were numbered as it has them.
 
     Args:
         network: The network; the configuration of its model is changed.
         task: Name of a built-in task, the options of the user's own, or anything else, which names no classes.
+        classes: What the run called them instead.
     """
-    classes: Any = task.get("classes") if isinstance(task, Mapping) else None
-    if isinstance(task, str):
+    if network.labels is not None:
+        return
+    if classes is None and isinstance(task, Mapping):
+        classes = task.get("classes")
+    if classes is None and isinstance(task, str):
         try:
             classes = getattr(find_task(task), "classes", None)
         except ValueError:  # of another package, which has its own names
@@ -57,7 +67,7 @@ def save(
     """
     model: Any = network.model
     if isinstance(network, SequenceClassifier) and tokenizer is not None:
-        _agree_on_padding(unwrapped(model), tokenizer)
+        _agree_on_padding(network, unwrapped(model), tokenizer)
     if kind == "merged":
         model = _merged(model)
     for name, p in model.named_parameters():
@@ -80,25 +90,53 @@ def save(
 
 
 def _merged(adapted: Any) -> transformers.PreTrainedModel:
-    """The model with its adapter merged; a head or an embedding that was adapted on its own stays tied no longer."""
+    """The model with its adapter merged; its head stays tied to its embedding only where they still are the same."""
+    from peft.utils import ModulesToSaveWrapper  # PEFT takes seconds, and is there already if there is an adapter
+
     model = unwrapped(adapted)
+    # What is trained whole takes its own place: PEFT would do so by way of a weight that not every such module has.
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ModulesToSaveWrapper):
+                [trained] = child.modules_to_save.values()
+                setattr(parent, name, trained)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if any(hasattr(module, "base_layer") or hasattr(module, "modules_to_save") for module in (embedding, head)):
-        for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-            config.tie_word_embeddings = False
+    if any(hasattr(module, "base_layer") for module in (embedding, head)):
         base = getattr(head, "base_layer", head)
         if isinstance(getattr(base, "weight", None), nn.Parameter):
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
     try:
-        return cast(transformers.PreTrainedModel, adapted.merge_and_unload(safe_merge=True))
-    except (NotImplementedError, TypeError, AttributeError) as error:
+        merged = cast(transformers.PreTrainedModel, adapted.merge_and_unload(safe_merge=True))
+    except (NotImplementedError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"merge=True must be false: {one_line(error)}") from error
+    embedding, head = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if head is not None and getattr(head, "weight", None) is not getattr(embedding, "weight", None):
+        for config in {id(c): c for c in (merged.config, merged.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+    return merged
 
 
-def _agree_on_padding(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
-    """Decoders find a sequence's end by the padding, so that the tokenizer's must be the model's."""
+def _agree_on_padding(
+    network: SequenceClassifier, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
+) -> None:
+    """Says what padding is in model and tokenizer alike, and in the model only where it finds a text's end by it.
+
+    Decoders take the last token that is not the padding's. Where none is known to mean padding, or texts themselves end
+    in it, the model is left without: alone a text is then scored as in the run, and batches are refused.
+    """
     config = model.config.get_text_config()
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    elif config.pad_token_id != tokenizer.pad_token_id:
-        config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+        padding = network.padding
+        if padding is None:
+            padding = next(iter(token_ids(config.eos_token_id, vocabulary_size(model))), None)
+        if padding is not None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    padding = tokenizer.pad_token_id
+    if network.reads_last_token and padding is not None and tokenizer("a").input_ids[-1:] == [padding]:
+        log.warning(
+            "Texts end in the padding token %s, which the exported model would not read: it is left without padding, "
+            "and takes one text at a time.",
+            tokenizer.pad_token,
+        )
+        padding = None
+    config.pad_token_id = model.config.pad_token_id = padding

@@ -7,6 +7,7 @@ it: no dropout, evaluation mode, and nothing else trainable.
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -88,7 +89,8 @@ def add_adapter(model: transformers.PreTrainedModel, peft: PeftOptions, task: st
     # Imported where it is used: PEFT takes seconds, and most runs do without.
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, get_peft_model
 
-    options = peft.options() if isinstance(peft, LoRA) else dict(peft)
+    # a copy: PEFT adds to the lists that it is given
+    options = deepcopy(peft.options() if isinstance(peft, LoRA) else dict(peft))
     kind = str(options.pop("peft_type", ""))
     known = sorted(member.value for member in PeftType)
     if kind.upper() not in known:
@@ -154,13 +156,13 @@ def adapted_call(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, **
         What the model returns. Logits of every position may have virtual tokens in front.
     """
     base = unwrapped(model)
-    if _has_prefix(model) and "cache" in inspect.signature(base.base_model.forward).parameters:
+    if has_prefix(model) and "cache" in inspect.signature(base.base_model.forward).parameters:
         options["cache"] = cast(Any, model).get_prompt(len(input_ids))
         before = attention_mask.new_ones(len(input_ids), virtual_tokens(model))
         attention_mask, model = torch.cat((before, attention_mask), dim=1), base
     return model(input_ids=input_ids, attention_mask=attention_mask, **options)
 
 
-def _has_prefix(model: nn.Module) -> bool:
+def has_prefix(model: nn.Module) -> bool:
     """Whether an adapter's virtual tokens are keys and values, not embeddings."""
     return bool(virtual_tokens(model)) and cast(Any, model).active_peft_config.peft_type in _VIRTUAL_STATES

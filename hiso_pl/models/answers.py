@@ -7,13 +7,14 @@ from torch import Tensor
 
 
 def candidate_scores(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    r"""Log-likelihood of each candidate of each example.
+    r"""Log-likelihood of each candidate of each example; with ``candidate_lengths`` in the batch, per token.
 
     .. math:: score_{b,c} = \sum_l m_{b,c,l} \log p(token_{b,c,l} \mid row_{b,c}, l)
 
     Args:
         logits: Logits of the rows' answer positions, fp32, shape ``[R, L, V]``.
-        batch: ``candidate_rows`` ``[B, C]``, ``candidate_tokens`` and ``candidate_mask`` ``[B, C, L]``, int64.
+        batch: ``candidate_rows`` ``[B, C]``, ``candidate_tokens`` and ``candidate_mask`` ``[B, C, L]``, int64;
+            ``candidate_lengths`` ``[B, C]``, the tokens of each, where scores are to be means.
 
     Returns:
         fp32, shape ``[B, C]``.
@@ -21,7 +22,8 @@ def candidate_scores(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     tokens = batch["candidate_tokens"]
     places = torch.arange(tokens.shape[-1], device=tokens.device)
     found = logits.log_softmax(dim=-1)[batch["candidate_rows"][:, :, None], places, tokens]  # [B, C, L]
-    return _masked_sum(found, batch["candidate_mask"])
+    total = _masked_sum(found, batch["candidate_mask"])
+    return total / batch["candidate_lengths"] if "candidate_lengths" in batch else total
 
 
 def answer_losses(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -6,9 +6,11 @@ calls it. Models are made without memory for their tensors at first, so that not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -57,3 +59,22 @@ def no_more_than(held: Held) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def of_another_shape(
+    model: transformers.PreTrainedModel, mismatched: Mapping[str, Sequence[Any]], num_labels: int | None
+) -> str:
+    """What is wrong with a model whose weight files hold tensors of other shapes than were made.
+
+    Args:
+        model: The model.
+        mismatched: Their names, each with the shape in the files and the shape made, where these are known.
+        num_labels: The number of classes that was asked for.
+    """
+    name = max(mismatched)  # a weight before its bias
+    shapes = [list(shape) for shape in mismatched[name] if isinstance(shape, Sequence) and not isinstance(shape, str)]
+    theirs, ours = shapes if len(shapes) == 2 else (None, None)
+    what = "has another shape" if theirs is None else f"has shape {theirs} in its files, must have {ours}"
+    if num_labels is None or name.startswith(f"{model.base_model_prefix}."):
+        return f"{name} {what} by its config.json"
+    return f"{name} {what} by num_labels={num_labels}" + (f": give num_labels={theirs[0]}" if theirs else "")

@@ -42,8 +42,9 @@ class CausalLM(TransformersModel):
        the sum running over the label words, or over the whole vocabulary with ``loss: full_vocabulary``.
     2. Candidates of several tokens: R rows of B examples and ``answer_positions`` ``[R, L]``, the positions before each
        token of an answer; ``candidate_rows`` ``[B, C]``, ``candidate_tokens`` and ``candidate_mask`` ``[B, C, L]``,
-       ``label`` ``[B]``. A candidate's score is its log-likelihood, summed over its tokens; the loss is the cross
-       entropy over the scores, or the negative score of the right candidate with ``loss: full_vocabulary``.
+       ``label`` ``[B]``. A candidate's score is its log-likelihood, summed over its tokens, or their mean where the
+       batch has ``candidate_lengths`` ``[B, C]``; the loss is the cross entropy over the scores, or the negative score
+       of the right candidate with ``loss: full_vocabulary``.
     3. Generation: prompt and answer in one row, ``answer_positions``, ``answer_tokens`` and ``answer_mask`` ``[B, L]``,
        ``stop_tokens`` ``[S]`` and ``max_new_tokens`` (a number). The loss is the mean negative log-likelihood of the
        answer's tokens. Evaluated, the network also generates from the prompts, greedily.
@@ -121,6 +122,10 @@ class CausalLM(TransformersModel):
         batch = padded_right(batch)
         if "candidate_rows" in batch:
             return candidate_scores(self._logits_at(batch, "answer_positions"), batch)
+        if "label_words" not in batch:
+            raise ValueError(
+                "CausalLM takes prompts and what may follow them: data must be hiso_pl.data.text.PromptData"
+            )
         words = batch["label_words"]
         if self.full_logits:
             return self._logits_at(batch, "answer_position")[:, words]

@@ -26,6 +26,8 @@ class DigitsCNN(TaskModel):
         channels: Channels of the first convolution; the second has twice as many.
     """
 
+    num_labels = CLASSES
+
     def __init__(self, channels: int = 8) -> None:
         super().__init__()
         _at_least("channels", channels, 1)
@@ -52,6 +54,8 @@ class DigitsViT(TaskModel):
         heads: Attention heads of a block.
         patch: Side of a patch in pixels: 1, 2, 4 or 8.
     """
+
+    num_labels = CLASSES
 
     def __init__(self, width: int = 16, depth: int = 2, heads: int = 2, patch: int = 2) -> None:
         super().__init__()

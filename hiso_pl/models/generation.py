@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -72,10 +74,23 @@ def _continued(
         disable_compile=True,
     )
     # adapters inside the layers act on the model itself
-    tokens = cast(Any, model).generate(input_ids=prompts, attention_mask=mask, generation_config=options)
+    with _ending_only_at(stop_tokens, model):
+        tokens = cast(Any, model).generate(input_ids=prompts, attention_mask=mask, generation_config=options)
     new = tokens[:, prompts.shape[1] :]
     stops = torch.isin(new, torch.tensor(stop_tokens, dtype=torch.int64, device=new.device)).long()
     return new.masked_fill(stops.cumsum(dim=1) - stops > 0, FILL)
+
+
+@contextmanager
+def _ending_only_at(stop_tokens: list[int], model: transformers.PreTrainedModel) -> Iterator[None]:
+    """Hides the ends that a model's own files name: transformers takes those where it is given none."""
+    own = model.generation_config
+    if not stop_tokens and own is not None:
+        model.generation_config = transformers.GenerationConfig(do_sample=False)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _behind_virtual_tokens(model: nn.Module, prompts: Tensor, stop_tokens: list[int], max_new_tokens: int) -> Tensor:

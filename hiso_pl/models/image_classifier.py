@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiso_pl.models.adapters import LoRA
+from hiso_pl.models.heads import head_labels
 from hiso_pl.models.loading import load_pretrained
 from hiso_pl.models.transformers_model import TransformersModel
 
@@ -65,6 +66,7 @@ class ImageClassifier(TransformersModel):
         )
         if missing:
             logger.info("new in %s: %s", pretrained, ", ".join(missing))
+        self.num_labels, self.labels = num_labels, head_labels(model, missing)
         self._channels = int(getattr(model.config, "num_channels", 3))
         size = getattr(model.config, "image_size", None)
         self._size = (size, size) if isinstance(size, int) else None if size is None else (int(size[0]), int(size[1]))

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.hub import cached_file
 
 from hiso_pl.errors import one_line
-from hiso_pl.models.building import no_more_than
+from hiso_pl.models.building import no_more_than, of_another_shape
 from hiso_pl.models.configuration import check_config, check_numbers, check_tokenizer_config
 from hiso_pl.models.folder import Find, check_folder, held_by, weight_files
 
@@ -137,10 +137,13 @@ def load_pretrained(
                 use_safetensors=use_safetensors,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                **options,
+                **{**options, "ignore_mismatched_sizes": True},
             )
-    # with ignore_mismatched_sizes a head of another size is drawn anew, like a missing one
-    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    # of some versions of transformers their names alone
+    mismatched = {one if isinstance(one, str) else one[0]: list(one)[1:] for one in info["mismatched_keys"]}
+    if mismatched and not options.get("ignore_mismatched_sizes"):
+        raise ValueError(f"pretrained={pretrained!r}: {of_another_shape(model, mismatched, options.get('num_labels'))}")
+    # where it is allowed a head of another size is drawn anew, like a missing one
     return model.eval(), sorted({*info["missing_keys"], *mismatched})
 
 
@@ -151,8 +154,11 @@ def max_positions(model: transformers.PreTrainedModel) -> int | None:
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            named = model.config.get_text_config().pad_token_id
+            # of a negative one, which means none, torch makes a place counted from the end
+            return module.num_embeddings - (module.padding_idx if named is None or named >= 0 else named) - 1
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most if most is None or most > 0 else None  # XLNet says -1 where there is no limit
 
 
 def vocabulary_size(model: transformers.PreTrainedModel) -> int:

@@ -376,6 +376,8 @@ def test_a_folder_that_cannot_be_written_is_said_once(module, made, tmp_path, ca
     data.setup()
     assert len(made) == 2
     assert caplog.text.count("Nothing is kept in cache_dir=") == 1
+    assert "cannot be written (Not a directory): give another, or cache=false." in caplog.text
+    assert "damaged" not in caplog.text
     other = module(cache_dir=str(tmp_path / "file"))
     attach(other, 1, 2)
     other.setup("fit")

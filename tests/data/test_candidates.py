@@ -135,8 +135,12 @@ def test_truncation_leaves_room_for_the_longest_candidate(encode):
         ((" {one}", " {two}"), {"one": "good", "two": "good"}, "row 0: label words ' good' and ' good' are the same t"),
         ((" good", " {one}"), {"one": "good"}, "row 0: label words ' good' and ' good' are the same tokens"),
         ((" {one}", " {two}"), {"one": "good"}, "row 0: no column 'two', there are text, label, one"),
-        (("{one}", "{two}"), {"one": "good", "two": ""}, "row 0: label word 'good' merges with the end of the prompt"),
-        ((" bad", "{one}"), {"one": ""}, "row 0: label word '' is 0 tokens"),
+        (
+            ("{one}", "{two}"),
+            {"one": "good", "two": "fine"},
+            "row 0: label word 'good' merges with the end of the prompt",
+        ),
+        ((" bad", "{one}"), {"one": ""}, "row 0: column 'one' is empty, must say something"),
         ((" nice", " great nice"), {}, "label word ' nice' is unknown to the tokenizer"),
     ],
 )
@@ -160,3 +164,17 @@ def test_fingerprints_tell_candidates_and_padding_apart(encode):
     left.padding_side = "left"
     prints.add(left.fingerprint())
     assert len(prints) == 4
+
+
+def test_scores_may_be_means(encode):
+    """A batch then says how many tokens each candidate has; its rows, and what is summed, are the same."""
+    rows = [{"text": "a", "label": "p"}, {"text": "a fine film", "label": "n"}]
+    total, mean = (encode(rows, scoring=scoring) for scoring in ("sum", "mean"))
+    batches = [examples.collate(np.arange(2)) for examples in (total, mean)]
+    assert batches[1].pop("candidate_lengths").tolist() == [[2, 1], [2, 1]]
+    assert {name: value.tolist() for name, value in batches[0].items()} == {
+        name: value.tolist() for name, value in batches[1].items()
+    }
+    assert total.fingerprint() != mean.fingerprint()
+    with pytest.raises(ValueError, match=r"^scoring='max' must be sum or mean$"):
+        encode(rows, scoring="max")

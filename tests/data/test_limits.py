@@ -16,9 +16,10 @@ import pyarrow.parquet
 import pytest
 
 from hiso_pl.data.limits import ReadLimits
-from hiso_pl.data.readers import open_table, parse_rows, text_values
+from hiso_pl.data.readers import open_table, parse_rows
 from hiso_pl.data.sources import FileTable, open_dataset
 from hiso_pl.data.text import PromptData
+from hiso_pl.data.values import text_values
 from tests.isolated import isolated
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from hiso_pl.data.measures import ClassMeasure, Measure, TextMeasure, macro_f1
+from hiso_pl.data.text_metrics import normalize_answer
 from hiso_pl.models.task_model import Evaluation
 
 CLASSES = ("yes", "no", "maybe")
@@ -103,9 +104,68 @@ def test_text_metrics_do_not_depend_on_the_batches():
     assert measure.rows(np.arange(0), evaluation(generated[:0])).shape == (0, 3)
 
 
+def told(measure: TextMeasure, *texts: str) -> list[dict[str, float]]:
+    """What the lines of a file say of texts, whose words are tokens."""
+    measure.decode = lambda tokens: words[tokens[0]]
+    words = list(texts)
+    return measure.lines(np.arange(len(texts)), evaluation(torch.arange(len(texts))[:, None]))
+
+
+@pytest.mark.parametrize(
+    ("text", "references", "em", "f1"),
+    [
+        ("Broncos", [("Broncos", "Jets")], 0, 0.5),
+        ("Jets, Broncos", [("Broncos", "Jets")], 1, 1),
+        ("the Jets,Broncos", [("Broncos", "Jets")], 1, 1),
+        ("Broncos, Broncos", [("Broncos", "Jets")], 0, 0.5),
+        ("Jets, Bears, Broncos", [("Broncos", "Jets")], 0, 0.67),
+        ("Broncos Jets", [("Broncos", "Jets")], 0, 0.33),  # one span: F1 of 2/3 with one, none for the other
+        ("Broncos", [("Broncos", "Jets"), "Broncos"], 1, 1),  # of several annotators the one it fits best
+        ("Broncos, Jets", ["Broncos", ("Broncos", "Jets")], 1, 1),
+        ("May 5, 2010", ["May 5, 2010"], 1, 1),  # a single span is compared with the whole text
+        ("5, 2010, May", ["May 5, 2010"], 0, 1),
+        (",", [("Broncos", "Jets")], 0, 0),
+        ("", [("Broncos", "Jets")], 0, 0),
+    ],
+)
+def test_answers_of_several_spans_are_compared_as_sets(text, references, em, f1):
+    measure = TextMeasure([tuple(references)], decode, "\n", ("drop_em", "drop_f1", "em", "f1"), ", ")
+    [line] = told(measure, text)
+    assert (line["drop_em"], line["drop_f1"]) == (em, f1)
+    assert json.loads(json.dumps(line))["references"] == json.loads(json.dumps(references))
+    flat = [span for answer in references for span in ([answer] if isinstance(answer, str) else answer)]
+    assert line["em"] == max(normalize_answer(span) == normalize_answer(text) for span in flat)
+
+
+def test_without_a_separator_a_text_is_one_span():
+    [line] = told(TextMeasure([(("Broncos", "Jets"),)], decode, "\n", ("drop_em", "drop_f1")), "Broncos, Jets")
+    assert (line["drop_em"], line["drop_f1"]) == (0, 0.33)
+
+
+def test_multirc_is_measured_by_answer_and_by_question():
+    """Against a few lines of Python, whatever the batches and the order of the examples."""
+    draw = np.random.default_rng(3)
+    for count in (1, 2, 9, 120):
+        labels, guesses = draw.integers(0, 2, (2, count))
+        guesses = np.where(draw.random(count) < 0.7, labels, guesses)
+        groups = draw.integers(0, max(1, count // 3), count) * 7
+        measure = ClassMeasure(labels, ("false", "true"), ("accuracy", "f1a", "question_em"), groups)
+        found = measure.combine(table(measure, torch.from_numpy(guesses), 4))
+        questions = {g: [i for i in range(count) if groups[i] == g] for g in groups.tolist()}
+        right = sum(all(labels[i] == guesses[i] for i in answers) for answers in questions.values())
+        assert found["question_em"] == right / len(questions)
+        assert found["f1a"] == pytest.approx(f1_score(labels, guesses, zero_division=0), abs=1e-15)
+    assert ClassMeasure(np.zeros(2, np.int64), ("n", "y"), ("f1a",)).combine(np.zeros((2, 2))) == {"f1a": 0.0}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ClassMeasure(np.zeros(1, np.int64), CLASSES, ("f1a",)), "f1a is for 2 classes, not 3"),
+        (
+            lambda: ClassMeasure(np.zeros(1, np.int64), CLASSES, ("question_em",)),
+            "metrics=.'question_em'.: question_em needs to know which examples answer one question",
+        ),
         (lambda: ClassMeasure(np.zeros(1, np.int64), CLASSES, ("f1",)), "metrics=.'f1'. must be one or several of acc"),
         (lambda: TextMeasure(REFERENCES, decode, "", ()), r"metrics=\[\] must be one or several of em, f1, drop_em"),
     ],

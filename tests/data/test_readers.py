@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hiso_pl.data.limits import Row
-from hiso_pl.data.readers import open_table, parse_rows
+from hiso_pl.data.limits import ReadLimits, Row
+from hiso_pl.data.readers import open_table, parse_rows, row_name
+from hiso_pl.data.values import NULL
 
 
 def numbered_rows(path: str | Path) -> list[tuple[int, Row]]:
@@ -38,10 +43,65 @@ def test_csv_is_quoted_and_counts_the_lines_of_a_cell(tmp_path):
 
 def test_jsonl_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "é", "label": true}\n\n{"label": 3, "x": null, "y": [1]}')
-    assert numbered_rows(str(path)) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "y": "[1]"})]
+    assert numbered_rows(path) == [(1, {"text": "é", "label": "true"}), (3, {"label": "3", "x": NULL, "y": "[1]"})]
 
 
-def parquet(columns: dict[str, list[object]]) -> bytes:
+def test_a_json_document_is_a_list_or_what_sets_lay_around_one(tmp_path, monkeypatch):
+    rows = [{"text": "é", "label": True}, {"text": "b\n", "n": [1]}]
+    expected = [(0, {"text": "é", "label": "true"}), (1, {"text": "b\n", "n": "[1]"})]
+    for document in (rows, {"version": 1, "data": rows}, {"first": rows[0], "second": rows[1]}):
+        path = write(tmp_path / "a.json", b"\xef\xbb\xbf" + json.dumps(document, indent=1).encode())
+        assert numbered_rows(path) == expected
+    assert numbered_rows(write(tmp_path / "b.json", json.dumps(rows[0]))) == expected[:1]
+    assert row_name("a.json", 1) == "a.json entry 1"
+    with pytest.raises(
+        ValueError, match=r"c\.json holds \d+ values of at least \d+ bytes, must have at most read_limits"
+    ):
+        parse_rows("c.json", io.BytesIO(b"[" + b"[]," * 1000 + b"[]]"), ReadLimits(bytes=10_000))
+    monkeypatch.setattr("hiso_pl.data.json_document.JSON_DOCUMENT_BYTES", 20)
+    with pytest.raises(
+        ValueError, match=r"a\.json has over 20 bytes, must be \.jsonl, one object a line, to have more"
+    ):
+        read_table(path)
+
+
+def test_a_long_cell_is_read_as_the_same_row_is_from_jsonl(tmp_path):
+    """The module csv would stop at 131,072 characters; what a row may have is bounded by read_limits."""
+    text = "words, " * 30_000
+    found = read_table(write(tmp_path / "a.csv", f'text,label\n"{text}",1\n'))
+    assert found == read_table(write(tmp_path / "a.jsonl", json.dumps({"text": text, "label": 1}) + "\n"))
+    assert len(found[0]["text"]) == 210_000
+    with pytest.raises(
+        ValueError, match=r"a\.csv line 2 has \d+ bytes or more, must have at most read_limits\.row_bytes"
+    ):
+        parse_rows("a.csv", open_table(tmp_path / "a.csv"), ReadLimits(row_bytes=200_000))
+
+
+def test_numbers_are_spelled_alike(tmp_path):
+    import pyarrow
+
+    values = {"i": 1, "f": 1.0, "s": 0.1, "big": 10**18, "b": False, "e": 1e-7}
+    row = {"i": "1", "f": "1.0", "s": "0.1", "big": "1000000000000000000", "b": "false", "e": "1e-07"}
+    assert read_table(write(tmp_path / "a.jsonl", json.dumps(values))) == [row]
+    columns = {name: pyarrow.array([value]) for name, value in values.items()}
+    short = {"s": pyarrow.array([0.1], "float32"), "i": pyarrow.array([1], "uint8")}
+    for table in (columns, {**columns, **short}):
+        assert read_table(write(tmp_path / "a.parquet", parquet(table))) == [row]
+    others = {"d": pyarrow.array([datetime.date(2024, 5, 1)]), "n": pyarrow.array([float("nan")])}
+    assert read_table(write(tmp_path / "a.parquet", parquet(others))) == [{"d": "2024-05-01", "n": NULL}]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    import pyarrow
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    with pytest.raises(ValueError, match=r"a\.parquet: .*column names must be distinct, are text, text"):
+        read_table(write(tmp_path / "a.parquet", sink.getvalue().to_pybytes()))
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
@@ -55,7 +115,7 @@ def test_parquet_keeps_the_json_spelling_of_what_is_not_text(tmp_path):
     assert numbered_rows(write(tmp_path / "a.parquet", parquet(columns))) == [
         (0, {"text": "a", "label": "1", "answers": '["x"]'}),
         (1, {"text": "b\n", "label": "0", "answers": "[]"}),
-        (2, {"label": "2", "answers": '["y", "\\u00e9"]'}),
+        (2, {"text": NULL, "label": "2", "answers": '["y", "\\u00e9"]'}),
     ]
 
 
@@ -92,6 +152,21 @@ def test_broken_parquet_is_named_with_the_row(tmp_path):
         ("a.jsonl", "[1]\n", r"a\.jsonl line 1: a JSON list, an object expected"),
         ("a.jsonl", "\n", r"a\.jsonl: no rows"),
         ("a.jsonl", "text,label\na film,1\n", r"a\.jsonl line 1: not JSON"),
+        ("a.tsv", b"\xff\xfes\x00e\x00", r"a\.tsv line 1: not UTF-8 \(byte 1 of the line\), must be saved as UTF-8"),
+        (
+            "a.csv",
+            "text,label,\na,1,\n",
+            r"a\.csv line 1: column names must be distinct and not empty, are text, label, ",
+        ),
+        ("a.csv", "text,label\na,1,\n", r"a\.csv line 2: 3 columns, 2 expected \(text, label\)"),
+        ("a.jsonl", '{"a": 1, "b": 2, "a": 3}\n', r"a\.jsonl line 1: not JSON \(key 'a' twice in an object\)"),
+        ("a.tsv", "text\tlabel\ra\t1\r", r"a\.tsv line 1: lines end in a carriage return alone, must end in a newl"),
+        ("a.json", "", r"a\.json: not JSON"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json: not JSON \(Extra data.*; one object a line is \.jsonl"),
+        ("a.json", "[1]", r"a\.json entry 0: a JSON int, an object expected"),
+        ("a.json", "[]", r"a\.json: no rows"),
+        ("a.json", b'[{"a": "\xff"}]', r"a\.json: not UTF-8 \(byte 9\), must be saved as UTF-8"),
+        ("a.json", '[{"a": "x"}, {"a": "\\ud83d"}]', r"a\.json entry 1: column 'a' holds half of a character"),
         ("a.txt", "x", r"a\.txt' must end in \.tsv, \.csv, \.jsonl, \.parquet"),
     ],
 )

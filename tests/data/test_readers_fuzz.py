@@ -36,6 +36,7 @@ WHOLE = {
     ".csv": b"sentence,label\n" + b"".join(b'"a, ""b""\nc",%d\n' % i for i in range(7)),
     ".jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in ROWS),
     ".parquet": parquet(),
+    ".json": json.dumps({"version": "1", "data": ROWS}, indent=1).encode(),
 }
 assert tuple(WHOLE) == SUFFIXES
 
@@ -87,11 +88,13 @@ values = st.recursive(
 @settings(max_examples=200, deadline=None)
 def test_any_json(lines):
     check(".jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    check(".json", json.dumps(lines).encode())
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_nesting_without_end(opening):
     check(".jsonl", opening * 100_000)
+    check(".json", opening * 100_000)
 
 
 def test_numbers_of_very_many_digits():
@@ -151,7 +154,7 @@ def altered(content: bytes, draw: random.Random) -> bytes:
 
 def one_file(number: int) -> None:
     draw = random.Random(number)
-    suffix = SUFFIXES[number % 4]
+    suffix = SUFFIXES[number % len(SUFFIXES)]
     content = draw.choice((WHOLE[suffix], nested())) if suffix == ".parquet" else WHOLE[suffix]
     check(
         suffix,

@@ -13,6 +13,7 @@ from hiso_pl.data.readers import open_table, parse_rows
 from hiso_pl.data.sources import FileTable, open_dataset
 from hiso_pl.data.tasks import GenerationOptions
 from hiso_pl.data.text import PromptData
+from hiso_pl.data.values import NULL
 
 TRAIN = {"sentence": ["a fine film", "a bad film", "a film", "a"], "label": [1, 0, 0, 1]}
 VALIDATION = {"sentence": ["a good film"], "label": [1]}
@@ -69,7 +70,7 @@ def test_rows_keep_their_place_and_the_spelling_of_json(tmp_path):
     assert len(table) == 3
     assert list(table.rows([2, 1])) == [
         (f"{tmp_path}/d row 2", {"text": "c", "answers": '{"text": ["y"]}', "n": "3"}),
-        (f"{tmp_path}/d row 1", {"answers": '{"text": []}', "n": "2"}),
+        (f"{tmp_path}/d row 1", {"text": NULL, "answers": '{"text": []}', "n": "2"}),
     ]
 
 
@@ -160,7 +161,7 @@ def test_what_is_no_dataset(module, tmp_path):
     ("lines", "options", "message"),
     [
         ('{"sentence": "a", "label": [1]}', {}, r"t\.jsonl line 1: label='\[1\]' must be 0 to 1 or one of negative"),
-        ('{"sentence": null, "label": 1}', {}, r"t\.jsonl line 1: no column 'sentence', there are label"),
+        ('{"sentence": null, "label": 1}', {}, r"t\.jsonl line 1: column 'sentence' is null, must say something"),
         ('{"sentence": "a", "label": 1}\n{"sentence": "a", "label": 1.5}', {}, r"t\.jsonl line 2: label='1\.5' must"),
         ('{"sentence": "a", "label": 1}', {"label_column": "y"}, r"t\.jsonl line 1: no column 'y', there are sentence"),
     ],

@@ -70,7 +70,10 @@ def formatted(task: TextTask, row: dict[str, str]) -> dict[str, Any]:
     else:
         assert isinstance(task, GenerationTask)
         references = task.references(row, "here")
-        told |= {"continuation": task.continuation(references), "references": list(references)}
+        told |= {
+            "continuation": task.continuation(references),
+            "references": [r if isinstance(r, str) else list(r) for r in references],
+        }
     return told
 
 
@@ -164,7 +167,10 @@ def test_prompts_to_the_letter(name, row, prompt, words):
 )
 def test_generation_to_the_letter(name, prompt, continuation):
     row = {"title": "T", "context": "C c.", "passage": "C c.", "question": "Q? ", "document": "C c.", "summary": "C."}
-    row |= {"answers": '{"text": ["C c", "c", "C c"]}', "answers_spans": '{"spans": ["4", "four"]}'}
+    row |= {
+        "answers": '{"text": ["C c", "c", "C c"]}',
+        "answers_spans": '{"spans": ["4", "four"], "types": ["number", "span"]}',
+    }
     task = find_task(name)
     references = task.references(row, "here")
     assert task.prompt(task.texts(row, "here")) == prompt
@@ -290,7 +296,7 @@ def parsed(text: str) -> TextTask:
 def test_a_task_of_the_configuration():
     assert parsed("rte") is TASKS["rte"]
     assert parsed("{template: '{a} or {b}?', label_words: [' {a}', ' {b}']}") == ClassificationTask(
-        name="own", template="{a} or {b}?", label_words=(" {a}", " {b}"), classes=("a", "b")
+        name="own", template="{a} or {b}?", label_words=(" {a}", " {b}"), classes=("a", "b"), named=False
     )
     assert parsed(
         "{template: '{text} It', label_words: [' x', ' y'], classes: ['no', 'yes'], metrics: [macro_f1], cut: [text]}"
@@ -323,7 +329,7 @@ def test_mistakes_in_the_configuration(text, kind, message):
 
 
 def test_options_offer_what_a_task_has():
-    hidden = {"name", "hub", "prepare", "version"}
+    hidden = {"name", "hub", "prepare", "version", "published", "unfold", "group", "separator", "named", "other_names"}
     for options, task in ((ClassificationOptions, ClassificationTask), (GenerationOptions, GenerationTask)):
         assert {entry.name for entry in fields(options)} == {entry.name for entry in fields(task)} - hidden
 

@@ -42,7 +42,7 @@ def test_a_rank_that_is_a_client_opens_no_other_clients_file(matrix, ranks):
             "header",
             r"client 2 \(\S+/2\.tsv\) has columns label, sentence, site, but client 0 \(\S+/0\.tsv\) has label, s",
         ),
-        ("column", r"client 2: \S+/2\.tsv line 2: no column 'sentence', there are text, label$"),
+        ("column", r"client 2: \S+/2\.tsv line 2: no column 'sentence', there are text, label: task"),
     ],
 )
 def test_a_client_with_a_broken_file_ends_all_ranks_in_one_line(matrix, ranks, fault, message):

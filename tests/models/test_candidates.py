@@ -39,14 +39,18 @@ def answers(generation_batch):
     return generation_batch(PROMPTS, ANSWERS)
 
 
+@pytest.mark.parametrize("scoring", ["sum", "mean"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_candidates_score_is_its_log_likelihood(folder, candidates, family):
+def test_a_candidates_score_is_its_log_likelihood(folder, candidates, family, scoring):
+    if scoring == "mean":
+        lengths = [[len(words) for words in choices] for choices in CANDIDATES]
+        candidates = {**candidates, "candidate_lengths": torch.tensor(lengths)}
     network = CausalLM(folder(family))
     assert network.full_logits == (family == "gemma2")
     model = plain(folder(family))
     expected = torch.stack(
         [
-            torch.stack([log_likelihoods(model, prompt, words).sum() for words in choices])
+            torch.stack([getattr(log_likelihoods(model, prompt, words), scoring)() for words in choices])
             for prompt, choices in zip(PROMPTS, CANDIDATES, strict=True)
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from hiso_pl.data.limits import Row
+from hiso_pl.data.values import missing, text_of
 
 
 class HubDataset(NamedTuple):
@@ -43,8 +44,11 @@ class TextTask(ABC):
         cut: Columns that may be cut when a prompt is too long, such as a passage; none means all of the template's.
         metrics: Names of the metrics, the first being the one that papers report.
         hub: Where the hub has the data.
+        published: What the set's published files hold, where that is something else than the columns; for messages.
+        unfold: Makes the rows of an entry of such a file, each with what its place is called inside the entry; None for
+            what is a row already.
         prepare: Rewrites a row before anything is read from it, where columns are derived or have other names.
-        version: Number of that function: to be raised when it changes, since a function has no fingerprint.
+        version: Number of these functions: to be raised when one changes, since a function has no fingerprint.
     """
 
     name: str
@@ -52,6 +56,8 @@ class TextTask(ABC):
     cut: tuple[str, ...] = ()
     metrics: tuple[str, ...]
     hub: HubDataset | None = None
+    published: str = field(default="", compare=False, repr=False)
+    unfold: Callable[[Row], Iterator[tuple[str, Row]] | None] | None = field(default=None, compare=False, repr=False)
     prepare: Callable[[Row], Row] | None = field(default=None, compare=False, repr=False)
     version: int = 1
 
@@ -88,19 +94,45 @@ class TextTask(ABC):
         try:
             return self.prepare(row)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+            raise type(error)(f"{place}: {error}") from error
 
-    def texts(self, row: Row, place: str) -> dict[str, str]:
-        """The texts of a row, of prompt and answer columns, without the white space around them.
+    def check_form(self, row: Row, place: str) -> None:
+        """Refuses a row that lacks a column, and says what the task takes.
 
         Raises:
-            ValueError: If the row lacks a column; the message begins with ``place``.
+            ValueError: If it does; the message begins with ``place``.
+        """
+        try:
+            prepared = self.prepared(row, place)
+        except ValueError:
+            prepared = row  # whatever is wrong with it otherwise is said when it is read
+        needed = dict.fromkeys([*self.columns, *self.answer_columns, *self.target_columns])
+        for column in needed:
+            if column not in prepared:
+                also = f", or {self.published}" if self.published else ""
+                told = f"task {self.name!r} takes columns {', '.join(needed)}{also}"
+                raise ValueError(f"{missing(row, column, place)}: {told}")
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns of what is learnt: a label, or answers."""
+        return ()
+
+    def texts(self, row: Row, place: str, blank: bool = False) -> dict[str, str]:
+        """The texts of a row, of prompt and answer columns, without the white space around them.
+
+        Args:
+            row: The row.
+            place: Its place, for messages.
+            blank: Whether texts of the prompt may be blank.
+
+        Raises:
+            ValueError: If the row lacks a column, or one is no text; the message begins with ``place``.
+            BlankError: If one is blank.
         """
         prepared = self.prepared(row, place)
-        for column in (*self.columns, *self.answer_columns):
-            if column not in prepared:
-                raise ValueError(f"{place}: no column {column!r}, there are {', '.join(row)}")
-        return {column: prepared[column].strip() for column in (*self.columns, *self.answer_columns)}
+        found = {column: text_of(prepared, column, place, blank) for column in self.columns}
+        return found | {column: text_of(prepared, column, place) for column in self.answer_columns}
 
     def prompt(self, texts: dict[str, str]) -> str:
         """The prompt, which the answer follows."""
@@ -125,8 +157,9 @@ class TextTask(ABC):
         return replace(self, **tuples(given))
 
     def fingerprint(self) -> str:
-        """SHA-256 over all fields, ``prepare`` by its version, as hexadecimal digits."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "prepare"}
+        """SHA-256 over all fields, functions by their version, as hexadecimal digits."""
+        unprinted = ("prepare", "published", "unfold")
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in unprinted}
         values["prepare"] = self.prepare is not None
         told = json.dumps([type(self).__name__, values], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()

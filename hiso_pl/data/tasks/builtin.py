@@ -7,76 +7,14 @@ named as on the hub.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
-from hiso_pl.data.limits import Row
+from hiso_pl.data.tasks import published
 from hiso_pl.data.tasks.base import HubDataset, TextTask
 from hiso_pl.data.tasks.classification import ClassificationTask
 from hiso_pl.data.tasks.generation import GenerationTask
 
 SUPER_GLUE = "aps/super_glue"
-
-
-def _renamed(row: Row, **names: str) -> Row:
-    """The row with columns under the names the task has for them, where it lacks those."""
-    return {**row, **{name: row[other] for name, other in names.items() if name not in row and other in row}}
-
-
-def _rte(row: Row) -> Row:
-    """GLUE's columns, also where they have SuperGLUE's names."""
-    return _renamed(row, sentence1="premise", sentence2="hypothesis")
-
-
-def _boolq(row: Row) -> Row:
-    """The label also where it is called ``answer``, as on the hub."""
-    return _renamed(row, label="answer")
-
-
-def _boolq_question(row: Row) -> Row:
-    """The question with a capital and a question mark, as MeZO writes it."""
-    row = _boolq(row)
-    if "question" not in row:
-        return row
-    question = row["question"].strip()
-    question = question[:1].upper() + question[1:]
-    return {**row, "question": question if question.endswith("?") else question + "?"}
-
-
-def _wsc(row: Row) -> Row:
-    """The spans as columns, also where they lie in a ``target`` of JSON; the pronoun without capitals."""
-    if "target" in row:
-        try:
-            target = json.loads(row["target"])
-            spans = {name: str(target[name]) for name in ("span1_text", "span2_text")}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(
-                f"target={row['target'][:60]!r} must be a JSON object with span1_text and span2_text"
-            ) from None
-        row = {**spans, **row}
-    return {**row, "span2_text": row["span2_text"].lower()} if "span2_text" in row else row
-
-
-CONJUNCTIONS = {"cause": "because", "effect": "so"}
-"""What leads from the premise of COPA to its choices, by what is asked for."""
-
-
-def _copa(row: Row) -> Row:
-    """The premise without its full stop, the conjunction, and the choices as they go on after it."""
-    if "question" not in row:
-        raise ValueError(f"no column 'question', there are {', '.join(row)}")
-    question = row["question"].strip()
-    if question not in CONJUNCTIONS:
-        raise ValueError(f"question={question!r} must be cause or effect")
-    changed = {"conjunction": CONJUNCTIONS[question]}
-    if "premise" in row:
-        changed["premise"] = row["premise"].strip().removesuffix(".")
-    for name in ("choice1", "choice2"):
-        if name in row:
-            # The whole first word loses its capitals, whatever it is, except "I": MeZO's rule.
-            first, *rest = row[name].strip().split(" ")
-            changed[name] = " ".join([first if first == "I" else first.lower(), *rest])
-    return {**row, **changed}
 
 
 _SST2 = ClassificationTask(
@@ -94,7 +32,7 @@ _BOOLQ = ClassificationTask(
     label_words=("No", "Yes"),
     classes=("false", "true"),
     hub=HubDataset("google/boolq", None),
-    prepare=_boolq_question,
+    prepare=published.boolq_question,
 )
 
 _QQP = ClassificationTask(
@@ -102,7 +40,10 @@ _QQP = ClassificationTask(
     template="Question 1: {question1}\nQuestion 2: {question2}\nAre they semantically equivalent? Yes or No?\n",
     label_words=("No", "Yes"),
     classes=("different", "duplicate"),
+    other_names=("not_duplicate", "duplicate"),
     hub=HubDataset("nyu-mll/glue", "qqp"),
+    published="GLUE's: question1, question2, is_duplicate",
+    prepare=published.qqp,
 )
 
 _SQUAD = GenerationTask(
@@ -113,18 +54,22 @@ _SQUAD = GenerationTask(
     max_new_tokens=50,
     metrics=("f1", "em"),
     hub=HubDataset("rajpurkar/squad", None),
+    published=published.SQUAD,
+    unfold=published.unfold_squad,
 )
 
 _DROP = GenerationTask(
     name="drop",
     template="Passage: {passage}\nQuestion: {question}\nAnswer:",
     cut=("passage",),
-    # The hub lists the spans of an answer, for validation those of all annotators. Each counts as an answer of its
-    # own, as in MeZO; so its figures can be compared with ours, but not with those of DROP's leaderboard.
-    answer="answers_spans.spans",
+    answer="references",
+    separator=", ",
     max_new_tokens=50,
     metrics=("f1", "em", "drop_f1", "drop_em"),
     hub=HubDataset("ucinlp/drop", None),
+    published=published.DROP,
+    unfold=published.unfold_drop,
+    prepare=published.drop,
 )
 
 _ALL: tuple[TextTask, ...] = (
@@ -137,7 +82,7 @@ _ALL: tuple[TextTask, ...] = (
         label_words=("Yes", "No"),
         classes=("entailment", "not_entailment"),
         hub=HubDataset("nyu-mll/glue", "rte"),
-        prepare=_rte,
+        prepare=published.rte,
     ),
     ClassificationTask(
         name="cb",
@@ -153,7 +98,7 @@ _ALL: tuple[TextTask, ...] = (
         _BOOLQ,
         name="boolq-hiso",
         template="{passage}\nQuestion: {question}\nIs that correct? Yes or No?\n",
-        prepare=_boolq,
+        prepare=published.boolq,
     ),
     ClassificationTask(
         name="wic",
@@ -174,7 +119,7 @@ _ALL: tuple[TextTask, ...] = (
         label_words=("No", "Yes"),
         classes=("false", "true"),
         hub=HubDataset(SUPER_GLUE, "wsc.fixed"),
-        prepare=_wsc,
+        prepare=published.wsc,
     ),
     ClassificationTask(
         name="multirc",
@@ -182,8 +127,12 @@ _ALL: tuple[TextTask, ...] = (
         cut=("paragraph",),
         label_words=("No", "Yes"),
         classes=("false", "true"),
-        metrics=("accuracy", "macro_f1"),
+        metrics=("accuracy", "macro_f1", "f1a", "question_em"),
+        group=("paragraph", "question", "question_id"),
         hub=HubDataset(SUPER_GLUE, "multirc"),
+        published=published.MULTIRC,
+        unfold=published.unfold_multirc,
+        prepare=published.multirc,
     ),
     ClassificationTask(
         name="copa",
@@ -192,7 +141,7 @@ _ALL: tuple[TextTask, ...] = (
         label_words=(" {choice1}", " {choice2}"),
         classes=("choice1", "choice2"),
         hub=HubDataset(SUPER_GLUE, "copa"),
-        prepare=_copa,
+        prepare=published.copa,
     ),
     _QQP,
     replace(

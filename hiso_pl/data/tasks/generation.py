@@ -10,7 +10,8 @@ from typing import Any
 from hiso_pl.data.limits import Row
 from hiso_pl.data.measures import check_metrics
 from hiso_pl.data.tasks.base import TextTask
-from hiso_pl.data.text_metrics import TEXT_METRICS
+from hiso_pl.data.text_metrics import TEXT_METRICS, Spans
+from hiso_pl.data.values import LEAVE_OUT, BlankError, Structure, is_blank, missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ class GenerationTask(TextTask):
     Attributes:
         answer: Column of the reference answers: one text, or a JSON list of several. A dotted path goes into a column
             of JSON: ``answers.text``, ``answers_spans.spans``.
+        separator: What stands between the spans of an answer that has several, which is a list in that list. Without
+            one (``""``) each text of such a list is an answer of its own.
         answer_prefix: What stands between prompt and answer in training.
         stop: What ends an answer: it is put after it in training, and what is generated is cut there. Without one
             (``""``), only the tokenizer's end of sequence ends it.
@@ -27,6 +30,7 @@ class GenerationTask(TextTask):
     """
 
     answer: str
+    separator: str = ""
     answer_prefix: str = " "
     stop: str = "\n"
     max_new_tokens: int = 32
@@ -45,36 +49,55 @@ class GenerationTask(TextTask):
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         check_metrics(self.metrics, TEXT_METRICS)
 
-    def references(self, row: Row, place: str) -> tuple[str, ...]:
-        """The reference answers of a row, each once, the one to train on first.
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """See :class:`TextTask`."""
+        return (self.answer.split(".")[0],)
+
+    def references(self, row: Row, place: str) -> tuple[Spans, ...]:
+        """The reference answers of a row, each once, the one to train on first; one of several spans as a tuple.
 
         Where the stop is white space, white space inside an answer becomes a single space, so that no answer holds
         its own end. No metric sees white space.
 
         Raises:
-            ValueError: If there is none, one is empty, or one holds the stop; the message begins with ``place``.
+            ValueError: If one holds the stop, or is no text; the message begins with ``place``.
+            BlankError: If there is none, or one is blank.
         """
-        prepared = self.prepared(row, place)
         column, *path = self.answer.split(".")
+        prepared = self.prepared(row, place)
         if column not in prepared:
-            raise ValueError(f"{place}: no column {column!r}, there are {', '.join(row)}")
-        texts = [text.strip() for text in _leaves(prepared[column], path, f"{place}: {self.answer}")]
-        if not texts or not all(texts):
-            raise ValueError(f"{place}: {self.answer} is an empty answer, must be text")
-        if self.stop.isspace():
-            texts = [" ".join(text.split()) for text in texts]
-        elif self.stop and any(self.stop in text for text in texts):
-            raise ValueError(f"{place}: stop={self.stop!r} must be something that no answer of {self.answer} holds")
-        return tuple(dict.fromkeys(texts))
+            raise missing(row, column, place)
+        value = prepared[column]
+        found = [] if is_blank(value) else _answers(value, path, f"{place}: {self.answer}")
+        if not self.separator:
+            found = _flat(found)
+        answers = [self._answer(answer, place) for answer in found]
+        if not answers or not all(answers):
+            raise BlankError(f"{place}: {self.answer} is an empty answer, must be text, {LEAVE_OUT}")
+        return tuple(dict.fromkeys(answers))
 
-    def continuation(self, references: Sequence[str]) -> str:
+    def continuation(self, references: Sequence[Spans]) -> str:
         """What follows the prompt in training: the first reference between prefix and stop."""
-        return f"{self.answer_prefix}{references[0]}{self.stop}"
+        first = references[0]
+        text = first if isinstance(first, str) else self.separator.join(first)
+        return f"{self.answer_prefix}{text}{self.stop}"
+
+    def _answer(self, answer: Any, place: str) -> Spans:
+        """An answer as text, or of several spans as texts; empty where it, or a span of it, is blank."""
+        spans = [_text(leaf, f"{place}: {self.answer}").strip() for leaf in _flat([answer])]
+        if self.stop.isspace():
+            spans = [" ".join(span.split()) for span in spans]
+        elif self.stop and any(self.stop in span for span in spans):
+            raise ValueError(f"{place}: stop={self.stop!r} must be something that no answer of {self.answer} holds")
+        if not all(spans):
+            return ""
+        return spans[0] if len(spans) == 1 else tuple(spans)
 
 
-def _leaves(text: str, path: Sequence[str], place: str) -> list[str]:
-    """The texts at the end of a path into a column of JSON; lists on the way are gone through one by one."""
-    if not path and not text.lstrip().startswith("["):
+def _answers(text: str, path: Sequence[str], place: str) -> list[Any]:
+    """What lies at the end of a path into a column of JSON; lists on the way are gone through one by one."""
+    if not path and not isinstance(text, Structure) and not text.lstrip().startswith("["):
         return [text]
     try:
         nodes = [json.loads(text)]
@@ -88,10 +111,15 @@ def _leaves(text: str, path: Sequence[str], place: str) -> list[str]:
             if not isinstance(node, dict) or part not in node:
                 raise ValueError(f"{place}: no {part!r} in {json.dumps(node)[:60]}")
         nodes = [node[part] for node in nodes]
-    leaves = _flat(nodes)
-    if any(isinstance(leaf, dict) for leaf in leaves):
-        raise ValueError(f"{place} must lead to text, leads to {json.dumps(leaves[0])[:60]}")
-    return [leaf if isinstance(leaf, str) else "" if leaf is None else json.dumps(leaf) for leaf in leaves]
+    return [item for node in nodes for item in (node if isinstance(node, list) else [node])]
+
+
+def _text(leaf: Any, place: str) -> str:
+    if isinstance(leaf, dict):
+        raise ValueError(f"{place} must lead to text, leads to {json.dumps(leaf)[:60]}")
+    if isinstance(leaf, str):
+        return leaf
+    return "" if leaf is None or leaf != leaf else json.dumps(leaf)  # NaN is no number
 
 
 def _flat(nodes: list[Any]) -> list[Any]:

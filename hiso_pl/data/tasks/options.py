@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hiso_pl.data.tasks.base import tuples
 from hiso_pl.data.tasks.classification import ClassificationTask
@@ -23,7 +24,8 @@ class ClassificationOptions:
         classes: Name of each class, in the order of its number; None takes the label words as names.
         label_column: Column that holds the label, as number or name of the class.
         cut: Columns that may be cut when a prompt is too long; none means all of the template's.
-        metrics: Names of the metrics: accuracy, macro_f1.
+        metrics: Names of the metrics: accuracy, macro_f1; of two classes also f1a, the F1 of the second.
+        scoring: Whether a label word of several tokens is scored by the sum of their log-likelihoods, or by the mean.
     """
 
     template: str
@@ -32,6 +34,7 @@ class ClassificationOptions:
     label_column: str = "label"
     cut: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
+    scoring: Literal["sum", "mean"] = "sum"
 
     def build(self) -> ClassificationTask:
         """The task that they describe.
@@ -40,8 +43,8 @@ class ClassificationOptions:
             ValueError: If they do not make one.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
-        named = {"name": OWN, "classes": tuple(word.strip(" \n{}") for word in self.label_words)}
-        return ClassificationTask(**{**named, **tuples(given)})
+        words = {"name": OWN, "classes": tuple(word.strip(" \n{}") for word in self.label_words)}
+        return ClassificationTask(**{**words, "named": self.classes is not None, **tuples(given)})
 
 
 @dataclass

@@ -11,15 +11,16 @@ from hiso_pl.data.cache import Arrays, Cache, cache_folder
 from hiso_pl.data.examples import Splits
 from hiso_pl.data.limits import ReadLimits
 from hiso_pl.data.module import NOTHING_TOLD, FederatedDataModule
-from hiso_pl.data.statistics import clients_table, counts_line, describe
+from hiso_pl.data.statistics import clients_table, counts_line, describe, statistics_of
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
-from hiso_pl.data.text.encoding import Rows, examples_of, joined
+from hiso_pl.data.text.encoding import examples_of, joined
 from hiso_pl.data.text.prompts import Limit
+from hiso_pl.data.text.reading import Rows
 from hiso_pl.data.text.rows import TextRows
-from hiso_pl.data.text.tokenizing import Tokenizer, tokenizer_identity
+from hiso_pl.data.text.tokenizing import Tokenizer, find_tokenizer, tokenizer_identity
 from hiso_pl.data.text.tokens import TextTokens
 from hiso_pl.data.tokenized import TokenSequences
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.data.values import BLANKS, Blanks
 
 logger = logging.getLogger("hiso_pl.data.text")
 
@@ -33,10 +34,10 @@ class TextData(FederatedDataModule):
     Args:
         task: Name of a task, which says what columns, classes and label words are meant; or a task of your own as a
             mapping: ``template`` with ``label_words`` (classification) or with ``answer`` (generation).
-        train_file: Training examples in a .tsv, .csv, .jsonl or .parquet file; None takes ``dataset``. With {client}
-            in its name, as in clients/{client}.jsonl, it is a file of each client, numbered from 0. The files divide
-            the examples then; a rank opens its own client's only where hosting is fixed, else those of all. Ranks
-            compare columns, classes and tokenizer, and tell each other numbers of examples and hashes.
+        train_file: Training examples in a .tsv, .csv, .jsonl, .json or .parquet file; None takes ``dataset``. With
+            {client} in its name, as in clients/{client}.jsonl, it is a file of each client, numbered from 0. The files
+            divide the examples then; a rank opens its own client's only where hosting is fixed, else those of all.
+            Ranks compare columns, classes and tokenizer, and tell each other numbers of examples and hashes.
         validation_file: Validation examples, likewise.
         test_file: Test examples, if there are any, likewise.
         dataset: A folder saved by ``datasets``, or a dataset's name on the hub; None without files takes the task's.
@@ -49,8 +50,11 @@ class TextData(FederatedDataModule):
         classes: Other classes: their names, in the order of their numbers.
         label_column: Another column for the label.
         tokenizer: Folder or hub name of the tokenizer; None takes the model's.
+        blanks: What is done with an example whose text, label or answer is null or empty. refuse: it is an error that
+            names file and line. leave_out: its row is left out, and counted. keep: an empty text is taken as such where
+            the example has another one.
         max_length: Most tokens of an example, its answer included. The columns that the task allows to be cut lose
-            their ends, the longest first, until it fits. The model's positions limit it as well.
+            words at their ends, the longest first, until it fits. The model's positions limit it as well.
         padding_side: Where batches are filled up. The model computes the same either way.
         pad_to_multiple_of: Batches are padded to their longest example (1), or to the next multiple of this, but not
             beyond max_length or the model's positions. Batches then have few lengths, which suits GPU kernels (8).
@@ -86,6 +90,7 @@ class TextData(FederatedDataModule):
         classes: list[str] | None = None,
         label_column: str | None = None,
         tokenizer: str | None = None,
+        blanks: Blanks = "refuse",
         max_length: int = 256,
         padding_side: Literal["right", "left"] = "right",
         pad_to_multiple_of: int = 1,
@@ -102,8 +107,9 @@ class TextData(FederatedDataModule):
         for name, value in {"max_length": max_length, "pad_to_multiple_of": pad_to_multiple_of}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if padding_side not in ("right", "left"):
-            raise ValueError(f"padding_side={padding_side!r} must be right or left")
+        for name, word, known in (("padding_side", padding_side, ("right", "left")), ("blanks", blanks, BLANKS)):
+            if word not in known:
+                raise ValueError(f"{name}={word!r} must be {' or '.join(known)}")
         named = find_task(task) if isinstance(task, str) else task.build()
         self.task = self.change_task(named, template=template, classes=classes, label_column=label_column)
         self.rows = TextRows(
@@ -123,8 +129,9 @@ class TextData(FederatedDataModule):
             )
         hub, classified = self.task.hub, isinstance(self.task, ClassificationTask)
         if train_file is None and label_column is None and hub is not None and classified:
-            self.task = self.task.changed(label_column=hub.label_column)
+            self.task = self.rows.task = self.task.changed(label_column=hub.label_column)
         self.tokenizer = tokenizer
+        self.blanks: Blanks = blanks
         self.max_length = max_length
         self.padding_side: Literal["right", "left"] = padding_side
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -182,20 +189,8 @@ class TextData(FederatedDataModule):
         return Splits(found[0], found[1], found.get(2))
 
     def statistics(self) -> dict[str, Any]:
-        """Sizes, lengths, cuts and labels of each split, and of each client's training examples under ``clients``.
-
-        Of a client whose examples are on another rank only, their number.
-        """
-        names = ("train", "validation", "test")
-        found: dict[str, Any] = {
-            name: describe(examples) for name, examples in zip(names, self.splits, strict=True) if examples is not None
-        }
-        hosted = self.ownership.hosted
-        found["clients"] = [
-            describe(self.splits.train, hosted[client]) if client in hosted else {"examples": size}
-            for client, size in enumerate(self.ownership.sizes)
-        ]
-        return found
+        """See :func:`hiso_pl.data.statistics.statistics_of`."""
+        return statistics_of(self.splits, self.ownership)
 
     def describe_clients(self) -> str:
         """A Markdown table of the clients' training examples: sizes, lengths, cuts and labels."""
@@ -240,22 +235,15 @@ class TextData(FederatedDataModule):
                 "the data must know how long the model's sequences may be and what tokens it has: hand it over by "
                 "data.take(facts_of(module)) before the trainer starts"
             )
-        if self.tokenizer is not None:
-            tokenizer = load_tokenizer(self.tokenizer)
-        elif facts.tokenizer_source is not None:
-            tokenizer = load_tokenizer(facts.tokenizer_source, facts.tokenizer_revision, facts.tokenizer_trusted)
-        else:
-            raise ValueError("tokenizer=None must be a folder or a name on the hub, as the model brings no tokenizer")
-        limit = Limit(self.max_length)
-        if facts.max_positions is not None and facts.max_positions < self.max_length:
-            limit = Limit(facts.max_positions, positions=True)
+        tokenizer = find_tokenizer(self.tokenizer, facts)
         return TextTokens(
             self.rows,
             encode=self.encode,
             tokenizer=tokenizer,
             identity=tokenizer_identity(tokenizer),
-            limit=limit,
+            limit=Limit.of(self.max_length, facts.max_positions),
             cache=self._cache,
             column=getattr(self.partition, "column", None),
+            blanks=self.blanks,
             kind={"examples": type(self).__qualname__, "task": self.task.fingerprint()},
         )

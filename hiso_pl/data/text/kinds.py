@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hiso_pl.data.cache import Arrays
 from hiso_pl.data.tasks import ClassificationTask, TextTask
 from hiso_pl.data.text.base import TextData
-from hiso_pl.data.text.encoding import Rows, encode_prompts, encode_sentences
+from hiso_pl.data.text.encoding import encode_prompts, encode_sentences
 from hiso_pl.data.text.prompts import Limit
+from hiso_pl.data.text.reading import Rows
 from hiso_pl.data.text.tokenizing import Tokenizer
 
 
@@ -17,20 +18,27 @@ class PromptData(TextData):
 
     Args:
         label_words: Other label words, one for each class, with the space in front where there is one.
+        scoring: Whether a label word of several tokens is scored by the sum of their log-likelihoods or by their mean,
+            as in MeZO's code; None leaves it to the task, and those known by name sum. It is the loss's score as well.
         options: Task, data, tokenizer and sizes, as in :class:`TextData`.
     """
 
-    def __init__(self, label_words: list[str] | None = None, **options: Any) -> None:
-        self._label_words = label_words
+    def __init__(
+        self,
+        label_words: list[str] | None = None,
+        scoring: Literal["sum", "mean"] | None = None,
+        **options: Any,
+    ) -> None:
+        self._parts = {"label_words": label_words, "scoring": scoring}
         super().__init__(**options)
 
     def change_task(self, task: TextTask, **parts: Any) -> TextTask:
         """The task with the options of the configuration in place of its own."""
-        return task.changed(label_words=self._label_words, **parts)
+        return task.changed(**self._parts, **parts)
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_prompts`."""
-        return encode_prompts(tokenizer, self.task, rows, limit)
+        return encode_prompts(tokenizer, self.task, rows, limit, self.blanks)
 
 
 class SentenceClassification(TextData):
@@ -58,4 +66,4 @@ class SentenceClassification(TextData):
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_sentences`."""
-        return encode_sentences(tokenizer, self.task, rows, limit)
+        return encode_sentences(tokenizer, self.task, rows, limit, self.blanks)

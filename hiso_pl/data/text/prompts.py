@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.data.tasks import ClassificationTask, GenerationTask, TextTask
+from hiso_pl.data.text.cuts import Cuts
 from hiso_pl.data.text.tokenizing import Tokenizer, tokenize
 
 
@@ -23,6 +24,13 @@ class Limit(NamedTuple):
 
     tokens: int
     positions: bool = False
+
+    @classmethod
+    def of(cls, max_length: int, max_positions: int | None) -> Limit:
+        """The lesser of the option and the model's positions, where it has a limit."""
+        if max_positions is not None and max_positions < max_length:
+            return cls(max_positions, positions=True)
+        return cls(max_length)
 
     def exceeded(self, place: str, needed: int, what: str) -> ValueError:
         """The error that says that an example cannot be made so short."""
@@ -42,8 +50,9 @@ def cut_to_fit(
 ) -> NDArray[np.bool_]:
     """Shortens the prompts that are too long, in place.
 
-    The columns that may be cut lose their ends, the longest first, until the whole prompt, tokenised anew, fits. The
-    rest of the prompt always stays whole.
+    The columns that may be cut lose their ends, the longest first, until the whole prompt, tokenised anew, fits: each
+    keeps the words that end within its first n characters, with the greatest n that fits. The rest of the prompt always
+    stays whole.
 
     Args:
         tokenizer: The tokenizer.
@@ -58,7 +67,7 @@ def cut_to_fit(
         Whether a prompt was cut, shape ``[N]``.
 
     Raises:
-        ValueError: If a prompt has no room even without the texts that may be cut.
+        ValueError: If a prompt has no room even without the texts that may be cut, or for nothing of them.
     """
     most = (limit.tokens - after).tolist()
     long = [i for i, prompt in enumerate(prompts) if len(prompt) > most[i]]
@@ -67,26 +76,40 @@ def cut_to_fit(
         return was_cut
     was_cut[long] = True
     columns = task.cut or task.columns
+    cuts = {i: Cuts([texts[i][column] for column in columns]) for i in long}
 
-    def retokenize(characters: dict[int, int]) -> list[list[int]]:
-        return tokenize(tokenizer, [task.prompt(_cut(texts[i], columns, n)) for i, n in characters.items()])
-
-    # The greatest number of characters that a text may keep, by bisection for all long prompts at once. What is kept
-    # has been seen to fit, even where more characters make fewer tokens.
-    fits = dict.fromkeys(long, 0)
-    for i, prompt in zip(long, retokenize(fits), strict=True):
-        if len(prompt) > most[i]:
-            what = "the tokens of what is never cut" + (f" and {after[i]} of the answer" if after[i] else "")
-            raise limit.exceeded(places[i], len(prompt) + int(after[i]), what)
-        prompts[i] = prompt
-    fails = {i: max(len(texts[i][column]) for column in columns) for i in long}
-    while pending := [i for i in long if fails[i] - fits[i] > 1]:
-        tries = {i: (fits[i] + fails[i]) // 2 for i in pending}
-        for i, prompt in zip(pending, retokenize(tries), strict=True):
+    def fitting(tries: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """Of prompts and numbers of ends before the cut, the last that fits for each prompt, which is kept."""
+        kept = [dict(zip(columns, cuts[i].texts(n), strict=True)) for i, n in tries]
+        made = tokenize(
+            tokenizer, [task.prompt({**texts[i], **some}) for (i, _), some in zip(tries, kept, strict=True)]
+        )
+        found = {}
+        for (i, n), prompt in zip(tries, made, strict=True):
             if len(prompt) <= most[i]:
-                prompts[i], fits[i] = prompt, tries[i]
-            else:
-                fails[i] = tries[i]
+                prompts[i], found[i] = prompt, n
+            elif n == 0:
+                what = "the tokens of what is never cut" + (f" and {after[i]} of the answer" if after[i] else "")
+                raise limit.exceeded(places[i], len(prompt) + int(after[i]), what)
+        return found
+
+    def greatest() -> list[int]:
+        """Cuts by bisection, all prompts at once, and then tries what follows; tells of which nothing is left."""
+        fits = fitting([(i, 0) for i in long])
+        fails = {i: len(cuts[i].ends) - 1 for i in long}
+        while tries := {i: (fits[i] + fails[i]) // 2 for i in long if fails[i] - fits[i] > 1}:
+            found = fitting(list(tries.items()))
+            fits |= found
+            fails |= {i: n for i, n in tries.items() if i not in found}
+        fits |= fitting([(i, n) for i in long for n in cuts[i].beyond(fails[i])])
+        return [i for i in long if fits[i] == 0]
+
+    long = greatest()
+    if long:  # of some not even a word fits: as many of its characters as do
+        for i in long:
+            cuts[i].ends = list(range(cuts[i].ends[1] + 1))
+        for i in greatest():
+            raise limit.exceeded(places[i], limit.tokens + 1, f"or nothing is left of {', '.join(columns)}")
     return was_cut
 
 
@@ -218,8 +241,3 @@ def _check_distinct(words: Sequence[str], tokens: Sequence[list[int]], place: st
         if own in tokens[:i]:
             other = words[tokens.index(own)]
             raise ValueError(f"{place}label words {other!r} and {words[i]!r} are the same tokens, must be distinct")
-
-
-def _cut(texts: dict[str, str], columns: Sequence[str], characters: int) -> dict[str, str]:
-    long = {name: texts[name][:characters].rstrip() for name in columns if len(texts[name]) > characters}
-    return {**texts, **long}

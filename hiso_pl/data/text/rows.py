@@ -9,8 +9,9 @@ import numpy as np
 
 from hiso_pl.data.limits import ReadLimits
 from hiso_pl.data.sources import FileTable, Table, open_dataset
-from hiso_pl.data.tasks import TextTask
-from hiso_pl.data.text.encoding import Rows
+from hiso_pl.data.tasks import ClassificationTask, TextTask
+from hiso_pl.data.text.reading import Rows
+from hiso_pl.data.unfolded import UnfoldedTable
 from hiso_pl.zeroth_order.philox import Draws, Purpose, check_seed
 
 CLIENT = "{client}"
@@ -81,10 +82,13 @@ class TextRows:
         source, file = self._source(split), self.file(split, client)
         if client is not None:
             assert file is not None
-            return FileTable(file, self.limits)
+            return self._unfolded(FileTable(file, self.limits))
         if source not in self._tables:
-            self._tables[source] = self._open(source) if file is None else FileTable(file, self.limits)
+            self._tables[source] = self._unfolded(self._open(source) if file is None else FileTable(file, self.limits))
         return self._tables[source]
+
+    def _unfolded(self, table: Table) -> Table:
+        return table if self.task.unfold is None else UnfoldedTable(table, self.task.unfold, self.limits)
 
     def forget(self) -> None:
         """Lets go of what was read."""
@@ -94,8 +98,10 @@ class TextRows:
         """The rows of a split, drawn by the seed: those held out for validation first, then the number asked for.
 
         Raises:
-            ValueError: If there are too few.
+            ValueError: If they are not what the task takes, or too few.
         """
+        for place, row in table.rows(range(min(1, len(table)))):
+            self.task.check_form(row, place)
         chosen = np.arange(len(table))
         if split < 2 and self.fraction is not None:
             count = round(self.fraction * len(table))
@@ -113,7 +119,27 @@ class TextRows:
                     f"{_NAMES[split]}_examples={size} must be at most {len(chosen)}, the examples there are"
                 )
             chosen = chosen[Draws(self.seed, Purpose.SPLIT, owner=split).sample(len(chosen), size)]
-        return list(table.rows(chosen.tolist()))
+        rows = list(table.rows(chosen.tolist()))
+        found = self.label_places(table)
+        if found is None:
+            return rows
+        assert isinstance(self.task, ClassificationTask)
+        named = {str(i): self.task.classes[c] for i, c in enumerate(found)}
+        column = self.task.label_column
+        return [
+            (place, {**row, column: named[row[column]]} if row.get(column) in named else row) for place, row in rows
+        ]
+
+    def label_places(self, table: Table) -> tuple[int, ...] | None:
+        """Which classes of the task a table's labels are, where it has names for them in another order.
+
+        Raises:
+            ValueError: If it has names for other classes.
+        """
+        if not isinstance(self.task, ClassificationTask):
+            return None
+        names = table.class_names(self.task.label_column)
+        return None if names is None else self.task.label_places(names, f"column {self.task.label_column!r}")
 
     def draw(self, split: int) -> dict[str, Any]:
         """All that tells which rows of a table are drawn."""

@@ -9,10 +9,26 @@ from typing import Any
 
 import tokenizers
 
+from hiso_pl.data.facts import ModelFacts
+from hiso_pl.models.loading import load_tokenizer
+
 Tokenizer = Any
 """A tokenizer of transformers; named so that this module can be imported without it."""
 
 CHUNK = 4096  # texts tokenised at a time: what the tokenizer says of each beyond its ids need not be kept for all
+
+
+def find_tokenizer(named: str | None, facts: ModelFacts) -> Tokenizer:
+    """The tokenizer of an option, or else the model's.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if named is not None:
+        return load_tokenizer(named)
+    if facts.tokenizer_source is None:
+        raise ValueError("tokenizer=None must be a folder or a name on the hub, as the model brings no tokenizer")
+    return load_tokenizer(facts.tokenizer_source, facts.tokenizer_revision, facts.tokenizer_trusted)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

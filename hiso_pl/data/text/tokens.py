@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hiso_pl.data.cache import Arrays, Cache, cache_key, checksum
 from hiso_pl.data.ownership import Owner
 from hiso_pl.data.sources import Table
-from hiso_pl.data.text.encoding import Rows, column_codes, columns_array
 from hiso_pl.data.text.prompts import Limit
+from hiso_pl.data.text.reading import Rows, column_codes, columns_with_values, owned
 from hiso_pl.data.text.rows import TextRows
 from hiso_pl.data.text.tokenizing import Tokenizer
+from hiso_pl.data.tokenized import names_array
+from hiso_pl.data.values import Blanks
+
+MADE = 2
+"""Number of the way in which tokens are made of rows: to be raised when equal rows come to other tokens."""
 
 
 @dataclass
@@ -27,6 +34,7 @@ class TextTokens:
         limit: Most tokens of an example.
         cache: Where tokens are kept.
         column: The column of the training rows that the partition wants kept.
+        blanks: What is done with rows that have a blank.
         kind: What else the tokens follow from, by name.
     """
 
@@ -37,6 +45,7 @@ class TextTokens:
     limit: Limit
     cache: Cache | None
     column: str | None
+    blanks: Blanks
     kind: Mapping[str, str]
 
     def arrays(self, split: int, client: int | None, writes: bool) -> Arrays:
@@ -74,16 +83,22 @@ class TextTokens:
         return Owner(str(self.rows.file(0, client)), len(arrays["labels"]), checksum(arrays), alike)
 
     def _make(self, split: int, client: int | None, table: Table) -> Arrays:
-        rows = self.rows.drawn(split, table)
+        drawn = rows = self.rows.drawn(split, table)
+        column = self.column if split == 0 else None
+        if column is not None:
+            rows = owned(rows, column, self.blanks)
         arrays = self.encode(self.tokenizer, rows, self.limit)
-        if split == 0 and self.column is not None:
-            arrays[f"column:{self.column}"] = column_codes(rows, self.column)
+        kept = arrays.pop("rows").tolist()
+        arrays["left_out"] = np.array([len(drawn) - len(kept)], dtype=np.int64)
+        if column is not None:
+            arrays[f"column:{column}"] = column_codes([rows[i] for i in kept], column)
         if client is not None:
-            arrays["columns"] = columns_array(rows)
+            arrays["columns"] = names_array(columns_with_values(drawn))
         return arrays
 
     def _key(self, split: int, client: int | None, table: Table) -> str:
         """What an entry of the cache is known by."""
+        renamed = self.rows.label_places(table)
         return cache_key(
             {
                 "source": table.identity(),
@@ -92,6 +107,9 @@ class TextTokens:
                 "tokenizer": self.identity,
                 "limit": self.limit.tokens,
                 "column": self.column if split == 0 else None,
+                "blanks": self.blanks,
+                "made": MADE,
                 **({} if client is None else {"columns": True}),
+                **({} if renamed is None else {"labels": list(renamed)}),
             }
         )
