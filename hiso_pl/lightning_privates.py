@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,24 @@ def log_together(board: TensorBoardLogger, points: Mapping[str, float], step: in
     board.experiment._get_file_writer().add_summary(Summary(value=values), step)
 
 
-def begin_session(board: TensorBoardLogger, chosen: Mapping[str, str | float], metrics: Sequence[str]) -> None:
+def begin_session(
+    board: TensorBoardLogger, chosen: Mapping[str, str | float], metrics: Sequence[str], first: Collection[str]
+) -> None:
     """Enters a run into the table of hyperparameters, with the curves whose last points are its metrics.
 
-    ``log_hyperparams`` would add a point to each of these curves.
+    ``log_hyperparams`` would add a point to each of these curves. TensorBoard has room for five options at first: it
+    takes those that are said to differ.
     """
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
-    tags = {prefixed(board, name): 0.0 for name in metrics}
-    for summary in hparams(dict(chosen), tags)[:2]:  # the third says that the run has ended
+    experiment, session, _ = hparams(dict(chosen), {prefixed(board, name): 0.0 for name in metrics})
+    kept = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(kept.content)
+    for option in content.experiment.hparam_infos:
+        option.differs = option.name in first
+    kept.content = content.SerializeToString()
+    for summary in (experiment, session):
         board.experiment._get_file_writer().add_summary(summary)
 
 

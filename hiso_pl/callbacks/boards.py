@@ -23,6 +23,7 @@ LAST = "val/"
 BEST = "val_best/"
 BY_BYTES = "val_by_paper_bytes/"
 GLANCE = "at a glance/"
+FIRST_OPTIONS = ("method", "lr", "model", "partition", "task")
 
 
 class Bins(NamedTuple):
@@ -126,7 +127,7 @@ class TensorBoard(Board):
 
     @override
     def hyperparameters(self, chosen: Mapping[str, Plain], metrics: Sequence[str]) -> None:
-        lightning_privates.begin_session(self.logger, chosen, metrics)
+        lightning_privates.begin_session(self.logger, chosen, metrics, first=FIRST_OPTIONS)
 
     @override
     def text(self, name: str, text: str, step: int) -> None:

@@ -14,6 +14,7 @@ from hiso_pl.federation.partition import label_counts, quantile_bins
 BARS = 64  # clients that have a bar with a name each
 PLACES = 400  # of more, those that follow each other share a place
 LENGTH_BINS = 6
+WIDTH = 4.4  # inches: TensorBoard shows a picture some 340 pixels wide, so letters must be large against it
 PALETTE = (
     *("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#332288", "#dd7788"),
     *("#117733", "#88ccee", "#999933", "#882255", "#44aa99", "#ddaa33", "#bb5566"),
@@ -66,10 +67,10 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
     counts, names = _frequent(counts, names)
     colours = [*PALETTE, OTHERS]
     labels = [name if len(name) <= 24 else f"{name[:23]}\u2026" for name in names]
-    across = max(1, min(5, len(labels), 70 // (max(map(len, labels), default=0) + 8)))
+    across = max(1, min(5, len(labels), 54 // (max(map(len, labels), default=0) + 8)))
     above = 0.17 * (-(-len(labels) // across) + 1) if labels else 0.0
     few = clients <= BARS
-    figure = _figure(5.6, above + (0.9 + 0.19 * max(clients, 4) if few else 5.0))
+    figure = _figure(above + (0.9 + 0.19 * max(clients, 4) if few else 5.0))
     if few:
         axes = figure.subplots()
         for column, before in enumerate(_before(counts)):
@@ -99,7 +100,7 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
 
 def losses_picture(means: NDArray[np.float64], clients: int, rounds: int) -> NDArray[np.uint8]:
     """Draws mean losses by client (rows) and stretch of rounds (columns); blank where no loss is known."""
-    figure = _figure(5.6, max(2.4, min(5.0, 1.2 + 0.19 * len(means))))
+    figure = _figure(max(2.4, min(5.0, 1.2 + 0.19 * len(means))))
     axes = figure.subplots()
     low, high = np.nanpercentile(means, (1, 99))
     extent = (0, rounds, clients - 0.5, -0.5)
@@ -145,11 +146,11 @@ def _before(counts: NDArray[Any]) -> NDArray[Any]:
     return np.cumsum(counts, axis=1).T - counts.T
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     return figure
 

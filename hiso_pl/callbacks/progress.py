@@ -70,22 +70,27 @@ class RoundProgressBar(TQDMProgressBar):
         """Says what was measured, above the bar, which shows it from now on."""
         super().on_validation_end(trainer, pl_module)
         if (self._lines or self.is_enabled) and trainer.state.fn == "fit" and not is_partial(trainer):
-            self._say(trainer, {name: f"{value:.4f}" for name, value in federated(pl_module).last_validation.items()})
+            self._say(trainer, {name: told(value) for name, value in federated(pl_module).last_validation.items()})
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Figures:
         figures, found = self._of_round(pl_module), federated(pl_module).last_validation
         shown = next((name for name in found if not name.endswith("loss")), None)
-        between: Figures = {} if shown is None else {shown: f"{found[shown]:.4f}"}
+        between: Figures = {} if shown is None else {shown: told(found[shown])}
         return {"loss": figures.pop("loss"), **between, **figures} if "loss" in figures else {**between, **figures}
 
     def _of_round(self, pl_module: LightningModule) -> Figures:
         run = federated(pl_module)
         told = run.last_round is not None and run.last_round.loss is not None
-        loss: Figures = {"loss": f"{run.last_round.loss:.4f}"} if told else {}  # type: ignore[union-attr]
+        loss: Figures = {"loss": told(run.last_round.loss)} if told else {}  # type: ignore[union-attr]
         return loss | {"KB": f"{run.traffic.paper_kb:.2f}"}
 
     def _say(self, trainer: Trainer, figures: Figures) -> None:
         total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         words = (f"round {trainer.global_step}{total}", *(f"{name} {value}" for name, value in figures.items()))
         self.train_progress_bar.write("  ".join(words), file=sys.stdout)
+
+
+def told(value: float) -> str:
+    """A measured number in a few figures, however large it has become."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"

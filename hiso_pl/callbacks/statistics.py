@@ -128,7 +128,9 @@ def layers(names: Sequence[str], most: int = LAYERS) -> dict[str, list[int]]:
         cut = next((i + 1 for i, word in enumerate(words) if word.isdigit()), max(1, len(words) - 1))
         paths.setdefault(tuple(words[:cut]), []).append(position)
     common = 0
-    while len(paths) > 1 and len({path[: common + 1] for path in paths}) == 1 and min(map(len, paths)) > common + 1:
+    while len({path[: common + 1] for path in paths}) == 1 and not any(
+        len(path) <= common + 1 or path[common + 1].isdigit() for path in paths
+    ):
         common += 1
     whole = [(".".join(path[common:]), members) for path, members in paths.items()]
     size = -(-len(whole) // most)
