@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -91,10 +91,9 @@ def validate_now(trainer: Trainer) -> None:
     connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped
 
 
-def prefixed(logger: Logger, name: str) -> str:
+def prefixed(logger: MLFlowLogger | TensorBoardLogger, name: str) -> str:
     """A curve's name as the logger spells it."""
-    prefix: str = getattr(logger, "_prefix", "")
-    return f"{prefix}{logger.LOGGER_JOIN_CHAR}{name}" if prefix else name  # type: ignore[attr-defined]
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{name}" if logger._prefix else name
 
 
 def log_together(board: TensorBoardLogger, points: Mapping[str, float], step: int) -> None:

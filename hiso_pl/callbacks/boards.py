@@ -164,16 +164,16 @@ class TensorBoard(Board):
         self._arrange()
 
     def _restore_by_bytes(self, paper_bytes: int) -> None:
-        """Draws the curves by bytes anew: what TensorBoard takes back it takes by step, whatever a step counts."""
+        """Draws again what TensorBoard takes back of the curves by bytes: it goes by steps, whatever they count."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         found = EventAccumulator(self.logger.log_dir, size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
         beginning = lightning_privates.prefixed(self.logger, BY_BYTES)
         for tag in found.Tags()["scalars"]:
             if tag.startswith(beginning):
-                points = {event.step: event.value for event in found.Scalars(tag) if event.step <= paper_bytes}
-                for step, value in sorted(points.items()):
-                    self.points({BY_BYTES + tag.removeprefix(beginning): value}, step)
+                points = {event.step: event.value for event in found.Scalars(tag)}
+                for step in sorted(step for step in points if self._rounds < step <= paper_bytes):
+                    self.points({BY_BYTES + tag.removeprefix(beginning): points[step]}, step)
 
     def _arrange(self) -> None:
         def chart(pattern: str) -> list[Any]:
@@ -205,7 +205,7 @@ class WandbBoard(Board):
 
     @override
     def text(self, name: str, text: str, step: int) -> None:
-        self.logger.log_text(name, columns=["text"], data=[[text]], step=step)
+        self.logger.log_text(f"{name}/text", columns=["text"], data=[[text]], step=step)
 
     @override
     def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:

@@ -57,7 +57,7 @@ def _method(description: Mapping[str, Any]) -> str:
     options = _at(description, "init_args")
     if _class(description) != "Method":
         return _class(description)
-    preconditioner = _class(_at(options, "preconditioner")) or "Identity"
+    preconditioner = _class(_at(options, "preconditioner"))
     words = ["DeComFL" if preconditioner == "Identity" else "HiSo"]
     usual = {"Identity", "Diagonal", "Sgd", "Mean", "normal", ""}
     parts = [preconditioner, *(_class(_at(options, part)) for part in ("update_rule", "transform", "aggregation"))]

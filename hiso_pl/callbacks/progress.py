@@ -81,9 +81,9 @@ class RoundProgressBar(TQDMProgressBar):
 
     def _of_round(self, pl_module: LightningModule) -> Figures:
         run = federated(pl_module)
-        told = run.last_round is not None and run.last_round.loss is not None
-        loss: Figures = {"loss": told(run.last_round.loss)} if told else {}  # type: ignore[union-attr]
-        return loss | {"KB": f"{run.traffic.paper_kb:.2f}"}
+        loss = None if run.last_round is None else run.last_round.loss
+        figures: Figures = {} if loss is None else {"loss": told(loss)}
+        return figures | {"KB": f"{run.traffic.paper_kb:.2f}"}
 
     def _say(self, trainer: Trainer, figures: Figures) -> None:
         total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
