@@ -164,9 +164,10 @@ class TensorBoardPanels(OrderedCallback):
         text, data, done = config_text(trainer), trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
         splits, ownership = getattr(data, "splits", None), getattr(data, "ownership", None)
         options, validated = chosen(text), run.last_validation
-        metrics = [*validated, *(BEST + name.removeprefix(LAST) for name in validated)]
-        if getattr(splits, "test", None) is not None:
-            metrics += [f"test/{name.removeprefix(LAST)}" for name in validated]
+        kinds = [LAST, BEST, *(["test/"] if getattr(splits, "test", None) is not None else [])]
+        # of very many TensorBoard shows the first ones
+        by_interest = sorted((name.removeprefix(LAST) for name in validated), key=lambda name: name == "loss")
+        metrics = [kind + name for name in by_interest for kind in kinds]
         parts = getattr(data, "parts", None)
         sizes = getattr(ownership, "sizes", None) or tuple(map(len, parts or ()))
         pictures = {}

@@ -76,7 +76,7 @@ def _part(description: Any) -> str:
     """A part by its class, and the options that make it what it is."""
     if not isinstance(description, Mapping):
         return str(description or "IID")
-    options = [f"{k}={v}" for k, v in _at(description, "init_args").items() if k not in ("minimum", "bins")]
+    options = [str(v) for k, v in _at(description, "init_args").items() if k not in ("minimum", "bins")]
     return _class(description) + (f"({', '.join(options)})" if options else "")
 
 

@@ -50,8 +50,10 @@ class RoundProgressBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Sets the bar to the rounds done so far, which are not none in a resumed run."""
         bar = self.train_progress_bar
+        bar.smoothing = 0.3  # a rate of the last rounds: the first one compiles, and validations take time
         bar.reset(total=trainer.max_steps if trainer.max_steps > 0 else None)
-        bar.initial = bar.n = trainer.global_step
+        bar.initial = bar.n = bar.last_print_n = trainer.global_step
+        bar.unit = " rounds"
         bar.set_description("Rounds")
 
     @override
@@ -62,8 +64,8 @@ class RoundProgressBar(TQDMProgressBar):
             if done % every == 0 or done == trainer.max_steps:
                 self._say(trainer, self._of_round(pl_module))
         elif self._should_update(done, trainer.max_steps) and not bar.disable:
-            bar.n = done
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
+            bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+            bar.update(done - bar.n)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,6 +73,15 @@ class RoundProgressBar(TQDMProgressBar):
         super().on_validation_end(trainer, pl_module)
         if (self._lines or self.is_enabled) and trainer.state.fn == "fit" and not is_partial(trainer):
             self._say(trainer, {name: told(value) for name, value in federated(pl_module).last_validation.items()})
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == "validate":
+            self.val_progress_bar.close()  # the module says next what was measured
+
+    @override
+    def on_test_epoch_end(self, *_: Any) -> None:
+        self.test_progress_bar.close()
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Figures:

@@ -36,7 +36,7 @@ data:
 """
 OPTIONS = {
     "method": "HiSo Momentum", "lr": 0.01, "mu": 0.001, "num_directions": 2, "local_steps": 1, "clients": 4,
-    "cohort": 2, "batch_size": 8, "partition": "Dirichlet(alpha=0.5)", "model": "opt-125m", "task": "sst2",
+    "cohort": 2, "batch_size": 8, "partition": "Dirichlet(0.5)", "model": "opt-125m", "task": "sst2",
     "tuning": "IA3", "rounds": 7, "seed": 1,
 }  # fmt: skip
 
