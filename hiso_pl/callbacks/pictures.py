@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
     clients, sizes = len(counts), counts.sum(axis=1)
     counts, names = _frequent(counts, names)
     colours = [*PALETTE, OTHERS]
-    labels = [name if len(name) <= 24 else f"{name[:23]}\u2026" for name in names]
+    labels = [_label(name) for name in names]
     across = max(1, min(5, len(labels), 54 // (max(map(len, labels), default=0) + 8)))
     above = 0.17 * (-(-len(labels) // across) + 1) if labels else 0.0
     few = clients <= BARS
@@ -94,7 +95,9 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
 
         handles = [Patch(color=colour) for colour in colours[: len(labels)]]
         look = {"loc": "outside upper center", "ncols": across, "frameon": False, "fontsize": 9}
-        figure.legend(handles, labels, title=title, **look)
+        legend = figure.legend(handles, labels, title=title, **look)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be named $
     return _pixels(figure)
 
 
@@ -141,6 +144,12 @@ def _many(axes: Any, counts: NDArray[np.int64], colours: Sequence[str], title: s
     axes.set(xlim=(0, clients), xlabel=f"{clients:,} clients, by their {order}", ylabel=ylabel)
 
 
+def _label(name: str) -> str:
+    """A name on one line, short, and not left out as matplotlib leaves out those with an underscore in front."""
+    line = " ".join(name.split())
+    return (" " if line.startswith("_") else "") + (line if len(line) <= 24 else f"{line[:23]}\u2026")
+
+
 def _before(counts: NDArray[Any]) -> NDArray[Any]:
     """Where each column begins if those of a client lie end to end, shape ``[C, M]``."""
     return np.cumsum(counts, axis=1).T - counts.T
@@ -160,6 +169,8 @@ def _open(axes: Any) -> None:
 
 
 def _pixels(figure: Any) -> NDArray[np.uint8]:
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # boxes in the place of rare letters
+        figure.canvas.draw()
     pixels: NDArray[np.uint8] = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     return pixels

@@ -30,6 +30,14 @@ def test_nothing_is_cut_off_whatever_the_number_of_clients_and_classes(clients, 
     assert min(ink(picture)) >= 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_classes_may_have_any_name():
+    names = ("$", "_hidden", "$x_{1", "\u597d", "two\nlines", "")
+    picture = partition_picture(np.zeros((2, 6), dtype=np.int64), names, "label")
+    assert min(ink(picture)) >= 1
+    assert all(pixels_of(picture, colour) > 0 for colour in PALETTE[:6])  # each has its swatch
+
+
 def test_bars_are_as_long_as_clients_have_examples_of_each_label():
     picture = partition_picture(np.array([[300, 100], [100, 0], [0, 100]]), (" terrible", " great"), "label")
     swatch = pixels_of(partition_picture(np.array([[0, 0]]), ("a", "b"), "label"), PALETTE[0])
