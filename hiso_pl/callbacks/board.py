@@ -9,10 +9,11 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.boards import BEST, LAST, Board, boards_of
+from hiso_pl.callbacks.boards import BEST, LAST, Board
 from hiso_pl.callbacks.client_losses import ClientLosses
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.hyperparameters import chosen, in_reading_order
+from hiso_pl.callbacks.loggers import boards_of
 from hiso_pl.callbacks.pictures import losses_picture, partition_counts, partition_picture
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_statistics

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hiso_pl import callbacks
 from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
-from hiso_pl.callbacks.boards import go_on
+from hiso_pl.callbacks.loggers import go_on
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_table

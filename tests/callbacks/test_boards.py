@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hiso_pl.callbacks import RunFolder, TensorBoardPanels
-from hiso_pl.callbacks.boards import go_on
+from hiso_pl.callbacks.loggers import go_on
 
 TEXT = """
 model:
