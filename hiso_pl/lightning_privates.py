@@ -124,9 +124,11 @@ def begin_session(
 
 
 def take_newest_version(logger: CSVLogger | TensorBoardLogger) -> None:
-    """Has a logger that was not told a version go on with its newest one, where there is one."""
-    if logger._version is None and (following := logger._get_next_version()):
-        logger._version = following - 1
+    """Has a logger that was not told a version go on with the newest one that it has written to, where there is one."""
+    if logger._version is None:
+        files = "metrics.csv" if isinstance(logger, CSVLogger) else "events.out.tfevents.*"
+        found = [path.parent.name.removeprefix("version_") for path in Path(logger.root_dir).glob(f"version_*/{files}")]
+        logger._version = max((int(version) for version in found if version.isdigit()), default=None)
 
 
 def purge_beyond(board: TensorBoardLogger, rounds: int) -> None:
@@ -144,13 +146,20 @@ class _KeptRows(ExperimentWriter):
         super().__init__(folder)
         self.steps: dict[str, int] = {}
         self._kept: list[dict[str, str]] | None = None
-        if Path(self.metrics_file_path).is_file():
-            with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self._kept = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) <= rounds]
-                self.metrics_keys = list(reader.fieldnames or [])
-            for row in self._kept:
-                self.steps |= {name: int(row["step"]) for name, value in row.items() if value}
+                rows, self.metrics_keys = list(reader), list(reader.fieldnames or [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} must hold the rows of the run so far: {error}; move it away") from error
+        if rows and "step" not in self.metrics_keys:
+            raise ValueError(f"{path} must hold the rows of the run so far: there is no column step; move it away")
+        self._kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= rounds]
+        for row in self._kept:
+            self.steps |= {name: int(row["step"]) for name, value in row.items() if value}
 
     def save(self) -> None:
         if self.metrics and self._kept is not None:

@@ -43,7 +43,8 @@ def fit(stand_in):
 
 
 def of_files(root):
-    return [CSVLogger(str(root), "rows"), TensorBoardLogger(str(root), "", "", default_hp_metric=False)]
+    """Without a version, and in folders that they share: each has one of its own there."""
+    return [CSVLogger(str(root), "logs"), TensorBoardLogger(str(root), "logs", default_hp_metric=False)]
 
 
 def rows(root):
@@ -61,7 +62,8 @@ def rows(root):
 
 def points(root):
     """Every point of a run that TensorBoard shows."""
-    found = EventAccumulator(str(root), size_guidance={"scalars": 0}).Reload()
+    [folder] = {path.parent for path in root.rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if not tag.startswith(TIMES)]
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in sorted(tags)}
 
@@ -97,6 +99,17 @@ def test_what_is_refused_at_its_start_leaves_the_rows(fit, tmp_path):
     loggers[0].save()  # Lightning does so before a run's first round
     loggers[0].finalize("failed")
     assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"loss,epoch\n1,2\n", b'a,step\n"' + b"b" * 200_000 + b'",1\n'])
+def test_a_file_that_holds_no_rows_of_a_run_is_left_alone(tmp_path, content):
+    logger = CSVLogger(str(tmp_path), "rows", 0)
+    path = tmp_path / "rows" / "version_0" / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path} must hold the rows of the run so far: .*; move it away"):
+        go_on([logger], tmp_path, 3)
+    assert path.read_bytes() == content
 
 
 def test_versions_elsewhere_may_be_of_another_run(fit, tmp_path):
