@@ -1,6 +1,7 @@
 """What a run shows reaches every logger, and is there once however often the run is resumed."""
 
 import csv
+import re
 import shutil
 import sys
 from types import ModuleType, SimpleNamespace
@@ -62,8 +63,15 @@ def rows(root):
 
 def points(root):
     """Every point of a run that TensorBoard shows."""
-    [folder] = {path.parent for path in root.rglob("events.out.tfevents.*")}
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    paths = list(root.rglob("events.out.tfevents.*"))
+    [_] = {path.parent for path in paths}
+    # their names tell second and number, which of writers of one process are no order of letters: 9 and 10
+    shown = root.with_name(f"{root.name}-shown")
+    shutil.rmtree(shown, ignore_errors=True)
+    shown.mkdir()
+    for place, path in enumerate(sorted(paths, key=lambda path: tuple(map(int, re.findall(r"\d+", path.name))))):
+        shutil.copy(path, shown / f"events.out.tfevents.{place:03}")
+    found = EventAccumulator(str(shown), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if not tag.startswith(TIMES)]
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in sorted(tags)}
 
