@@ -6,15 +6,20 @@ the program's LightningCLI.
 
 from __future__ import annotations
 
+import csv
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from tensorboard.compat.proto.summary_pb2 import Summary
+
+from hiso_pl.run.whole_file import whole_file
 
 
 def leave_signals_alone(trainer: Trainer) -> None:
@@ -86,11 +91,97 @@ def validate_now(trainer: Trainer) -> None:
     connector._first_loop_iter, loop._batches_that_stepped = first_iteration, stepped
 
 
+def prefixed(logger: MLFlowLogger | TensorBoardLogger, name: str) -> str:
+    """A curve's name as the logger spells it."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{name}" if logger._prefix else name
+
+
 def log_together(board: TensorBoardLogger, points: Mapping[str, float], step: int) -> None:
     """Logs points of one step as one event; ``log_metrics`` makes one of each, which take more than twice the room."""
-    prefix = f"{board._prefix}{board.LOGGER_JOIN_CHAR}" if board._prefix else ""
-    values = [Summary.Value(tag=prefix + tag, simple_value=value) for tag, value in points.items()]
+    values = [Summary.Value(tag=prefixed(board, tag), simple_value=value) for tag, value in points.items()]
     board.experiment._get_file_writer().add_summary(Summary(value=values), step)
+
+
+def begin_session(
+    board: TensorBoardLogger, chosen: Mapping[str, str | float], metrics: Sequence[str], first: Collection[str]
+) -> None:
+    """Enters a run into the table of hyperparameters, with the curves whose last points are its metrics.
+
+    ``log_hyperparams`` would add a point to each of these curves. TensorBoard has room for five options at first: it
+    takes those that are said to differ.
+    """
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from torch.utils.tensorboard.summary import hparams
+
+    experiment, session, _ = hparams(dict(chosen), {prefixed(board, name): 0.0 for name in metrics})
+    kept = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(kept.content)
+    for option in content.experiment.hparam_infos:
+        option.differs = option.name in first
+    kept.content = content.SerializeToString()
+    for summary in (experiment, session):
+        board.experiment._get_file_writer().add_summary(summary)
+
+
+def take_newest_version(logger: CSVLogger | TensorBoardLogger) -> None:
+    """Has a logger that was not told a version go on with the newest one that it has written to, where there is one."""
+    if logger._version is None:
+        files = "metrics.csv" if isinstance(logger, CSVLogger) else "events.out.tfevents.*"
+        found = [path.parent.name.removeprefix("version_") for path in Path(logger.root_dir).glob(f"version_*/{files}")]
+        logger._version = max((int(version) for version in found if version.isdigit()), default=None)
+
+
+def purge_beyond(board: TensorBoardLogger, rounds: int) -> None:
+    """Has TensorBoard take back the points of later rounds, unless the logger is told where from."""
+    board._kwargs.setdefault("purge_step", rounds + 1)
+
+
+class _KeptRows(ExperimentWriter):
+    """A writer of rows that goes on with those of its file up to a round; Lightning's begins by removing the file.
+
+    The file stays as it is until there is a row to add.
+    """
+
+    def __init__(self, folder: str, rounds: int) -> None:
+        super().__init__(folder)
+        self.steps: dict[str, int] = {}
+        self._kept: list[dict[str, str]] | None = None
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows, self.metrics_keys = list(reader), list(reader.fieldnames or [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} must hold the rows of the run so far: {error}; move it away") from error
+        if rows and "step" not in self.metrics_keys:
+            raise ValueError(f"{path} must hold the rows of the run so far: there is no column step; move it away")
+        self._kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= rounds]
+        for row in self._kept:
+            self.steps |= {name: int(row["step"]) for name, value in row.items() if value}
+
+    def save(self) -> None:
+        if self.metrics and self._kept is not None:
+            with whole_file(Path(self.metrics_file_path)) as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(self._kept)
+            self._kept = None
+        super().save()
+
+    def _check_log_dir_exists(self) -> None:
+        """Removes nothing."""
+
+
+def keep_rows(logger: CSVLogger, rounds: int) -> None:
+    """Has a CSVLogger that has not begun yet go on with the rows of its file up to a round."""
+    logger._experiment = _KeptRows(logger.log_dir, rounds)
+
+
+def kept_steps(logger: CSVLogger) -> Mapping[str, int]:
+    """The last step of each curve among the rows that a CSVLogger has gone on with."""
+    return getattr(logger.experiment, "steps", {})
 
 
 def refuse_stop_iteration(trainer: Trainer) -> None:

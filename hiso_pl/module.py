@@ -81,6 +81,7 @@ class FederatedModule(LightningModule):
         self.last_round: RoundReport | None = None
         self.last_validation: dict[str, float] = {}
         self.last_test: dict[str, float] = {}
+        self.loggers_served = False  # whether a callback hands what is measured to the loggers
         self._measuring = Measuring(network, self.trainable(), method)
         self._initial_digest = ""
 
@@ -200,7 +201,7 @@ class FederatedModule(LightningModule):
 
     def _tell(self, metrics: dict[str, float]) -> None:
         """Writes what a measurement gave, at the number of rounds done; where no progress bar shows it, says it."""
-        for logger in self.trainer.loggers:
+        for logger in [] if self.loggers_served else self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
         if self.trainer.is_global_zero and self.trainer.state.fn != "fit":
             log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

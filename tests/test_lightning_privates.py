@@ -9,7 +9,8 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
@@ -58,10 +59,14 @@ def test_they_are_there(trainer):
         "_logger_connector": connector is not None,
         "_first_loop_iter": hasattr(connector, "_first_loop_iter"),
         "_prefix": TensorBoardLogger(".", prefix="a")._prefix == "a",
+        "_kwargs": TensorBoardLogger(".", purge_step=3)._kwargs["purge_step"] == 3,
+        "_version": CSVLogger(".")._version is None and TensorBoardLogger(".")._version is None,
+        "_experiment": CSVLogger(".")._experiment is None,
         "_get_file_writer": callable(SummaryWriter._get_file_writer),  # torch's, behind the logger
     }
     assert all(found.values()), found
     assert set(found) == private_attributes(HOME)
+    assert callable(ExperimentWriter._check_log_dir_exists)  # which is overridden
     assert type(loop) is _FitLoop
     assert loop.epoch_loop.val_loop.restarting is False
 

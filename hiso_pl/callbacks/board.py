@@ -1,43 +1,43 @@
-"""A run's curves, texts and pictures for TensorBoard."""
+"""A run's curves, texts, pictures and histograms for the loggers of its trainer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from typing_extensions import override
 
+from hiso_pl.callbacks.boards import BEST, LAST, Board
+from hiso_pl.callbacks.client_losses import ClientLosses
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
-from hiso_pl.callbacks.pictures import partition_picture
+from hiso_pl.callbacks.hyperparameters import chosen, in_reading_order
+from hiso_pl.callbacks.loggers import boards_of
+from hiso_pl.callbacks.pictures import losses_picture, partition_counts, partition_picture
 from hiso_pl.callbacks.run_folder import config_text
+from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_statistics
+from hiso_pl.callbacks.summary import best_with
 from hiso_pl.callbacks.validation import is_partial
-from hiso_pl.federation.partition import label_counts
-from hiso_pl.lightning_privates import log_together
-from hiso_pl.run.configuration import leaves
-
-SAMPLE = 1 << 20
-QUANTILES = {"p01": 0.01, "median": 0.5, "p99": 0.99}
+from hiso_pl.federation.traffic import BYTES_PER_KB
 
 
 class TensorBoardPanels(OrderedCallback):
-    """Logs the curves of a round through the trainer's loggers, at the number of rounds done.
+    """Hands a run to the trainer's loggers, at the number of rounds done; TensorBoard takes all of it.
 
-    ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr`` and ``mu`` by round, ``hessian/*`` now and then, the
-    validation metrics against bytes sent (the paper's way of counting), the configuration as text, the partition as a
-    picture with the data module's own words on its clients and, at the end, hyperparameters with the final metrics.
+    By round ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr`` and ``mu``; by validation its metrics and the
+    best ones so far (``val_best/*``), against bytes sent as well (the paper's way of counting). Before the first round
+    and now and then quantiles of the Hessian (``hessian/*``), histograms of it by layer, and one of the clients' last
+    losses. The partition as a picture and in the data module's own words; the configuration as text; the options that
+    matter beside last, best and test metrics; at the end the clients' losses as a picture. Of these a logger gets what
+    it has a place for; numbers reach every one.
+
     ``time/round_s`` is the time from one round's end to the next's without validations: what data and callbacks cost is
-    in it.
+    in it. Of a resumed run the picture of losses begins at its resume.
 
     Args:
         every_n_rounds: Rounds between two points of the curves.
-        hessian_every_n_rounds: Rounds between two looks at the Hessian; 0 for none.
+        hessian_every_n_rounds: Rounds between two looks at the Hessian and the clients' losses; 0 for none.
     """
 
     position = 60
@@ -49,13 +49,26 @@ class TensorBoardPanels(OrderedCallback):
             raise ValueError(f"hessian_every_n_rounds={hessian_every_n_rounds} must be at least 0")
         self.every_n_rounds = every_n_rounds
         self.hessian_every_n_rounds = hessian_every_n_rounds
+        self._boards: list[Board] | None = None
+        self._losses: ClientLosses | None = None
+        self._recent: list[float] = []
         self._mark = 0.0
         self._validation_start = 0.0
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        federated(pl_module).loggers_served = True
+        if stage == "fit":  # a test after it goes to the same boards
+            self._boards, self._losses, self._recent = None, None, []
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._introduce(trainer)
+        if boards := self._all(trainer):
+            clients = getattr(trainer.datamodule, "clients", 0)  # type: ignore[attr-defined]
+            if clients and trainer.max_steps > 0:
+                self._losses = ClientLosses(clients, trainer.max_steps)
+            self._introduce(trainer, pl_module, boards)
         self._mark = time.perf_counter()
 
     @override
@@ -63,10 +76,14 @@ class TensorBoardPanels(OrderedCallback):
         now = time.perf_counter()
         round_s, self._mark = now - self._mark, now
         run = federated(pl_module)
-        report = run.last_round
-        if not trainer.is_global_zero or report is None:
+        report, boards = run.last_round, self._all(trainer)
+        if not boards or report is None:
             return
         done = trainer.global_step
+        if report.loss is not None:
+            self._recent.append(report.loss)
+        if self._losses is not None:
+            self._losses.add(report.round, report.clients, report.slot_losses)
         points: dict[str, float] = {}
         if done % self.every_n_rounds == 0 or done == trainer.max_steps:
             points = {
@@ -76,21 +93,20 @@ class TensorBoardPanels(OrderedCallback):
                 "time/update_s": report.update_s,
                 "comm/paper_kb": run.traffic.paper_kb,
                 "comm/protocol_kb": run.traffic.protocol_kb,
-                "comm/measured_kb": run.exchange.payload_bytes / 1024,
+                "comm/measured_kb": run.exchange.payload_bytes / BYTES_PER_KB,
                 "lr": report.lr,
                 "mu": report.mu,
             }
             if report.loss is not None:
                 points["train/loss"] = report.loss
+            if len(report.dropped) < len(report.clients):
                 points |= scalar_statistics(report.scalars)
+                points |= slot_statistics(report.sent, report.scalars, report.dropped)
         if self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0:
-            points |= hessian_statistics([s.value for s in optimizer_of(trainer).tensors() if s.kind == "hessian"])
+            points |= self._look(trainer, boards)
         if points:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    log_together(logger, points, done)
-                else:
-                    logger.log_metrics(points, step=done)
+            for board in boards:
+                board.points(points, done)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,74 +114,78 @@ class TensorBoardPanels(OrderedCallback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the metrics against the bytes sent so far."""
+        """Hands over the metrics, the best ones so far and the bytes sent."""
         self._mark += time.perf_counter() - self._validation_start
-        if trainer.state.fn != "fit" or is_partial(trainer) or not trainer.is_global_zero:
+        if trainer.state.fn != "fit" or is_partial(trainer):
             return
         run = federated(pl_module)
-        for board in _boards(trainer):
-            for name, value in run.last_validation.items():
-                tag = f"val_by_paper_bytes/{name.removeprefix('val/')}"
-                board.experiment.add_scalar(tag, value, global_step=run.traffic.paper_bytes)
+        found, best = run.last_validation, best_with(trainer, run.last_validation)
+        first = {"train/loss": float(np.mean(self._recent))} if self._recent else {}
+        self._recent = []
+        for board in self._all(trainer):
+            board.validation(found, best, trainer.global_step, run.traffic.paper_bytes)
+            board.glance({**first, **found}, trainer.global_step)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for board in self._all(trainer):
+            board.points(federated(pl_module).last_test, trainer.global_step)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has the curves on disk up to here: a run that goes on from the checkpoint makes only what follows."""
+        for board in self._all(trainer):
+            board.save()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        # under a name of their own, or they would become points of the curves at step 0
-        metrics = federated(pl_module).last_validation
-        final = {f"final/{name.replace('/', '_')}": value for name, value in metrics.items()}
-        parameters = {
-            key: value if isinstance(value, (str, int, float, bool)) else str(value)
-            for key, value in leaves(yaml.safe_load(config_text(trainer)) or {}).items()
-        }
-        for board in _boards(trainer):
-            if final and parameters:
-                board.log_hyperparams(parameters, metrics=final)
+        boards = self._all(trainer)
+        if boards and self._losses is not None and np.isfinite(means := self._losses.means()).any():
+            picture = losses_picture(means, self._losses.clients, self._losses.rounds)
+            for board in boards:
+                board.picture("losses by client", picture, trainer.global_step)
+        for board in boards:
             board.save()
 
-    def _introduce(self, trainer: Trainer) -> None:
-        text = config_text(trainer)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        parts, splits = getattr(data, "parts", None), getattr(data, "splits", None)
-        for board in _boards(trainer):
-            if text:
-                board.experiment.add_text("config", f"```yaml\n{text}\n```", global_step=trainer.global_step)
-            if parts is not None and splits is not None:
-                classes = splits.train.classes
-                counts = label_counts(parts, splits.train.labels, max(1, len(classes)))
-                board.experiment.add_image("partition", partition_picture(counts, classes), 0, dataformats="HWC")
-            if hasattr(data, "describe_clients"):
-                board.experiment.add_text("partition", data.describe_clients(), global_step=0)
+    def _all(self, trainer: Trainer) -> list[Board]:
+        if self._boards is None:  # not before the trainer knows the round it goes on from
+            self._boards = boards_of(trainer)
+        return self._boards
 
+    def _look(self, trainer: Trainer, boards: list[Board]) -> dict[str, float]:
+        """Looks at the Hessian and the clients' losses; hands over histograms, and returns points."""
+        look = HessianLook(optimizer_of(trainer).tensors())
+        histograms = look.by_layer() | (self._losses.last() if self._losses is not None else {})
+        for board in boards:
+            board.histograms(histograms, trainer.global_step)
+        return look.quantiles()
 
-def scalar_statistics(scalars: np.ndarray) -> dict[str, float]:
-    """How large the aggregated scalars of a round are, shape ``[tau, P]``."""
-    values = scalars.astype(np.float64)
-    return {
-        "scalar/mean_abs": float(np.abs(values).mean()),
-        "scalar/std": float(values.std()),
-        "scalar/max_abs": float(np.abs(values).max()),
-    }
-
-
-def hessian_statistics(tensors: Sequence[Tensor]) -> dict[str, float]:
-    """Smallest and largest element of H where stored, exactly, and quantiles of an evenly spaced, constant sample."""
-    tensors = [tensor.detach().reshape(-1) for tensor in tensors if tensor.numel()]
-    if not tensors:
-        return {}
-    stride = max(1, -(-sum(tensor.numel() for tensor in tensors) // SAMPLE))
-    sampled, position = [], 0
-    for tensor in tensors:
-        sampled.append(tensor[-position % stride :: stride].double().cpu())
-        position += tensor.numel()
-    sample = torch.cat(sampled).sort().values
-    points = {
-        "hessian/min": min(float(tensor.min()) for tensor in tensors),
-        "hessian/max": max(float(tensor.max()) for tensor in tensors),
-    }
-    return points | {f"hessian/{name}": float(sample[int(q * (len(sample) - 1))]) for name, q in QUANTILES.items()}
-
-
-def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    def _introduce(self, trainer: Trainer, pl_module: LightningModule, boards: list[Board]) -> None:
+        run = federated(pl_module)
+        text, data, done = config_text(trainer), trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
+        splits, ownership = getattr(data, "splits", None), getattr(data, "ownership", None)
+        options, validated = chosen(text), run.last_validation
+        kinds = [LAST, BEST, *(["test/"] if getattr(splits, "test", None) is not None else [])]
+        # of very many TensorBoard shows the first ones
+        by_interest = sorted((name.removeprefix(LAST) for name in validated), key=lambda name: name == "loss")
+        metrics = [kind + name for name in by_interest for kind in kinds]
+        parts = getattr(data, "parts", None)
+        sizes = getattr(ownership, "sizes", None) or tuple(map(len, parts or ()))
+        pictures = {}
+        if splits is not None and sizes:
+            attribute = getattr(getattr(data, "partition", None), "attribute", "label")
+            pictures["partition"] = partition_picture(*partition_counts(splits.train, parts, sizes, attribute))
+        texts = {"config": f"```yaml\n{in_reading_order(text)}\n```"} if text else {}
+        if hasattr(data, "describe_clients"):
+            texts["partition"] = data.describe_clients()
+        points = self._look(trainer, boards) if self.hessian_every_n_rounds and done == 0 else {}
+        for board in boards:
+            board.begin(run.traffic.paper_bytes)
+            if options:
+                board.hyperparameters(options, metrics)
+            for name, words in texts.items():
+                board.text(name, words, done)
+            for name, picture in pictures.items():
+                board.picture(name, picture, done)
+            if points:
+                board.points(points, done)

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
 from hiso_pl.callbacks.participation import dropped_slots
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
@@ -138,6 +138,15 @@ class RunSummary(OrderedCallback):
         self._written = summary
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
+
+
+def best_with(trainer: Trainer, found: Mapping[str, float]) -> dict[str, float]:
+    """The best of each metric so far, a measurement included that the summary is yet to take."""
+    known = {name: entry["best"] for run in callbacks_of(trainer, RunSummary) for name, entry in run.metrics.items()}
+    return {
+        name: known[name] if name in known and _better(name, known[name], value) else value
+        for name, value in found.items()
+    }
 
 
 def _better(name: str, value: float, best: float) -> bool:

@@ -17,7 +17,7 @@ class LedgerSettings:
     Args:
         ledger: The ledger.
         records: How many of its last records to show.
-        plot: A picture of the scalars over the rounds to draw, such as FILE.png; needs matplotlib.
+        plot: A picture of the scalars over the rounds to draw, such as FILE.png.
 
     Raises:
         ValueError: If an option cannot be.

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hiso_pl import callbacks
 from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
+from hiso_pl.callbacks.loggers import go_on
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_table
@@ -135,11 +136,7 @@ class FederatedCLI(LightningCLI):
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":
-            # what the folder's curves show beyond the checkpoint's round is of a future that is computed again
-            beyond: dict[str, Any] = {"purge_step": self.start.rounds + 1} if self.start.resumes else {}
-            kwargs["logger"] = TensorBoardLogger(
-                trainer_root(config), name="", version="", default_hp_metric=False, **beyond
-            )
+            kwargs["logger"] = TensorBoardLogger(trainer_root(config), name="", version="", default_hp_metric=False)
         elif self.subcommand != "fit":
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
@@ -164,6 +161,8 @@ class FederatedCLI(LightningCLI):
         if self.start.content is not None:
             assert isinstance(self.model, FederatedModule)
             checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
+        if environment.rank() == 0 and (self.start.resumes or self.start.owns_folder):
+            go_on(self.trainer.loggers, self.start.root, self.start.rounds if self.start.resumes else -1)
 
     def after_fit(self) -> None:
         """Sees to it that this was the last round, and tests the final model if asked to."""

@@ -90,7 +90,7 @@ def parse(args: Sequence[str]) -> Any:
     add("--by", choices=("best", "last", "rounds", "loss"), default="best", help=by)
     add("--target", type=float, help="Value of the metric to reach; a run that diverged has not reached it.")
     add("--report", action="store_true", help="Start nothing, tell what there is.")
-    add("--plot", type=str, metavar="FILE", help="Picture of the curves at the chosen rates; needs matplotlib.")
+    add("--plot", type=str, metavar="FILE", help="Picture of the curves at the chosen rates.")
     options = parser.parse_args(list(args))
     if options.target is None and (options.by == "rounds" or options.plot is not None):
         raise ConfigurationError("by=rounds and plot need a --target")

@@ -45,13 +45,11 @@ def plot(reader: LedgerReader, path: Path) -> None:
     """Draws the scalars over the rounds: their mean size and the largest of each round, and the learning rate.
 
     Raises:
-        ValueError: If matplotlib is missing, or there is no record.
+        ValueError: If there is no record.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found]
-        from matplotlib.figure import Figure  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ValueError(f"plot={path} needs matplotlib: pip install 'hiso_pl[plots]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = [
         (r.round, r.lr, float(np.abs(r.scalars).mean()), float(np.abs(r.scalars).max()))
         for r in reader

@@ -19,15 +19,13 @@ def plot(path: Path, grids: Sequence[Grid], aim: Aim) -> None:
     """Draws the metric by rounds and KB sent at each chosen rate, and the rounds to the target at all rates.
 
     Raises:
-        ValueError: If matplotlib is missing, or there is nothing to draw.
+        ValueError: If there is nothing to draw.
     """
-    try:
-        import matplotlib as mpl  # type: ignore[import-not-found]
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found]
-        from matplotlib.figure import Figure  # type: ignore[import-not-found]
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ValueError(f"plot={path} needs matplotlib: pip install 'hiso_pl[plots]'") from error
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     chosen = [(grid, row) for grid in grids if (row := best(grid, aim)) is not None]
     curves = [np.array([outcome.curve for outcome in row if outcome.complete]) for _, row in chosen]
     if not curves:

@@ -68,10 +68,16 @@ class Data(LightningDataModule):
 
 
 class Module(LightningModule):
-    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise", "drift", "nan" or "nans"."""
+    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise", "drift", "nan" or "nans".
 
-    def __init__(self, faults: dict[int, str] | None = None, fault_rank: int = 0, size: int = 40) -> None:
+    `logs` has Lightning log what was validated as well.
+    """
+
+    def __init__(
+        self, faults: dict[int, str] | None = None, fault_rank: int = 0, size: int = 40, logs: bool = True
+    ) -> None:
         super().__init__()
+        self.logs = logs
         self.automatic_optimization = False
         self.weight = torch.nn.Parameter(torch.linspace(-1.0, 1.0, size))
         self.exchange = AllReduceExchange()
@@ -126,7 +132,7 @@ class Module(LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss = float((self.weight.detach() ** 2).mean())
         self.last_validation = {"val/loss": loss, "val/accuracy": 1.0 / (1.0 + loss)}
-        self.log_dict(self.last_validation)
+        self.log_dict(self.last_validation, logger=self.logs)
 
     def on_test_epoch_end(self) -> None:
         self.last_test = {"test/accuracy": 0.5}

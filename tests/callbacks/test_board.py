@@ -1,18 +1,43 @@
 import numpy as np
 import pytest
-import torch
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from hiso_pl.callbacks import RunFolder, TensorBoardPanels
-from hiso_pl.callbacks.board import SAMPLE, hessian_statistics, scalar_statistics
-from hiso_pl.callbacks.pictures import partition_picture
 from hiso_pl.lightning_privates import log_together
 
 CURVES = {
-    "train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/dropped", "time/round_s", "time/probe_s",
-    "time/update_s", "comm/paper_kb", "comm/protocol_kb", "comm/measured_kb", "lr", "mu",
+    "train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/snr", "scalar/headroom", "scalar/dropped",
+    "time/round_s", "time/probe_s", "time/update_s", "comm/paper_kb", "comm/protocol_kb", "comm/measured_kb", "lr",
+    "mu",
+}  # fmt: skip
+TEXT = """
+seed_everything: 1
+trainer: {max_steps: 7}
+model:
+  network: {class_path: mine.Net, init_args: {pretrained: /some/where/opt-125m, peft: {peft_type: IA3}}}
+  method:
+    class_path: hiso_pl.zeroth_order.Method
+    init_args:
+      lr: 0.01
+      mu: 0.001
+      num_directions: 2
+      local_steps: 1
+      preconditioner: {class_path: hiso_pl.zeroth_order.Diagonal}
+      update_rule: {class_path: hiso_pl.zeroth_order.Momentum}
+data:
+  class_path: hiso_pl.data.PromptData
+  init_args: {task: sst2, clients: 4, cohort: 2, batch_size: 8,
+    partition: {class_path: hiso_pl.federation.Dirichlet, init_args: {alpha: 0.5, minimum: 1}}}
+"""
+OPTIONS = {
+    "method": "HiSo Momentum", "lr": 0.01, "mu": 0.001, "num_directions": 2, "local_steps": 1, "clients": 4,
+    "cohort": 2, "batch_size": 8, "partition": "Dirichlet(0.5)", "model": "opt-125m", "task": "sst2",
+    "tuning": "IA3", "rounds": 7, "seed": 1,
 }  # fmt: skip
 
 
@@ -22,12 +47,15 @@ def events(stand_in, tmp_path_factory):
     board = TensorBoardPanels(every_n_rounds=2, hessian_every_n_rounds=3)
     history = stand_in.History()
     trainer = stand_in.make_trainer(root, 7, board, history, logger=TensorBoardLogger(str(root), "", ""))
-    text = "seed: 1\nmodel:\n  lr: 0.01\n"
-    next(c for c in trainer.callbacks if isinstance(c, RunFolder)).config_text = text
-    trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
-    found = EventAccumulator(str(root), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+    next(c for c in trainer.callbacks if isinstance(c, RunFolder)).config_text = TEXT
+    module, data = stand_in.Module(logs=False), stand_in.Data()
+    data.splits.test = data.splits.train
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    sizes = {"scalars": 0, "tensors": 0, "images": 0, "histograms": 0}
+    found = EventAccumulator(str(root), size_guidance=sizes)
     found.Reload()
-    found.path_of_events = str(next(root.glob("events.out.tfevents.*")))
+    found.path_of_events = str(next(root.glob("events.out.tfevents.*.0")))
     return found, history.seen
 
 
@@ -63,89 +91,81 @@ def test_a_prefix_of_the_logger_stays(tmp_path):
     assert np.isnan(found.Scalars("mine-mu")[0].value)
 
 
-def test_the_hessian_now_and_then(events):
+def test_the_hessian_before_the_first_round_and_now_and_then(events):
     found, _ = events
     values = []
     for name in ("min", "p01", "median", "p99", "max"):
-        assert steps(found, f"hessian/{name}") == [3, 6]
+        assert steps(found, f"hessian/{name}") == [0, 3, 6]
+        assert found.Scalars(f"hessian/{name}")[0].value == 1.0
         values.append(found.Scalars(f"hessian/{name}")[-1].value)
     assert values == sorted(values)
     assert 0 < values[0] < values[-1]
+    looks = found.Histograms("hessian_log10/weight")
+    assert [look.step for look in looks] == [0, 3, 6]
+    assert all(look.histogram_value.num == 40 for look in looks)
+    assert looks[0].histogram_value.min <= 0 <= looks[0].histogram_value.max
+    assert looks[-1].histogram_value.min == pytest.approx(np.log10(values[0]))
+    assert looks[-1].histogram_value.max == pytest.approx(np.log10(values[-1]))
 
 
 def test_validation_by_round_and_by_bytes(events):
     found, seen = events
-    assert steps(found, "val/loss") == [2, 5, 6]
-    assert steps(found, "val_by_paper_bytes/loss") == [rounds * 16 for rounds in (0, 3, 6, 7)]
-    assert [e.value for e in found.Scalars("val_by_paper_bytes/loss")] == pytest.approx([v for _, v in seen])
-    assert "val_by_paper_bytes/accuracy" in found.Tags()["scalars"]
+    rounds = [0, 3, 6, 7]
+    assert [r for r, _ in seen] == rounds
+    for name in ("loss", "accuracy"):
+        assert steps(found, f"val/{name}") == steps(found, f"val_best/{name}") == rounds
+        assert steps(found, f"at a glance/val {name}") == rounds
+        assert steps(found, f"val_by_paper_bytes/{name}") == [r * 16 for r in rounds]
+    for tag in ("val/loss", "val_by_paper_bytes/loss", "at a glance/val loss"):
+        assert [e.value for e in found.Scalars(tag)] == pytest.approx([v for _, v in seen])
+    best = [min(v for _, v in seen[: i + 1]) for i in range(4)]
+    assert [e.value for e in found.Scalars("val_best/loss")] == pytest.approx(best)
+    best = [max(1 / (1 + v) for _, v in seen[: i + 1]) for i in range(4)]
+    assert [e.value for e in found.Scalars("val_best/accuracy")] == pytest.approx(best)
+    assert steps(found, "at a glance/train loss") == [3, 6, 7]
+    assert found.Scalars("at a glance/train loss")[-1].value == found.Scalars("train/loss")[-1].value
 
 
-def test_configuration_partition_and_hyperparameters(events):
-    found, seen = events
+def test_what_is_seen_first_is_training_and_validation(events):
+    """TensorBoard orders groups by name."""
+    found, _ = events
+    first = sorted(found.Tags()["scalars"] + found.Tags()["histograms"] + found.Tags()["images"])[:3]
+    assert first == ["at a glance/train loss", "at a glance/val accuracy", "at a glance/val loss"]
+    layout = Layout.FromString(found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    assert [category.title for category in layout.category][:2] == ["Training and validation", "Communication"]
+    [chart] = layout.category[1].chart
+    assert list(chart.multiline.tag) == ["^comm/"]
+    assert not any(tag.startswith(("final", "epoch")) for tag in found.Tags()["scalars"])
+
+
+def test_configuration_and_partition(events):
+    found, _ = events
     text = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "model:\n  lr: 0.01" in text
+    assert text.startswith("```yaml\nmodel:\n  method:\n")
+    assert text.index("data:") < text.index("seed_everything:") < text.index("trainer:")
+    assert yaml.safe_load(text.removeprefix("```yaml").removesuffix("```")) == yaml.safe_load(TEXT)
     clients = found.Tensors("partition/text_summary")[0].tensor_proto.string_val[0].decode()
     assert clients.splitlines()[-1] == "| 0 | 3 |"
-    picture = found.Images("partition")[0]
-    assert picture.width > 300
-    assert found.Scalars("final/val_loss")[0].value == pytest.approx(seen[-1][1])
-    assert "_hparams_/session_start_info" in found.summary_metadata
+    assert found.Images("partition")[0].width > 300
+    assert [picture.step for picture in found.Images("losses by client")] == [7]
+    assert [look.step for look in found.Histograms("train/loss_by_client")] == [3, 6]
 
 
-def test_quantiles_come_from_an_even_sample_across_tensors():
-    small = hessian_statistics([torch.arange(100.0), torch.empty(0), torch.arange(100.0, 201.0).reshape(101, 1)])
-    assert small == {
-        "hessian/min": 0.0, "hessian/max": 200.0, "hessian/p01": 2.0, "hessian/median": 100.0, "hessian/p99": 198.0,
-    }  # fmt: skip
-    large = torch.arange(float(3 * SAMPLE))
-    points = hessian_statistics([large[: SAMPLE + 5], large[SAMPLE + 5 :]])
-    assert points["hessian/max"] == float(large[-1])
-    assert points["hessian/median"] == pytest.approx(1.5 * SAMPLE, rel=1e-3)
-    assert hessian_statistics([]) == {}
+def test_the_options_that_matter_stand_beside_last_best_and_test_metrics(events):
+    found, _ = events
 
+    def content(name):
+        return HParamsPluginData.FromString(found.SummaryMetadata(f"_hparams_/{name}").plugin_data.content)
 
-def test_scalar_statistics():
-    points = scalar_statistics(np.array([[3.0, -1.0]], dtype=np.float32))
-    assert points == {"scalar/mean_abs": 2.0, "scalar/std": 2.0, "scalar/max_abs": 3.0}
-
-
-def test_the_partition_is_a_bar_for_each_client():
-    counts = np.array([[10, 0], [5, 5], [0, 2]])
-    picture = partition_picture(counts, (" terrible", " great"))
-    assert picture.dtype == np.uint8
-    middles = [picture[6 + 18 * client + 9] for client in range(3)]
-    coloured = [
-        [(row == colour).all(axis=1).sum() for colour in ((0x44, 0x77, 0xAA), (0xEE, 0x66, 0x77))] for row in middles
-    ]
-    bars = [[int(n) for n in row] for row in coloured]
-    assert bars[0][0] > 215
-    assert abs(bars[1][0] - bars[1][1]) < 15
-    assert bars[2][0] == 0
-    assert 40 < bars[2][1] < 60
-    assert partition_picture(np.ones((500, 60), dtype=np.int64), [str(c) for c in range(60)]).shape[0] < 4000
-
-
-def dark(picture, rows):
-    """Dark pixels, that is letters, right of the bars."""
-    return int((picture[rows, 62 + 220 + 4 :].max(axis=-1) < 90).sum())
-
-
-def test_without_classes_the_sizes_stand_beside_the_bars():
-    counts = np.array([[1000], [10], [0]])
-    picture = partition_picture(counts, ())
-    assert np.array_equal(picture, partition_picture(counts, ("answer",)))
-    letters = [dark(picture, slice(6 + 18 * client, 24 + 18 * client)) for client in range(3)]
-    assert letters[0] > letters[1] > letters[2] > 0
-
-
-def test_many_classes_have_colours_of_their_own_and_the_last_are_counted():
-    counts = np.eye(60, dtype=np.int64)
-    picture = partition_picture(counts, [str(c) for c in range(60)])
-    colours = {tuple(picture[6 + 18 * client + 9, 62 + 5].tolist()) for client in range(60)}
-    assert len(colours) == 60
-    assert dark(picture, slice(6 + 18 * 40, 6 + 18 * 41)) > 0  # "20 more"
-    assert dark(picture, slice(6 + 18 * 41, None)) == 0
+    given = {name: value for name, value in content("session_start_info").session_start_info.hparams.items()}
+    assert {name: getattr(value, value.WhichOneof("kind")) for name, value in given.items()} == OPTIONS
+    table = content("experiment").experiment
+    first = {option.name for option in table.hparam_infos if option.differs}
+    assert first == {"method", "lr", "model", "partition", "task"}
+    metrics = {metric.name.tag for metric in table.metric_infos}
+    assert metrics == {f"{kind}/{name}" for kind in ("val", "val_best", "test") for name in ("loss", "accuracy")}
+    assert (metrics - {"test/loss"}) <= set(found.Tags()["scalars"])  # the stand-in measures no loss at its test
+    assert [(event.step, event.value) for event in found.Scalars("test/accuracy")] == [(7, 0.5)]
 
 
 @pytest.mark.parametrize(

@@ -265,3 +265,16 @@ def test_a_run_that_is_stopped_before_its_last_round_has_failed_unless_its_patie
     status, _, said = fit("stopped", "--trainer.callbacks+", stopping, "--trainer.logger", "false")
     assert status == 1
     assert "the run ended after round 1 of 4: a callback asked the trainer to stop" in said
+
+
+def test_a_resumed_run_goes_on_in_the_files_of_its_loggers(fit, tmp_path):
+    root = tmp_path / "csv"
+    logger = ("--trainer.logger", of_class("lightning.pytorch.loggers.CSVLogger", save_dir=str(root)))
+    status, _, said = fit("csv", *logger)
+    assert status == 0, said
+    status, _, said = fit("csv", *logger, "--ckpt_path", "last", "--trainer.max_steps", "6")
+    assert status == 0, said
+    [path] = root.rglob("metrics.csv")
+    rows = list(csv.DictReader(path.open(newline="")))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [0, 2, 4, 6]

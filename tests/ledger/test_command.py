@@ -1,7 +1,6 @@
 """``hiso-pl replay`` and ``hiso-pl ledger``."""
 
 import fcntl
-import sys
 
 import pytest
 import torch
@@ -132,16 +131,7 @@ def test_text_of_a_file_does_not_command_a_terminal(ledger, header_of, tmp_path,
     assert all(line.isprintable() for line in out.splitlines())
 
 
-def test_a_plot_without_matplotlib_says_what_to_install(ledger, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(ValueError, match=r"needs matplotlib: pip install 'hiso_pl\[plots\]'"):
-        run_ledger([str(ledger), "--plot", str(tmp_path / "a.png")])
-
-
 def test_a_plot(ledger, tmp_path):
-    pytest.importorskip("matplotlib")
     show.plot(LedgerReader(ledger), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 

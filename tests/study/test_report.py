@@ -233,7 +233,6 @@ def test_runs_that_did_not_start_alike_are_pointed_out() -> None:
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     reaches, misses = [0.1, 0.5, 0.9], [0.1, 0.2, 0.3]
     runs = [curve_of(v, lr=lr, method=m) for v, lr, m in ((reaches, 0.1, "a"), (misses, 0.2, "a"), (misses, 0.1, "b"))]
     found: list[Grid] = grids(runs)
