@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -84,6 +86,52 @@ class ConfigFile:
             if node.value == word:
                 return _line(node)
         return _line(name)
+
+
+def place(key: str, words: str, args: Sequence[str], files: Sequence[ConfigFile]) -> str:
+    """File and line of an option that no word of the command line names, of the last file that has it; or nothing.
+
+    Args:
+        key: The option.
+        words: What is said of it, which begins with ``=`` and its value where that is wrong.
+        args: The command line.
+        files: The configuration files that it names.
+    """
+    if words.startswith(": "):
+        return ""  # that of a file, which says so itself
+    parts = _parts(key)
+    named = {".".join(_parts(name)): value for name, value in _named(args)}
+    given = re.match(r"=(\S+)", words)
+    for count in range(len(parts), 0, -1):  # itself, or else what it may stand in
+        name = ".".join(parts[:count])
+        if name in named:
+            return _within(named[name], parts[count:])
+        for file in reversed(files):
+            line = file.line_of(parts[:count], given[1] if given else parts[-1] if count < len(parts) else None)
+            if line is not None:
+                return f"{file.path} line {line}: "
+    return ""
+
+
+def _named(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options of a command line, and what is given for each."""
+    for word, following in zip(args, [*args[1:], ""], strict=False):
+        if word.startswith("-"):
+            name, given, value = word.partition("=")
+            yield name.lstrip("-").rstrip("+"), value if given else following
+
+
+def _within(path: str, parts: Sequence[str]) -> str:
+    """The line of an option in a file that was named for what it stands in."""
+    if parts and os.path.isfile(path):
+        line = ConfigFile(path).line_of(parts)
+        return "" if line is None else f"{path} line {line}: "
+    return ""
+
+
+def _parts(name: str) -> list[str]:
+    """A dotted name without what a command line may leave out of it."""
+    return [part for part in name.split(".") if part not in INNER]
 
 
 def _find(node: yaml.Node, key: list[str]) -> tuple[yaml.Node, yaml.Node] | None:

@@ -34,7 +34,8 @@ class Settings:
 
     Args:
         output: Folder to write. It must not exist, or be empty.
-        ckpt_path: Checkpoint of the run; ``last`` is the newest in the folder ``trainer.default_root_dir``.
+        ckpt_path: Checkpoint of the run; ``last`` is the newest in the folder ``trainer.default_root_dir``, ``best``
+            the one that ``checkpoint.monitor`` prefers.
         merge: Whether to write the whole model with the adapter merged into it, instead of the adapter alone.
         dtype: What weights are stored in. Training's own are fp32, and ``from_pretrained`` computes in what is stored
             (before version 5 of transformers only if told ``dtype="auto"``).

@@ -78,6 +78,27 @@ def wrong_class(given: str, known: Iterable[str], why: str) -> str:
     return f"={given} {why}{asked} {', '.join(names[:MOST])}{more}; one of your own is named with its module"
 
 
+def given_class(rest: str) -> str | None:
+    """The class that cannot be had, by what the parser says of it."""
+    for pattern in (
+        r"Expected a path but (.*?) either not",
+        r"Problem with given class_path '([^']*)'",
+        r"Expected a dot import path string: (\S+)",
+        r"Import path (\S+) does not (?:correspond|implement)",
+    ):
+        if found := re.search(pattern, rest):
+            return found[1]
+    return None
+
+
+def why_not(rest: str) -> str:
+    """Why a class that was named with its module cannot be had."""
+    found = re.search(r"Problem with given class_path '[^']*':\s*([^\n]*)", rest)
+    if found is not None:
+        return f"cannot be had ({found[1]})"
+    return "is of another kind" if "does not correspond to a subclass" in rest else "is no known class"
+
+
 def as_said(message: object) -> str:
     """An error's message on a line that a terminal shows at a glance.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
@@ -12,11 +12,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, add_instantiator
 
 from hiso_pl.cli import overrides, parser_privates
-from hiso_pl.cli.config_file import INNER, ConfigFile
+from hiso_pl.cli.config_file import ConfigFile, place
 from hiso_pl.cli.config_option import of_presets
 from hiso_pl.cli.mistakes import Answered as Answered
 from hiso_pl.cli.mistakes import ConfigurationError as ConfigurationError
-from hiso_pl.cli.mistakes import as_said, marked, split, wrong_class, wrong_value
+from hiso_pl.cli.mistakes import as_said, given_class, marked, split, why_not, wrong_class, wrong_value
 from hiso_pl.cli.nearest import did_you_mean
 from hiso_pl.cli.options import DEPTH, every_option
 from hiso_pl.errors import one_line
@@ -79,7 +79,8 @@ class Parser(ArgumentParser):
 
         An option that may be several things is tried as each of them, and would report the last attempt.
         """
-        del _failed[:]
+        if self._outermost:
+            del _failed[:]
         try:
             return super().instantiate(*args, **options)
         except Exception:
@@ -107,7 +108,7 @@ class Parser(ArgumentParser):
         key, words = self._found(message)
         if not self._outermost:
             raise ConfigurationError(marked(key, words)) from ex
-        raise ConfigurationError(as_said(self._place(key, words) + key + words)) from ex
+        raise ConfigurationError(as_said(place(key, words, self.args, self.files) + key + words)) from ex
 
     @property
     def _outermost(self) -> bool:
@@ -159,7 +160,7 @@ class Parser(ArgumentParser):
     def _of_value(self, key: str, rest: str) -> str:
         """What is said of an option's value."""
         known = parser_privates.known_classes(parser_privates.option(self, key))
-        given = _given_class(rest)
+        given = given_class(rest)
         try:
             if given is not None and os.path.isfile(given):
                 ConfigFile(given)
@@ -170,7 +171,9 @@ class Parser(ArgumentParser):
         except yaml.YAMLError:
             return f"={one_line(given, 80)} is no complete list or mapping in YAML or JSON"
         if given is not None and known:
-            return wrong_class(given, known, "must be a class" if given[:1] in "[{" or given == "null" else _why(rest))
+            return wrong_class(
+                given, known, "must be a class" if given[:1] in "[{" or given == "null" else why_not(rest)
+            )
         if known and re.search(r"Got value: None", rest) and "Not a valid subclass" in rest:
             return wrong_class("null", known, "must be a class")
         if found := re.match(r"Unable to load config '([^']*)'", rest):
@@ -188,67 +191,6 @@ class Parser(ArgumentParser):
     def _must_hold(self, group: str) -> str:
         known = (name for name, _ in every_option(self, depth=0) if name.startswith(f"{group}."))
         return f"must hold options, such as {next(known, group)}, or name a file that does"
-
-    # Where it stands
-
-    def _place(self, key: str, words: str) -> str:
-        """File and line of an option that no word of the command line names; the last file that has it."""
-        if words.startswith(": "):
-            return ""  # that of a file, which says so itself
-        parts = _parts(key)
-        named = {".".join(_parts(name)): value for name, value in _named(self.args)}
-        given = re.match(r"=(\S+)", words)
-        for count in range(len(parts), 0, -1):  # itself, or else what it may stand in
-            name = ".".join(parts[:count])
-            if name in named:
-                return _within(named[name], parts[count:])
-            for file in reversed(self.files):
-                line = file.line_of(parts[:count], given[1] if given else parts[-1] if count < len(parts) else None)
-                if line is not None:
-                    return f"{file.path} line {line}: "
-        return ""
-
-
-def _named(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options of a command line, and what is given for each."""
-    for word, following in zip(args, [*args[1:], ""], strict=False):
-        if word.startswith("-"):
-            name, given, value = word.partition("=")
-            yield name.lstrip("-").rstrip("+"), value if given else following
-
-
-def _within(path: str, parts: Sequence[str]) -> str:
-    """The line of an option in a file that was named for what it stands in."""
-    if parts and os.path.isfile(path):
-        line = ConfigFile(path).line_of(parts)
-        return "" if line is None else f"{path} line {line}: "
-    return ""
-
-
-def _parts(name: str) -> list[str]:
-    """A dotted name without what a command line may leave out of it."""
-    return [part for part in name.split(".") if part not in INNER]
-
-
-def _given_class(rest: str) -> str | None:
-    """The class that cannot be had, by what the parser says of it."""
-    for pattern in (
-        r"Expected a path but (.*?) either not",
-        r"Problem with given class_path '([^']*)'",
-        r"Expected a dot import path string: (\S+)",
-        r"Import path (\S+) does not (?:correspond|implement)",
-    ):
-        if found := re.search(pattern, rest):
-            return found[1]
-    return None
-
-
-def _why(rest: str) -> str:
-    """Why a class that was named with its module cannot be had."""
-    found = re.search(r"Problem with given class_path '[^']*':\s*([^\n]*)", rest)
-    if found is not None:
-        return f"cannot be had ({found[1]})"
-    return "is of another kind" if "does not correspond to a subclass" in rest else "is no known class"
 
 
 _failed: list[Exception] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_args
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._actions import _ActionConfigLoad
@@ -26,15 +27,25 @@ def is_group(action: Any) -> bool:
 
 def known_classes(action: Any) -> list[str]:
     """Full names of the classes that an option takes, as far as they have been imported; not that of all of them."""
-    if not hasattr(action, "_typehint"):
+    if not hasattr(action, "_typehint") or not kinds(action):
         return []
     found = _typehints.get_all_subclass_paths(action._typehint)
     return [path for path in found if import_object(path) not in kinds(action)] or found
 
 
-def kinds(action: Any) -> tuple[Any, ...]:
-    """The classes by which an option's type is told."""
-    return tuple(_typehints.get_class_types(action._typehint))
+def kinds(action: Any) -> tuple[type, ...]:
+    """The classes by which an option's type is told; of a callable that which it returns."""
+    return tuple(_classes_in(action._typehint))
+
+
+def _classes_in(hint: Any) -> Iterator[type]:
+    if inspect.isclass(hint) and get_origin(hint) is None:
+        if hint.__module__ not in ("builtins", "typing"):
+            yield hint
+        return
+    members = get_args(hint)
+    for member in members[-1:] if get_origin(hint) is Callable else members:
+        yield from _classes_in(member)
 
 
 def words(action: Any) -> list[str]:
@@ -61,7 +72,7 @@ def class_named(path: Any, action: Any = None) -> Any:
     """The class of a full name, or of a short one where the option is known; None if there is none."""
     try:
         if "." not in path and hasattr(action, "_typehint"):
-            path = _typehints.resolve_class_path_by_name(kinds(action), path)
+            path = _typehints.resolve_class_path_by_name(kinds(action), path)  # type: ignore[arg-type]
         return import_object(path)
     except (ImportError, AttributeError, TypeError, ValueError):
         return None
