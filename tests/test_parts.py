@@ -16,7 +16,7 @@ from torch import nn
 from hiso_pl.cli.replay import run as replay
 from hiso_pl.ledger import LedgerReader
 from hiso_pl.zeroth_order import Diagonal, Identity, Method, Momentum, PerTensor, Scalar, Sgd, ZerothOrderOptimizer
-from hiso_pl.zeroth_order.method import APPLIED, CARRIED, PARTS, check_data
+from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, PARTS
 from hiso_pl.zeroth_order.part import ROOMS, Part, built, known
 
 BASE = Path(__file__).parent / "end_to_end" / "base.yaml"
@@ -166,7 +166,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
     with pytest.raises(AttributeError):
         method.local_steps = 4  # type: ignore[misc]
     data = json.loads(json.dumps(method.as_data()))
-    check_data(data)
+    Method.check_data(data)
     back = Method.applying(data)
     assert [getattr(back, name) for name in APPLIED] == [getattr(method, name) for name in APPLIED]
     assert Method.applying({}) == Method()
@@ -191,7 +191,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
 )
 def test_data_that_are_no_method_are_refused(data: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        check_data(data)
+        Method.check_data(data)
 
 
 @pytest.mark.parametrize("name", PARTS)
