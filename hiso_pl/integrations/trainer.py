@@ -33,6 +33,9 @@ class ZerothOrderTrainer(transformers.Trainer):
     to zero); schedules of ``method`` are as long as the run where they leave it open. What cannot act on rounds
     (gradient accumulation, mixed precision, DeepSpeed, FSDP, clipping of gradients and more) is refused by its name.
 
+    A client's loss is the mean over its own batch, and the round's the mean over clients, whatever numbers of tokens
+    they hold (``average_tokens_across_devices`` does not act).
+
     Limits: all processes are in every round, as Trainer knows no cohorts; a round takes one batch, so one local step;
     the number of processes must stay what it was on resume; a process that dies takes the others with it by the process
     group's time-out (``ddp_timeout``).
@@ -78,7 +81,8 @@ class ZerothOrderTrainer(transformers.Trainer):
             ValueError: If nothing is trainable.
             RunError: If the processes start from different models.
         """
-        network: nn.Module = self.model if model is None else model
+        network = self.model if model is None else model
+        assert network is not None
         trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         if not trainable:
             raise ValueError(f"model={type(network).__name__} has no trainable parameter")
@@ -125,12 +129,12 @@ class ZerothOrderTrainer(transformers.Trainer):
                 f"the optimizer's state is of round {self.rounds.round}, Trainer's of {self.state.global_step}: resume "
                 "from a checkpoint with its optimizer.pt (save_only_model=False)"
             )
-        self.model.eval()  # the very same function for all probes
+        model.eval()  # the very same function for all probes
         inputs = self._prepare_inputs(inputs)
 
-        def loss() -> Tensor:
-            with self.compute_loss_context_manager():  # a copy: the labels may be taken out
-                return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)
+        def loss() -> Any:
+            with self.compute_loss_context_manager():  # a copy, as labels may be taken out of it
+                return self.compute_loss(model, dict(inputs))  # the mean over the batch, as a client's loss is
 
         return self.rounds.run(loss).to(self.args.device)
 

@@ -18,7 +18,7 @@ from tests.integrations import training
 from tests.integrations.training import LR, METHOD, STEPS, STOP, Recording, examples, model, trainer
 
 
-def replayed(seen: list[list[tuple[dict[str, Any], Any]]]) -> tuple[str, list[float]]:
+def replayed(seen: list[list[dict[str, Any]]]) -> tuple[str, list[float]]:
     """The digest of the rounds on what each process was given, and their losses, in a plain loop of one process."""
     network = model().eval()
     method = Method(lr=LR, num_directions=3, mu_schedule=Linear(5e-4, rounds=STEPS))
@@ -26,8 +26,7 @@ def replayed(seen: list[list[tuple[dict[str, Any], Any]]]) -> tuple[str, list[fl
     losses = []
     for round, batches in enumerate(zip(*seen, strict=True)):
         optimizer.param_groups[0]["lr"] = LR * max(0.0, (STEPS - round) / max(1, STEPS))  # linear to zero
-        # the mean over the tokens of all batches, as Trainer itself has it of several processes
-        own = [lambda k, b=b, n=n, m=len(batches): network(**b, num_items_in_batch=n).loss * m for b, n in batches]
+        own = [lambda k, batch=batch: network(**batch).loss for batch in batches]
         losses.append(float(optimizer.step(losses=own)))
     return digest(optimizer), losses
 
@@ -47,7 +46,7 @@ def test_a_training_is_the_plain_loop_s_rounds(whole: Recording) -> None:
     assert not any("grad_norm" in entry for entry in logged)
     assert [entry["learning_rate"] for entry in logged] == pytest.approx([LR * (1 - r / STEPS) for r in range(STEPS)])
     # the loss of the first batch, by torch alone
-    batch = whole.seen[0][0]
+    batch = whole.seen[0]
     with torch.no_grad():
         logits = model().eval()(input_ids=batch["input_ids"]).logits
     first = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 20), batch["labels"][:, 1:].reshape(-1))
@@ -164,7 +163,7 @@ def test_two_processes_equal_one_with_two_losses_and_resume(tmp_path: Path) -> N
         assert result["wrapped"] == "GPT2LMHeadModel"
         # a round's payload: for each of two clients three scalars and a loss, and a ballot; whatever the model's size
         assert result["sent"] == STEPS * 4 * (2 * (METHOD.num_directions + 1) + 1)
-    first, second = (result["seen"][0][0]["input_ids"] for result in results)
+    first, second = (result["seen"][0]["input_ids"] for result in results)
     assert not torch.equal(first, second)
     for rank in range(2):
         assert "do not start from the same weights" in (tmp_path / f"{rank}.error").read_text()

@@ -53,10 +53,10 @@ class Stop(transformers.TrainerCallback):
 class Recording(ZerothOrderTrainer):
     """Keeps what each step was given."""
 
-    seen: list[tuple[dict[str, Any], Any]]
+    seen: list[dict[str, Any]]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        self.seen.append((dict(inputs), num_items_in_batch))
+        self.seen.append(dict(inputs))
         return super().training_step(model, inputs, num_items_in_batch)
 
 
