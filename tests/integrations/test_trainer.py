@@ -31,6 +31,12 @@ def replayed(seen: list[list[dict[str, Any]]]) -> tuple[str, list[float]]:
     return digest(optimizer), losses
 
 
+@pytest.fixture(autouse=True)
+def _own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 4 of transformers leaves what a test asked for in the environment."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     made = trainer(tmp_path_factory.mktemp("whole"))
@@ -42,7 +48,7 @@ def test_a_training_is_the_plain_loop_s_rounds(whole: Recording) -> None:
     expected, losses = replayed([whole.seen])
     assert digest(whole.rounds) == expected
     logged = [entry for entry in whole.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in logged] == losses
+    assert [entry["loss"] for entry in logged] == pytest.approx(losses, abs=1e-4)
     assert not any("grad_norm" in entry for entry in logged)
     assert [entry["learning_rate"] for entry in logged] == pytest.approx([LR * (1 - r / STEPS) for r in range(STEPS)])
     # the loss of the first batch, by torch alone
