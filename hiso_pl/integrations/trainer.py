@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,6 +109,21 @@ class ZerothOrderTrainer(transformers.Trainer):
         self.rounds.method = self.rounds.method.over(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restores both, where Trainer goes on without them if a checkpoint has none.
+
+        Raises:
+            ValueError: If one is missing or of another method.
+        """
+        for name, target in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+            if checkpoint is not None and target is not None:
+                path = Path(checkpoint) / name
+                if not path.is_file():
+                    raise ValueError(
+                        f"{path} does not exist: resume from a checkpoint saved with save_only_model=False"
+                    )
+                target.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
     def _collective_device(self) -> torch.device:
         """Where a tensor must be to be handed to the process group."""
         alone = not (dist.is_available() and dist.is_initialized())
@@ -120,15 +136,7 @@ class ZerothOrderTrainer(transformers.Trainer):
 
         Returns:
             The mean loss of all processes' batches at the start of the round.
-
-        Raises:
-            RunError: If the optimizer's state is of another round than Trainer's.
         """
-        if self.rounds.round != self.state.global_step:
-            raise RunError(
-                f"the optimizer's state is of round {self.rounds.round}, Trainer's of {self.state.global_step}: resume "
-                "from a checkpoint with its optimizer.pt (save_only_model=False)"
-            )
         model.eval()  # the very same function for all probes
         inputs = self._prepare_inputs(inputs)
 
