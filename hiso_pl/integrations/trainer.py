@@ -63,7 +63,8 @@ class ZerothOrderTrainer(transformers.Trainer):
         super().__init__(*args, **kwargs)
         for name in ("optimizer", "lr_scheduler", "optimizer_cls_and_kwargs"):
             if getattr(self, name, None) is not None:
-                raise ValueError(f"{name} must be left out: method= says what a round computes, lr_scheduler_type how")
+                raise ValueError(f"{name} must be left out: method= and lr_scheduler_type say how a run goes")
+        self.add_callback(_SameOrder)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Makes the accelerator, which leaves the model as it is: nothing is to send its gradients or its weights."""
@@ -119,9 +120,7 @@ class ZerothOrderTrainer(transformers.Trainer):
             if checkpoint is not None and target is not None:
                 path = Path(checkpoint) / name
                 if not path.is_file():
-                    raise ValueError(
-                        f"{path} does not exist: resume from a checkpoint saved with save_only_model=False"
-                    )
+                    raise ValueError(f"{path} does not exist: it is written where save_only_model is not set")
                 target.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     def _collective_device(self) -> torch.device:
@@ -180,6 +179,18 @@ class ZerothOrderTrainer(transformers.Trainer):
                 f"processes {odd} of {self.args.world_size} are out of step after round {self.rounds.round}: "
                 f"the first tensor that differs is {first!r}; nothing has been saved of this round"
             )
+
+
+class _SameOrder(transformers.TrainerCallback):
+    """Tells the sampler the epoch, so that a resumed one deals as it did: version 4 forgets it of several processes."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Finds the sampler behind what deals batches to processes."""
+        sampler = getattr(given["train_dataloader"], "batch_sampler", None)
+        while sampler is not None and not hasattr(sampler, "set_epoch"):
+            sampler = getattr(sampler, "batch_sampler", getattr(sampler, "sampler", None))
+        if sampler is not None:
+            sampler.set_epoch(int(state.epoch or 0))
 
 
 class _Rounds(ZerothOrderOptimizer):
