@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler, Sampler
 
 from hiso_pl.errors import RunError
 from hiso_pl.federation.exchange import AllReduceExchange
@@ -64,7 +65,6 @@ class ZerothOrderTrainer(transformers.Trainer):
         for name in ("optimizer", "lr_scheduler", "optimizer_cls_and_kwargs"):
             if getattr(self, name, None) is not None:
                 raise ValueError(f"{name} must be left out: method= and lr_scheduler_type say how a run goes")
-        self.add_callback(_SameOrder)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Makes the accelerator, which leaves the model as it is: nothing is to send its gradients or its weights."""
@@ -130,6 +130,10 @@ class ZerothOrderTrainer(transformers.Trainer):
 
     # A round
 
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        return _Shuffled(len(sampler), self) if isinstance(sampler, RandomSampler) else sampler
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Runs a round on this process's batch.
 
@@ -181,16 +185,23 @@ class ZerothOrderTrainer(transformers.Trainer):
             )
 
 
-class _SameOrder(transformers.TrainerCallback):
-    """Tells the sampler the epoch, so that a resumed one deals as it did: version 4 forgets it of several processes."""
+class _Shuffled(Sampler[int]):
+    """An epoch's order as a function of seed and epoch, so that a resumed one is dealt as it was.
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Finds the sampler behind what deals batches to processes."""
-        sampler = getattr(given["train_dataloader"], "batch_sampler", None)
-        while sampler is not None and not hasattr(sampler, "set_epoch"):
-            sampler = getattr(sampler, "batch_sampler", getattr(sampler, "sampler", None))
-        if sampler is not None:
-            sampler.set_epoch(int(state.epoch or 0))
+    With version 4 of transformers several processes would begin again with the order of the first epoch.
+    """
+
+    def __init__(self, size: int, trainer: transformers.Trainer) -> None:
+        self._size, self._trainer = size, trainer
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        args, epoch = self._trainer.args, int(self._trainer.state.epoch or 0)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        order = torch.randperm(self._size, generator=torch.Generator().manual_seed(seed + epoch))
+        return iter(order.tolist())
 
 
 class _Rounds(ZerothOrderOptimizer):

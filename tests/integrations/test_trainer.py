@@ -15,7 +15,7 @@ from hiso_pl.integrations.arguments import check_arguments
 from hiso_pl.zeroth_order import Identity, Linear, Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from tests.integrations import training
-from tests.integrations.training import LR, METHOD, STEPS, STOP, Recording, examples, model, trainer
+from tests.integrations.training import LR, METHOD, STEPS, Recording, examples, model, trainer
 
 
 def replayed(seen: list[list[dict[str, Any]]]) -> tuple[str, list[float]]:
@@ -60,7 +60,7 @@ def test_a_training_is_the_plain_loop_s_rounds(whole: Recording) -> None:
 
 
 def test_a_resumed_training_comes_to_the_same_digest(whole: Recording, tmp_path: Path) -> None:
-    trainer(tmp_path, STOP).train()
+    trainer(tmp_path, 7).train()  # in the second epoch
     resumed = trainer(tmp_path)
     resumed.train(resume_from_checkpoint=True)
     assert digest(resumed.rounds) == digest(whole.rounds)
