@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from hiso_pl.ranks import comparing
 from hiso_pl.run.checkpoint import frozen_fingerprint
 from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
+
+log = logging.getLogger(__name__)
 
 
 class ZerothOrderTrainer(transformers.Trainer):
@@ -133,6 +136,14 @@ class ZerothOrderTrainer(transformers.Trainer):
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
         return _Shuffled(len(sampler), self) if isinstance(sampler, RandomSampler) else sampler
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batch of a step; none where a run is resumed that is done, of which Trainer would make one step more."""
+        if 0 < self.state.max_steps <= self.state.global_step:
+            log.warning("Nothing to resume: %d of %d rounds are done.", self.state.global_step, self.state.max_steps)
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Runs a round on this process's batch.
