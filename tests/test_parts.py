@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -121,7 +122,11 @@ def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(outside: Path, tm
     alone = program(outside, "replay", str(ledger), "--verify")
     assert (alone.returncode, alone.stdout) == (1, "")
     assert "--method CONFIG" in alone.stderr
-    named = program(outside, "replay", str(ledger), "--verify", "--method", str(run / "config.yaml"))
+    (said,) = [line for line in done.stderr.splitlines() if "hiso-pl replay" in line]  # at the start of the fit
+    assert "preconditioner=grouped.Grouped, update_rule=warmed.Warmed: no part of this package" in said
+    command = shlex.split(said.partition("imported: hiso-pl ")[2])
+    assert command == ["replay", str(ledger), "--method", str(run / "config.yaml")]
+    named = program(outside, *command, "--verify")
     assert named.returncode == 0, named.stderr
     digest = json.loads((run / "summary.json").read_text())["digest"]
     assert f"digest {digest}" in named.stdout
