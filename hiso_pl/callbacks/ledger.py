@@ -266,7 +266,7 @@ def _rebuilt(root: Path, module: FederatedModule) -> tuple[tuple[bytes, dict[str
     if survey.closed_otherwise(reader.rounds, content[checkpoint.KEY]["digest"]):
         raise LedgerError(f"{ledger} was closed with another digest than it leads to from {start}: move that away")
     if content[checkpoint.KEY]["rebuilt"]:
-        module.check_reschedulable(f"{ledger} goes beyond {start}")
+        module.learning_rate.check_reschedulable(f"{ledger} goes beyond {start}")
     log.warning(
         "Going on after round %d, from %s and %s: rounds are applied, not computed.", reader.rounds, start, LEDGER
     )
