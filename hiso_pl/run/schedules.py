@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,35 +71,35 @@ def check_lengths(schedule: Any, method: MethodBase, rounds: int) -> list[str]:
     Raises:
         ValueError: If a schedule would break the run off.
     """
-    said = list(_contradictions(schedule, "model.lr_scheduler", rounds))
+    end = f"trainer.max_steps={rounds}"
+    said = list(_contradictions(schedule, f"model.lr_scheduler={type(schedule).__name__}", rounds, end))
     for name, part in vars(method).items():
         if isinstance(part, Schedule):
-            said += _contradictions(part, f"model.method.{name}", rounds)
+            said += _contradictions(part, f"model.method.{name}={type(part).__name__}", rounds, end)
     return said
 
 
-def _contradictions(schedule: Any, what: str, rounds: int) -> Iterator[str]:
-    what = f"{what}={type(schedule).__name__}"
-    run = f"the run of trainer.max_steps={rounds} rounds"
+def _contradictions(schedule: Any, what: str, rounds: int, end: str, span: str = "the run") -> Iterator[str]:
+    follows = ", or take CosineToEnd, which follows the run" if type(schedule) is CosineAnnealingLR else ""
     for name in LENGTHS:
-        length = getattr(schedule, name, None)
-        if length is None:
-            continue
-        if name == "total_steps" and length < rounds:
-            raise ValueError(f"{what}: {name}={length} must be {rounds}: it would break off {run}")
-        if length > rounds or (name == "step_size" and length == rounds):
-            other = ", or take CosineToEnd, which follows the run" if name == "T_max" else ""
-            yield f"{what}: {name}={length} is longer than {run}, which does not come to its end: {rounds} would{other}"
-        elif name == "T_max" and length < rounds:
-            yield f"{what}: {name}={length} is shorter than {run}, in which the rate rises again: {rounds} would not"
-        elif name == "total_iters" and length < rounds and _ends_in_nothing(schedule):
-            yield f"{what}: {name}={length} is shorter than {run}, whose rest has a rate of 0: {rounds} would not"
+        length = getattr(schedule, name, None) or rounds
+        option = "rounds" if isinstance(schedule, CosineToEnd) else name
+        said, instead = f"{what}: {option}={length}", f"set it to {rounds}{follows}"
+        if length > rounds:
+            yield f"{said} is longer than {span}, as {end} cuts it off: {instead}"
+        elif length < rounds and name == "total_steps":
+            raise ValueError(f"{said} is shorter than {span}, which would break off before {end}: {instead}")
+        elif length < rounds and name == "T_max":
+            yield f"{said} is shorter than {span}, so the rate rises again before {end}: {instead}"
+        elif length < rounds and name == "total_iters" and _ends_in_nothing(schedule):
+            yield f"{said} is shorter than {span}, so the rate is 0 from there to {end}: {instead}"
     milestones = getattr(schedule, "milestones", getattr(schedule, "_milestones", None)) or []
     beyond = [milestone for milestone in sorted(milestones) if milestone >= rounds]
     if beyond:
-        yield f"{what}: milestones={beyond} lie beyond {run}, so they never act: they must be below {rounds}"
+        yield f"{what}: milestones={beyond} lie beyond {span} and never act: they must be below {end}"
     for part, share in _parts(schedule, rounds):
-        yield from _contradictions(part, f"{what}: {share} rounds of it by", share)
+        where = (end, span) if share == rounds else (f"the end of its {share} rounds", "its share")
+        yield from _contradictions(part, f"{what}, its {type(part).__name__}", share, *where)
 
 
 def _parts(schedule: Any, rounds: int) -> list[tuple[Any, int]]:
@@ -107,8 +108,8 @@ def _parts(schedule: Any, rounds: int) -> list[tuple[Any, int]]:
     if not isinstance(schedule, torch_schedules.SequentialLR):
         return [(part, rounds) for part in inner]
     ends = [0, *(min(milestone, rounds) for milestone in schedule._milestones), rounds]
-    shares = [(part, end - start) for part, start, end in zip(inner, ends, ends[1:], strict=True)]
-    return [(part, share) for part, share in shares if share > 0]
+    shares = zip(inner, itertools.pairwise(ends), strict=True)
+    return [(part, end - start) for part, (start, end) in shares if end > start]
 
 
 def _ends_in_nothing(schedule: Any) -> bool:
