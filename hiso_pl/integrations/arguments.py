@@ -83,12 +83,14 @@ def check_arguments(args: Any, accelerator: Any) -> None:
         raise ValueError(f"accelerate's distributed_type={kind} must be MULTI_GPU or MULTI_CPU: {NO_WRAPPER}")
 
 
-def check_method(method: Method) -> None:
-    """Refuses a method that takes more than Trainer's loop brings to a step.
+def check_method(method: Any) -> None:
+    """Refuses what is no method, or takes more than Trainer's loop brings to a step.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it is or does.
     """
+    if not isinstance(method, Method):
+        raise ValueError(f"method={method!r} must be a Method, such as Method(lr=1e-3, num_directions=5)")
     if method.local_steps != 1:
         raise ValueError(f"local_steps={method.local_steps} of method must be 1: a step of Trainer brings one batch")
     if method.compute_dtype != "float32":

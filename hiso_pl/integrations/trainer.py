@@ -63,7 +63,7 @@ class ZerothOrderTrainer(transformers.Trainer):
 
     def __init__(self, *args: Any, method: Method | None = None, **kwargs: Any) -> None:
         self.method = method
-        check_method(method or Method())
+        check_method(Method() if method is None else method)
         super().__init__(*args, **kwargs)
         for name in ("optimizer", "lr_scheduler", "optimizer_cls_and_kwargs"):
             if getattr(self, name, None) is not None:
@@ -158,7 +158,10 @@ class ZerothOrderTrainer(transformers.Trainer):
             with self.compute_loss_context_manager():  # a copy, as labels may be taken out of it
                 return self.compute_loss(model, dict(inputs))  # the mean over the batch, as a client's loss is
 
-        return self.rounds.run(loss).to(self.args.device)
+        mean = self.rounds.run(loss)
+        if self.rounds.record is not None and self.rounds.record.empty:
+            log.warning("Round %d moved nothing: no process had a loss that is finite.", self.rounds.round)
+        return mean.to(self.args.device)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs without what a round has not: a gradient's norm, and losses that stay with the clients."""
@@ -174,10 +177,12 @@ class ZerothOrderTrainer(transformers.Trainer):
         """Trains; at the end the processes' states are compared.
 
         Raises:
-            RunError: If they differ.
+            RunError: If they differ, or no round has moved anything.
         """
         output = super().train(*args, **kwargs)
         self._compare()
+        if self.rounds.param_groups[0]["applied"] == 0 < self.rounds.round:
+            raise RunError(f"none of {self.rounds.round} rounds moved anything: no loss was finite")
         return output
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:

@@ -129,6 +129,15 @@ def test_more_that_does_not_carry_over(tmp_path: Path, monkeypatch: pytest.Monke
         trainer(tmp_path, method=Method(local_steps=2))
     with pytest.raises(ValueError, match="compute_dtype='bfloat16' of method must be 'float32'"):
         trainer(tmp_path, method=Method(compute_dtype="bfloat16"))
+    with pytest.raises(ValueError, match="must be a Method, such as"):
+        trainer(tmp_path, method={"lr": 1})
+    with pytest.raises(RuntimeError, match="none of 2 rounds moved anything: no loss was finite"):
+        trainer(tmp_path, 2, compute_loss_func=lambda outputs, *_, **__: outputs.logits.mean() * float("nan")).train()
+    given = {"max_steps": 2, "save_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    usual = transformers.TrainingArguments(str(tmp_path / "usual"), **given)
+    transformers.Trainer(model(), usual, train_dataset=examples()).train()
+    with pytest.raises(ValueError, match=r"optimizer\.pt is not of a ZerothOrderTrainer"):
+        trainer(tmp_path / "usual").train(resume_from_checkpoint=True)
     network = model()
     with pytest.raises(ValueError, match="optimizer must be left out: method= and"):
         trainer(tmp_path, network=network, optimizers=(torch.optim.SGD(network.parameters(), 0.1), None))
