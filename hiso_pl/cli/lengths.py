@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import logging
+from collections.abc import Mapping
 
 from jsonargparse import Namespace
 
+from hiso_pl.ledger import Header, LedgerReader
 from hiso_pl.run import checkpoint
+from hiso_pl.run.configuration import as_text
+from hiso_pl.run.folder import LEDGER
 from hiso_pl.run.start import Start
 
 log = logging.getLogger(__name__)
@@ -23,10 +27,10 @@ OPEN = (
 def follow_the_run(config: Namespace, start: Start) -> None:
     """Writes the run's number of rounds where a schedule has ``rounds: null``.
 
-    A run that goes on from a checkpoint keeps the number it had, whatever ``trainer.max_steps`` is by now, unless the
+    A run that goes on from a checkpoint or its ledger keeps the number it had, whatever ``trainer.max_steps`` is by now, unless the
     option is among those of ``change_on_resume``.
     """
-    saved = {} if start.content is None else start.content[checkpoint.KEY]["config"]
+    saved = _saved(start)
     for name in OPEN:
         key = f"{name}.init_args.rounds"
         part = config.get(name)
@@ -42,3 +46,15 @@ def follow_the_run(config: Namespace, start: Start) -> None:
             )
             rounds = had
         config[key] = rounds
+
+
+def _saved(start: Start) -> Mapping[str, str]:
+    """The leaves of the configuration that a run had so far; of a ledger that this machine does not see, none."""
+    if start.content is not None:
+        config: Mapping[str, str] = start.content[checkpoint.KEY]["config"]
+        return config
+    if start.kind != "ledger" or not (start.root / LEDGER).is_file():
+        return {}
+    reader = LedgerReader(start.root / LEDGER)
+    headers = [reader.header, *(entry for entry in reader.entries() if isinstance(entry, Header))]
+    return as_text(headers[-1].configuration)

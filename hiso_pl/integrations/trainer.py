@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import RandomSampler
 
 from hiso_pl.errors import RunError
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.integrations.arguments import check_arguments, check_method, learning_rate_of
+from hiso_pl.integrations.rounds import Rounds, Shuffled
 from hiso_pl.ranks import comparing
 from hiso_pl.run.checkpoint import frozen_fingerprint
-from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.digest import digest
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ZerothOrderTrainer(transformers.Trainer):
         ValueError: If an argument asks for what a round cannot do; it says what to set.
     """
 
-    rounds: _Rounds
+    rounds: Rounds
     exchange: AllReduceExchange
 
     def __init__(self, *args: Any, method: Method | None = None, **kwargs: Any) -> None:
@@ -94,7 +94,7 @@ class ZerothOrderTrainer(transformers.Trainer):
         method = replace(self.method or Method(), lr=learning_rate_of(self.args, self.method))
         method.check_network(network)
         self.exchange = AllReduceExchange(device=self._collective_device())
-        self.rounds = _Rounds(trainable, method, seed=self.args.seed, exchange=self.exchange, network=network)
+        self.rounds = Rounds(trainable, method, seed=self.args.seed, exchange=self.exchange, network=network)
         self.rounds.clients = self.args.world_size
         if self.args.world_size > 1:
             given = {"method": str(method.as_data()), "seed": str(self.args.seed)}
@@ -135,7 +135,7 @@ class ZerothOrderTrainer(transformers.Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
-        return _Shuffled(len(sampler), self) if isinstance(sampler, RandomSampler) else sampler
+        return Shuffled(len(sampler), self) if isinstance(sampler, RandomSampler) else sampler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The batch of a step; none where a run is resumed that is done, of which Trainer would make one step more."""
@@ -199,67 +199,3 @@ class ZerothOrderTrainer(transformers.Trainer):
                 f"processes {odd} of {self.args.world_size} are out of step after round {self.rounds.round}: "
                 f"the first tensor that differs is {first!r}; nothing has been saved of this round"
             )
-
-
-class _Shuffled(Sampler[int]):
-    """An epoch's order as a function of seed and epoch, so that a resumed one is dealt as it was.
-
-    With version 4 of transformers several processes would begin again with the order of the first epoch.
-    """
-
-    def __init__(self, size: int, trainer: transformers.Trainer) -> None:
-        self._size, self._trainer = size, trainer
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[int]:
-        args, epoch = self._trainer.args, int(self._trainer.state.epoch or 0)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        order = torch.randperm(self._size, generator=torch.Generator().manual_seed(seed + epoch))
-        return iter(order.tolist())
-
-
-class _Rounds(ZerothOrderOptimizer):
-    """The optimizer as Trainer's loop takes it: ``training_step`` runs the round before the loop calls ``step()``.
-
-    Attributes:
-        clients: Number of clients, one a process.
-    """
-
-    clients = 1
-    _ran = False
-
-    def run(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Runs the round; the next ``step()`` does nothing more."""
-        loss = super().step(closure)
-        self._ran = True
-        return loss
-
-    def step(self, closure: Any = None, **kwargs: Any) -> Any:
-        """Ends the round that has been run."""
-        if closure is None and not kwargs and self._ran:
-            self._ran = False
-            return None
-        return super().step(closure, **kwargs)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, and the method that led to it."""
-        return {**super().state_dict(), "method": self._described()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state of the same method.
-
-        Raises:
-            ValueError: If it is of another one.
-        """
-        said, mine = state_dict.get("method"), self._described()
-        if not isinstance(said, Mapping):
-            raise ValueError("the checkpoint's optimizer.pt is not of a ZerothOrderTrainer")
-        for name, value in mine.items():
-            if said.get(name) != value:
-                raise ValueError(f"{name} was {str(said.get(name))[:80]} in the checkpoint and is {value}: undo it")
-        super().load_state_dict(state_dict)
-
-    def _described(self) -> dict[str, Any]:
-        return {**self.method.as_data(), "clients": self.clients}

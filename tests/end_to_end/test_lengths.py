@@ -72,6 +72,8 @@ def test_they_are_as_long_as_the_run_and_its_files_hold_the_number(fit, tmp_path
     assert digests[0] == digests[1]
 
     # a run that goes on keeps the numbers it had, unless it is told to change them
+    said = fit(six, *FOLLOWING, "--trainer.max_steps", "7", "--ckpt_path", "ledger")
+    assert f"{KEY} stays 6, as the run had it, where trainer.max_steps is 7" in said
     resumed = [*FOLLOWING, "--trainer.max_steps", "8", "--ckpt_path", "last"]
     said = fit(six, *resumed)
     assert f"{KEY} stays 6, as the run had it, where trainer.max_steps is 8: --change_on_resume '[{KEY}]'" in said
