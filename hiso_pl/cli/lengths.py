@@ -27,7 +27,7 @@ OPEN = (
 def follow_the_run(config: Namespace, start: Start) -> None:
     """Writes the run's number of rounds where a schedule has ``rounds: null``.
 
-    A run that goes on from a checkpoint or its ledger keeps the number it had, whatever ``trainer.max_steps`` is by now, unless the
+    A run that goes on keeps the number it had, whatever ``trainer.max_steps`` is by now, unless the
     option is among those of ``change_on_resume``.
     """
     saved = _saved(start)
