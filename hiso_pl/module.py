@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from lightning.pytorch import Callback
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hiso_pl.data.rounds import Round
@@ -16,12 +15,9 @@ from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import Traffic
 from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
-from hiso_pl.run import checkpoint
-from hiso_pl.run.checkpoint import Counters, RunFacts
-from hiso_pl.run.checkpoint_state import state_digest
-from hiso_pl.run.configuration import as_text
+from hiso_pl.run.checkpointed import Checkpointed
 from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
-from hiso_pl.run.restored import keep_known, retention
+from hiso_pl.run.schedules import check_lengths
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss
@@ -32,7 +28,7 @@ from hiso_pl.zeroth_order.record import RoundReport
 log = logging.getLogger(__name__)
 
 
-class FederatedModule(LightningModule):
+class FederatedModule(Checkpointed):
     """Runs a network through rounds, and measures it.
 
     It holds no algorithm state: x, H and the round counter are the optimizer's, the data of a round the data module's.
@@ -68,18 +64,17 @@ class FederatedModule(LightningModule):
         self.strict_loading = False  # a checkpoint leaves out what never changes; checkpoint.compare is strict instead
         self.network = network
         self.method = method
-        self._learning_rate = LearningRate(method.lr, lr_scheduler)
+        self._as_configured = method
+        self.learning_rate = LearningRate(method.lr, lr_scheduler)
         self.seed = seed
         method.check_network(network)
         if method.dtype != torch.float32:
             cast_frozen(network, method.dtype)
-        self.config: Mapping[str, Any] = {}
-        self.change_on_resume: list[str] = []
-        self.changed_on_resume: list[str] = []
+        self.config, self.change_on_resume, self.changed_on_resume = {}, [], []
         self.exchange = AllReduceExchange()
         self.traffic = Traffic()
         self.last_round: RoundReport | None = None
-        self.last_validation: dict[str, float] = {}
+        self.last_validation = {}
         self.last_test: dict[str, float] = {}
         self.loggers_served = False  # whether a callback hands what is measured to the loggers
         self._measuring = Measuring(network, self.trainable(), method)
@@ -87,21 +82,31 @@ class FederatedModule(LightningModule):
 
     # What is optimized
 
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters in the order that fixes their streams; tied weights once."""
-        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+    def configure_callbacks(self) -> list[Callback]:
+        """Gives schedules that leave their length open that of the run: the first call of a trainer that is attached.
+
+        Returns:
+            None of its own.
+        """
+        rounds = self.trainer.max_steps
+        if rounds > 0:
+            self.method, self.learning_rate.rounds = self._as_configured.over(rounds), rounds
+        return []
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer on the device, and the scheduler if there is one.
 
         Raises:
-            ValueError: If nothing is trainable.
+            ValueError: If nothing is trainable, or a schedule would break the run off.
         """
         if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
         self.exchange.device = self._collective_device()
-        optimizer = self.new_optimizer(self.exchange)
-        schedule = self._learning_rate.schedule_of(optimizer)
+        optimizer: Any = self.new_optimizer(self.exchange)
+        schedule = self.learning_rate.schedule_of(optimizer)
+        if self.learning_rate.rounds is not None:
+            for line in check_lengths(schedule, self.method, self.learning_rate.rounds):
+                log.warning("%s", line)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def _collective_device(self) -> torch.device:
@@ -209,65 +214,3 @@ class FederatedModule(LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What is predicted of each example of one batch, as plain values."""
         return self._measuring.predictions(batch)
-
-    # Checkpoints
-
-    def facts(self) -> RunFacts:
-        """What a checkpoint says of this run, and is compared with."""
-        return RunFacts(
-            config=as_text(self.config),
-            trainable={name: list(p.shape) for name, p in self.trainable()},
-            frozen=checkpoint.frozen_fingerprint(self.network),
-        )
-
-    def fingerprints(self) -> dict[str, str]:
-        """Hashes of what must be the same on all ranks before a round; the data module has others."""
-        frozen = checkpoint.frozen_fingerprint(self.network)
-        return {"initial state": self._initial_digest, "frozen weights": frozen}
-
-    def on_save_checkpoint(self, content: dict[str, Any]) -> None:
-        """Adds what a resumed run is compared with; leaves out what never changes."""
-        facts = self.facts()
-        names = {f"network.{name}" for name in facts.trainable}
-        content["state_dict"] = {name: t for name, t in content["state_dict"].items() if name in names}
-        counters = Counters(self.traffic.state_dict(), self.exchange.payload_bytes, self.last_validation)
-        found = state_digest(content, list(facts.trainable))
-        content[checkpoint.KEY] = checkpoint.facts_as_data(facts, counters, found, retention=retention(self.trainer))
-
-    def on_load_checkpoint(self, content: dict[str, Any]) -> None:
-        """Compares a checkpoint with this run, and leaves of it what is known.
-
-        Raises:
-            ValueError: If it is damaged, or of another model, method or data.
-        """
-        content.update(checkpoint.checked(content))
-        resuming = self.trainer.state.fn == "fit"
-        changed = checkpoint.compare(content, self.facts(), resuming, self.change_on_resume)
-        keep_known(content, self.trainer)
-        if not resuming:
-            return
-        if not content.get("optimizer_states"):
-            raise ValueError("the checkpoint holds weights alone, without H and the round's record: give another one")
-        self.changed_on_resume, facts = changed, content[checkpoint.KEY]
-        self.traffic.load_state_dict(facts["traffic"])
-        self.exchange.payload_bytes = int(facts["measured_bytes"])
-        self.last_validation = {str(k): float(v) for k, v in facts["last_validation"].items()}
-        if facts["rebuilt"]:
-            self.check_reschedulable("the checkpoint was made from a ledger")
-        schedules = ("model.method.init_args.lr", "model.lr_scheduler")
-        if facts["rebuilt"] or any(key == name or key.startswith(name + ".") for key in changed for name in schedules):
-            self._learning_rate.put(content)
-        else:
-            self._learning_rate.check(content)
-
-    def check_reschedulable(self, why: str) -> None:
-        """Refuses a schedule whose place is not a function of the round.
-
-        Raises:
-            ValueError: If it follows a metric, which a ledger does not hold.
-        """
-        if self._learning_rate.follows_metric:
-            raise ValueError(
-                f"model.lr_scheduler=ReduceLROnPlateau follows a metric, which a ledger does not hold, and {why}: "
-                "resume from a checkpoint that the run wrote"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from torch import nn
 from hiso_pl.cli.replay import run as replay
 from hiso_pl.ledger import LedgerReader
 from hiso_pl.zeroth_order import Diagonal, Identity, Method, Momentum, PerTensor, Scalar, Sgd, ZerothOrderOptimizer
-from hiso_pl.zeroth_order.method import APPLIED, CARRIED, PARTS, check_data
+from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, PARTS
 from hiso_pl.zeroth_order.part import ROOMS, Part, built, known
 
 BASE = Path(__file__).parent / "end_to_end" / "base.yaml"
@@ -121,7 +122,11 @@ def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(outside: Path, tm
     alone = program(outside, "replay", str(ledger), "--verify")
     assert (alone.returncode, alone.stdout) == (1, "")
     assert "--method CONFIG" in alone.stderr
-    named = program(outside, "replay", str(ledger), "--verify", "--method", str(run / "config.yaml"))
+    (said,) = [line for line in done.stderr.splitlines() if "hiso-pl replay" in line]  # at the start of the fit
+    assert "preconditioner=grouped.Grouped, update_rule=warmed.Warmed: no part of this package" in said
+    command = shlex.split(said.partition("imported: hiso-pl ")[2])
+    assert command == ["replay", str(ledger), "--method", str(run / "config.yaml")]
+    named = program(outside, *command, "--verify")
     assert named.returncode == 0, named.stderr
     digest = json.loads((run / "summary.json").read_text())["digest"]
     assert f"digest {digest}" in named.stdout
@@ -166,7 +171,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
     with pytest.raises(AttributeError):
         method.local_steps = 4  # type: ignore[misc]
     data = json.loads(json.dumps(method.as_data()))
-    check_data(data)
+    Method.check_data(data)
     back = Method.applying(data)
     assert [getattr(back, name) for name in APPLIED] == [getattr(method, name) for name in APPLIED]
     assert Method.applying({}) == Method()
@@ -191,7 +196,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
 )
 def test_data_that_are_no_method_are_refused(data: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        check_data(data)
+        Method.check_data(data)
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
-from collections import Counter
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
-from hiso_pl.ranks.gathering import differing
-from hiso_pl.zeroth_order.digest import checksums, digest
+from hiso_pl.ranks import comparing
 
 OnMismatch = Literal["stop", "repair"]
-HASH = 12
-"""Characters of a hash that an error shows."""
 
 
 class OutOfStepError(RunError):
@@ -113,19 +105,12 @@ class InStepCheck(OrderedCallback):
         """
         if trainer.world_size == 1 or (self._checked_round == trainer.global_step and not whole):
             return
-        optimizer, names = optimizer_of(trainer), ["the digest"]
-        odd: list[int] = []
-        if whole:
-            own = np.frombuffer(bytes.fromhex(digest(optimizer)), dtype="<i8").copy()
-            odd, first = disagreement(self._gather(trainer, torch.from_numpy(own)))
-        if odd or not whole:
-            names, sums = checksums(optimizer)
-            differing, first = disagreement(self._gather(trainer, sums))
-            odd = differing or odd
+        odd, first, payload_bytes = comparing.states(optimizer_of(trainer), _device(trainer), whole)
+        self.payload_bytes += payload_bytes
         if odd:
             raise OutOfStepError(
                 f"ranks {odd} of {trainer.world_size} are out of step after round {trainer.global_step}: "
-                f"the first tensor that differs is {names[first]!r}; nothing has been saved of this round",
+                f"the first tensor that differs is {first!r}; nothing has been saved of this round",
                 self._verified,
                 self.on_mismatch == "repair",
             )
@@ -144,30 +129,12 @@ class InStepCheck(OrderedCallback):
         mine = federated(pl_module).fingerprints()
         if isinstance(data, FederatedDataModule):
             mine |= data.fingerprints()
-        self.payload_bytes += len(pickle.dumps(mine))
-        everyone: list[dict[str, str]] = [{}] * trainer.world_size
-        dist.all_gather_object(everyone, mine)
-        problems = differing(everyone, HASH)
+        problems, payload_bytes = comparing.facts(mine)
+        self.payload_bytes += payload_bytes
         if problems:
             raise RunError("the ranks do not start from the same " + "; nor the same ".join(problems))
 
-    def _gather(self, trainer: Trainer, row: Tensor) -> Tensor:
-        """The rows of all ranks, shape ``[ranks, T]``."""
-        row = row.to(getattr(trainer.strategy, "collective_device", "cpu"))
-        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, row)
-        self.payload_bytes += row.numel() * row.element_size()
-        return torch.stack(rows).cpu()
 
-
-def disagreement(table: Tensor) -> tuple[list[int], int]:
-    """The ranks that differ from most others, and the first column in which any do.
-
-    Where no group is the largest, the one of the lowest rank counts as right. The table has a row of checksums for each
-    rank, shape ``[ranks, T]``.
-    """
-    rows = [tuple(row) for row in table.tolist()]
-    most = Counter(rows).most_common(1)[0][0]  # of equals the one met first
-    odd = [rank for rank, row in enumerate(rows) if row != most]
-    columns = (table != table[0]).any(dim=0).nonzero()
-    return odd, int(columns[0]) if len(columns) else -1
+def _device(trainer: Trainer) -> torch.device:
+    """Where a tensor must be to be handed to the process group."""
+    return torch.device(getattr(trainer.strategy, "collective_device", "cpu"))

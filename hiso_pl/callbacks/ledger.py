@@ -15,11 +15,13 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
+from hiso_pl.ledger.header_of_run import say_what_replays
 from hiso_pl.ledger.resumable import go_on, with_state, without_state
 from hiso_pl.run import checkpoint, lock, versions
-from hiso_pl.run.folder import LEDGER
+from hiso_pl.run.folder import CONFIG, LEDGER
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
 from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
@@ -138,6 +140,9 @@ class RoundLedger(OrderedCallback):
         self._initial = {}
         if said is not None:
             raise LedgerError(said)
+        if self._writer is not None and self._header is not None:
+            named = Path(trainer.default_root_dir) / CONFIG if config_text(trainer) else Path("CONFIG")
+            say_what_replays(self._header, Path(trainer.default_root_dir) / LEDGER, named)
 
     def _open(self, trainer: Trainer, module: FederatedModule) -> LedgerWriter | None:
         path, round, header = Path(trainer.default_root_dir) / LEDGER, trainer.global_step, self._header
@@ -261,7 +266,7 @@ def _rebuilt(root: Path, module: FederatedModule) -> tuple[tuple[bytes, dict[str
     if survey.closed_otherwise(reader.rounds, content[checkpoint.KEY]["digest"]):
         raise LedgerError(f"{ledger} was closed with another digest than it leads to from {start}: move that away")
     if content[checkpoint.KEY]["rebuilt"]:
-        module.check_reschedulable(f"{ledger} goes beyond {start}")
+        module.learning_rate.check_reschedulable(f"{ledger} goes beyond {start}")
     log.warning(
         "Going on after round %d, from %s and %s: rounds are applied, not computed.", reader.rounds, start, LEDGER
     )

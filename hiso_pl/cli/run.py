@@ -19,6 +19,7 @@ from hiso_pl.callbacks.loggers import go_on
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_table
+from hiso_pl.cli.lengths import follow_the_run
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
 from hiso_pl.lightning_privates import judge_by_own_validation
@@ -108,6 +109,7 @@ class FederatedCLI(LightningCLI):
             lock.hold(root)
         asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
         self.start = resolve(root, asked, fitting, every)
+        follow_the_run(config, self.start)
         if fitting and not self.start.resumes and not self.start.owns_folder:
             # before a model is loaded; the run folder's callback asks again once the ranks have met
             refuse_held(str(root), held_by_run(root))

@@ -184,12 +184,17 @@ def open_dataset(
 
 
 def _open_hub(path: str, name: str | None, split: str, option: str, limits: ReadLimits) -> Table:
+    from hiso_pl import hub
+
+    away = hub.away()  # before datasets is imported, which asks whether to stay away only then
     from datasets import load_dataset  # takes a second, which local files need not wait for
 
     label = "/".join(part for part in (path, name, split) if part)
     try:
         data = load_dataset(path, name, split=split)
     except Exception as error:  # whatever a download can fail with: connection, hub, arrow, file system
+        if away and isinstance(error, OSError):
+            hub.check_there(f"dataset={label!r}", False, "give train_file and validation_file, or a saved folder")
         if str(error).startswith("Unknown split"):
             raise no_split(path, split, option, one_line(error).partition("Should be one of ")[2]) from error
         raise ValueError(

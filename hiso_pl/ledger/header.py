@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from hiso_pl import bounds
 from hiso_pl.ledger.format import MAX_HEADER
-from hiso_pl.zeroth_order.method import check_data
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_count
 from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, check_seed
 
@@ -92,7 +92,7 @@ class Header:
         check_seed(self.seed)
         check_count("clients", integer("clients", self.clients), bounds.CLIENTS)
         check_count("cohort", integer("cohort", self.cohort), min(bounds.COHORT, self.clients + 1))
-        check_data(self.method)
+        Method.check_data(self.method)
         _check_tensors(self.tensors)
         check_sha256("trainable_sha256", self.trainable_sha256)
         check_sha256("frozen_sha256", self.frozen_sha256)

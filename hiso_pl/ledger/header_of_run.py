@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +15,8 @@ from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order.digest import digest_of_hashes, tensors_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
 from hiso_pl.zeroth_order.method import Method
+from hiso_pl.zeroth_order.method_data import APPLIED, PARTS
+from hiso_pl.zeroth_order.part import known
 from hiso_pl.zeroth_order.philox import STREAM
 
 log = logging.getLogger(__name__)
@@ -68,3 +72,24 @@ def header_of(
         configuration=configuration,
         versions=versions,
     )
+
+
+def say_what_replays(header: Header, ledger: Path, config: Path) -> None:
+    """Says of a run whose updates are made by parts from elsewhere, which no file brings back, what will replay it.
+
+    Args:
+        header: The run's.
+        ledger: Where its ledger is.
+        config: Where its configuration is.
+    """
+    parts = {name: next(iter(header.method[name])) for name in APPLIED if name in PARTS and name in header.method}
+    foreign = [f"{name}={part}" for name, part in parts.items() if part not in known(PARTS[name][0])]
+    if foreign:
+        named = not all(facts.stored for facts in header.tensors)
+        weights = ["--weights", str(header.weights.name)] if named else []
+        log.warning(
+            "%s: no part of this package, and a ledger imports nothing; this will replay it, where the part can be "
+            "imported: %s",
+            ", ".join(foreign),
+            shlex.join(["hiso-pl", "replay", str(ledger), *weights, "--method", str(config)]),
+        )

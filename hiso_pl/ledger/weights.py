@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
+from hiso_pl import hub
 from hiso_pl.ledger.stored import open_safetensors
 from hiso_pl.zeroth_order.digest import tensor_sha256
 
@@ -112,10 +113,13 @@ def _downloaded(source: str, revision: str | None, local: bool) -> Path:
     if source.startswith((".", "~", "/")) or source.count("/") > 1:
         raise ValueError(f"weights={source!r}: no such folder; give a model's folder or its name on the hub")
     try:
+        only = local or bool(hub.away())
         folder = snapshot_download(
-            source, revision=revision, allow_patterns=["*.safetensors"], ignore_patterns=["*/*"], local_files_only=local
+            source, revision=revision, allow_patterns=["*.safetensors"], ignore_patterns=["*/*"], local_files_only=only
         )
         return Path(folder)
     except Exception as error:  # of many kinds: no network, no such name, no access
+        if not local:
+            hub.check_there(f"weights={source!r}", not hub.away(), "give a model's folder, or first download it")
         what = " ".join(str(error).split())[:200]
         raise ValueError(f"weights={source!r} is no folder, and the hub does not give it: {what}") from error

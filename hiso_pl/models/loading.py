@@ -18,12 +18,18 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.hub import cached_file
 
+from hiso_pl import hub
 from hiso_pl.errors import one_line
 from hiso_pl.models.building import no_more_than, of_another_shape
 from hiso_pl.models.configuration import check_config, check_numbers, check_tokenizer_config
 from hiso_pl.models.folder import Find, check_folder, held_by, weight_files
 
 logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
+_FIRST = "give a model's folder, or first download it where there is a network (hf download {})"
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def _finder(source: str, folder: Path | None, revision: str | None) -> Find:
         if folder is not None:
             return folder / name if (folder / name).exists() else None
         try:
-            found = cached_file(source, name, revision=revision)
+            found = cached_file(source, name, revision=revision, local_files_only=bool(hub.away()))
         except OSError:  # it has none such, or the hub is not to be reached: from_pretrained says it better
             return None
         return None if found is None else Path(found)
@@ -112,6 +118,8 @@ def load_pretrained(
     """
     folder = check_source("pretrained", pretrained)
     find = _finder(pretrained, folder, revision)
+    if folder is None:
+        hub.check_there(f"pretrained={pretrained!r}", find("config.json") is not None, _FIRST.format(pretrained))
     if find("adapter_config.json") is not None:
         # transformers would follow the path of the base model that the adapter's file names.
         raise ValueError(f"pretrained={pretrained!r} is a PEFT adapter, must be a whole model; give the adapter's base")
@@ -189,6 +197,9 @@ def load_tokenizer(
     folder = check_source("tokenizer", source)
     if folder is not None and not _tokenizer_files(folder):
         raise ValueError(f"tokenizer={source!r}: the folder holds no tokenizer (tokenizer.json or a vocabulary file)")
+    if folder is None:
+        there = any(_finder(source, None, revision)(name) for name in ("tokenizer_config.json", *TOKENIZER_FILES))
+        hub.check_there(f"tokenizer={source!r}", there, _FIRST.format(source))
     # said even where it is not wanted: not told, transformers would ask at the terminal
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -246,5 +257,4 @@ def _check_model_files(pretrained: str, folder: Path, use_safetensors: bool) -> 
 
 
 def _tokenizer_files(folder: Path) -> bool:
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-    return any((folder / name).exists() for name in names) or any(folder.glob("*.tiktoken"))
+    return any((folder / name).exists() for name in TOKENIZER_FILES) or any(folder.glob("*.tiktoken"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from hiso_pl.run.schedules import follow
+
 SchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler | ReduceLROnPlateau]
+OPTIONS = ("model.method.init_args.lr", "model.lr_scheduler")
 _MOVING = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
 _REDUCTIONS = 10_000
 
@@ -21,14 +24,21 @@ class LearningRate:
     Args:
         initial: The learning rate of round 0.
         make: Makes the schedule of an optimizer; None leaves the learning rate as it is.
+
+    Attributes:
+        rounds: Rounds of the run, once they are known.
     """
 
     def __init__(self, initial: float, make: SchedulerCallable | None) -> None:
         self.initial, self._make = initial, make
+        self.rounds: int | None = None
 
     def schedule_of(self, optimizer: torch.optim.Optimizer) -> LRScheduler | ReduceLROnPlateau | None:
         """The schedule of an optimizer, if there is one."""
-        return None if self._make is None else self._make(optimizer)
+        schedule = None if self._make is None else self._make(optimizer)
+        if self.rounds is not None:
+            follow(schedule, self.rounds)
+        return schedule
 
     def _alone(self) -> tuple[torch.optim.Optimizer, LRScheduler | ReduceLROnPlateau | None]:
         """The schedule with nothing behind it, at round 0."""
@@ -39,6 +49,36 @@ class LearningRate:
     def follows_metric(self) -> bool:
         """Whether its place is no function of the round."""
         return isinstance(self._alone()[1], ReduceLROnPlateau)
+
+    def check_reschedulable(self, why: str) -> None:
+        """Refuses a schedule whose place is not a function of the round.
+
+        Raises:
+            ValueError: If it follows a metric, which a ledger does not hold.
+        """
+        if self.follows_metric:
+            raise ValueError(
+                f"model.lr_scheduler=ReduceLROnPlateau follows a metric, which a ledger does not hold, and {why}: "
+                "resume from a checkpoint that the run wrote"
+            )
+
+    def restore(self, content: dict[str, Any], rebuilt: bool, changed: Sequence[str]) -> None:
+        """Sees to it that a checkpoint has the learning rate and the schedule that the configuration has by its round.
+
+        Args:
+            content: The checkpoint, in which they are put.
+            rebuilt: Whether it was made from a ledger.
+            changed: Options that were changed on resume, as asked: if one is of these, what was saved does not count.
+
+        Raises:
+            ValueError: If it has another one.
+        """
+        if rebuilt:
+            self.check_reschedulable("the checkpoint was made from a ledger")
+        if rebuilt or any(key == name or key.startswith(name + ".") for key in changed for name in OPTIONS):
+            self.put(content)
+        else:
+            self.check(content)
 
     def put(self, content: dict[str, Any]) -> None:
         """Puts a checkpoint's learning rate where the schedule has it by now, had it been followed from round 0.

@@ -118,6 +118,10 @@ class MethodBase(ABC):
             ValueError: If it is one.
         """
 
+    def over(self, rounds: int) -> MethodBase:
+        """The same for a run of so many rounds, where schedules leave their length open."""
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """What forward passes compute in."""

@@ -15,6 +15,27 @@ Loss = Callable[[int], Tensor]
 _SAME = "all probes must see the same function"
 
 
+def forward_only(closure: Callable[[], Tensor]) -> Loss:
+    """A closure as a slot's loss.
+
+    Raises:
+        ValueError: When it is evaluated, if it calls ``backward()``; what it is to do instead is said.
+    """
+
+    def loss(k: int) -> Tensor:
+        try:
+            return closure()
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise ValueError(
+                "the closure calls backward(), but a round takes forward passes alone: let it return the loss; a "
+                "LightningModule sets self.automatic_optimization = False and calls self.optimizers().step(closure)"
+            ) from error
+
+    return loss
+
+
 def checked(loss: Tensor) -> Tensor:
     """A loss as a scalar tensor.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, PARTS, check_data, filled
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
@@ -24,20 +25,6 @@ from hiso_pl.zeroth_order.streams import Distribution
 from hiso_pl.zeroth_order.transform import Transform
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
 from hiso_pl.zeroth_order.watching import check_compiled
-
-PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
-    "preconditioner": ("preconditioner", Preconditioner, True),
-    "update_rule": ("update_rule", UpdateRule, True),
-    "transform": ("transform", Transform, False),
-    "aggregation": ("aggregation", Aggregation, True),
-    "mu_schedule": ("schedule", Schedule, False),
-    "num_directions_schedule": ("schedule", Schedule, False),
-}
-"""The fields that are parts: kind, class, and whether there must be one."""
-APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
-"""The fields that the update of a given record depends on: replay needs no others."""
-CARRIED = ("memory", "backend")
-"""The fields that say how a round is carried out: the bits are the same whatever they are."""
 
 
 @dataclass(frozen=True, init=False)
@@ -177,7 +164,21 @@ class Method(MethodBase):
         check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
         return directions
 
+    def over(self, rounds: int) -> Method:
+        """See :class:`MethodBase`."""
+        schedules = {name: getattr(self, name) for name, (kind, *_) in PARTS.items() if kind == "schedule"}
+        return replace(self, **{name: schedule and schedule.over(rounds) for name, schedule in schedules.items()})
+
     # As data, for files
+
+    @classmethod
+    def check_data(cls, data: Any) -> None:
+        """Refuses what is no method's data, as far as can be said without building a part.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        check_data(data, [field.name for field in fields(cls)])
 
     def as_data(self) -> dict[str, Any]:
         """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
@@ -197,7 +198,7 @@ class Method(MethodBase):
         Raises:
             ValueError: If the data are no method, this version cannot compute it, or ``mine`` is another.
         """
-        check_data(data)
+        cls.check_data(data)
         if mine is not None:
             differing = mine.differing(data)
             if differing is not None:
@@ -216,43 +217,7 @@ class Method(MethodBase):
         """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
         mine, default = self.as_data(), Method().as_data()
         for name in APPLIED:
-            there, here = (_filled(name, value) for value in (data.get(name, default[name]), mine[name]))
+            there, here = (filled(name, value) for value in (data.get(name, default[name]), mine[name]))
             if there != here:
                 return f"{name} is {there} there and {here} here"
         return None
-
-
-def _filled(name: str, value: Any) -> Any:
-    """A field's data with the defaults of options that are absent; of a part that is not registered, as it is."""
-    try:
-        return built(PARTS[name][0], value).as_data() if name in PARTS else value
-    except ValueError:
-        return value
-
-
-def check_data(data: Any) -> None:
-    """Refuses what is no method's data, as far as can be said without building a part.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not isinstance(data, Mapping):
-        raise ValueError(f"method is {type(data).__name__}, must be a mapping")
-    names = {field.name for field in fields(Method)} - set(CARRIED)
-    for name, value in data.items():
-        if name not in names:
-            raise ValueError(f"method has {str(name)[:80]!r}, which this version does not know")
-        if name not in PARTS and isinstance(value, Mapping | list):
-            raise ValueError(f"method.{name}={str(value)[:80]} must be a number, text or null")
-        if name not in PARTS or (value is None and not PARTS[name][2]):
-            continue
-        if not isinstance(value, Mapping) or [type(v) for v in value.values()] != [dict]:
-            raise ValueError(f"method.{name} must be one name with a mapping of its options, not {str(value)[:80]}")
-        for key, option in next(iter(value.values())).items():
-            if isinstance(option, Mapping):
-                raise ValueError(f"method.{name}.{str(key)[:80]}={str(option)[:80]} must be a number, text or null")
-    check_choices(**{name: data[name] for name in ("difference", "distribution", "compute_dtype") if name in data})
-    steps = data.get("local_steps", 1)
-    if type(steps) is not int:
-        raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")
-    check_count("method.local_steps", steps, MAX_LOCAL_STEPS)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
-from hiso_pl.zeroth_order.losses import Loss, check_evaluating
+from hiso_pl.zeroth_order.losses import Loss, check_evaluating, forward_only
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan
 from hiso_pl.zeroth_order.points import Point
@@ -159,8 +159,8 @@ class ZerothOrderOptimizer(AppliedRecords):
             losses are withheld.
 
         Raises:
-            ValueError: If neither losses nor closure are given, their number is not that of the slots, or one is not
-                the same function each time it is evaluated.
+            ValueError: If neither losses nor closure are given, their number is not that of the slots, one is not the
+                same function each time it is evaluated, or calls ``backward()``.
             RuntimeError: If a module of the network, where it is known, is in training mode.
             NotFiniteError: If the update leads to a state that is not finite.
         """
@@ -169,7 +169,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         if losses is None:
             if closure is None:
                 raise ValueError("step() needs a closure or losses=[...]: the loss is evaluated several times a round")
-            losses = [lambda k: closure()]
+            losses = [forward_only(closure)]
         slots = slots or self.exchange.slots(len(losses))
         if len(losses) != len(slots.own):
             raise ValueError(f"{len(losses)} losses given for {len(slots.own)} slots")

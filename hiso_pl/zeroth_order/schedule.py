@@ -10,20 +10,21 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
+from typing_extensions import Self
+
 from hiso_pl.zeroth_order.part import Part
 
 
-def _check_rounds(rounds: int) -> None:
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be at least 1")
-
-
 class Schedule(Part, ABC):
-    """A value that depends on the round."""
+    """A value that depends on the round. With an option ``rounds`` that is null it is as long as its run."""
 
     @abstractmethod
     def __call__(self, initial: float, round: int) -> float:
         """The value in ``round``, given the one configured for the start."""
+
+    def over(self, rounds: int) -> Self:
+        """The same for a run of so many rounds: its length where its own is left open."""
+        return type(self)(**{**self.options, "rounds": rounds}) if getattr(self, "rounds", 0) is None else self
 
     def at(self, initial: float, round: int, name: str) -> float:
         """The value in a round as a number.
@@ -46,42 +47,46 @@ class Schedule(Part, ABC):
         return number
 
 
-class Linear(Schedule):
+class _Way(Schedule):
+    """From the initial value to ``final`` over ``rounds``, then constant."""
+
+    def __init__(self, final: float, rounds: int | None = None) -> None:
+        if rounds is not None and rounds < 1:
+            raise ValueError(f"rounds={rounds} must be at least 1")
+        self.final = final
+        self.rounds = rounds
+
+    def _share(self, round: int) -> float:
+        """Which share of the way is done in a round."""
+        if self.rounds is None:
+            raise ValueError(f"{self!r} is as long as its run, which is not known here: give it rounds")
+        return min(round / self.rounds, 1.0)
+
+
+class Linear(_Way):
     """From the initial value to ``final`` in a straight line over ``rounds``, then constant.
 
     Args:
         final: Value from round ``rounds`` on.
-        rounds: Length of the way.
+        rounds: Length of the way; that of the run if null.
     """
-
-    def __init__(self, final: float, rounds: int) -> None:
-        _check_rounds(rounds)
-        self.final = final
-        self.rounds = rounds
 
     def __call__(self, initial: float, round: int) -> float:
         """See :class:`Schedule`."""
-        share = min(round / self.rounds, 1.0)
-        return initial + (self.final - initial) * share
+        return initial + (self.final - initial) * self._share(round)
 
 
-class Cosine(Schedule):
+class Cosine(_Way):
     """From the initial value to ``final`` along half a cosine over ``rounds``, then constant.
 
     Args:
         final: Value from round ``rounds`` on.
-        rounds: Length of the way.
+        rounds: Length of the way; that of the run if null.
     """
-
-    def __init__(self, final: float, rounds: int) -> None:
-        _check_rounds(rounds)
-        self.final = final
-        self.rounds = rounds
 
     def __call__(self, initial: float, round: int) -> float:
         """See :class:`Schedule`."""
-        share = min(round / self.rounds, 1.0)
-        return self.final + (initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * share))
+        return self.final + (initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * self._share(round)))
 
 
 class Steps(Schedule):

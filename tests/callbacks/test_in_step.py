@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hiso_pl.callbacks import InStepCheck
-from hiso_pl.callbacks.in_step import disagreement
+from hiso_pl.ranks.comparing import disagreement
 
 
 @pytest.mark.parametrize(

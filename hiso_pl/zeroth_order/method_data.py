@@ -1,0 +1,68 @@
+"""A method as data, for files: what stands there, and what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hiso_pl.zeroth_order.aggregation import Aggregation
+from hiso_pl.zeroth_order.options import check_choices, check_count
+from hiso_pl.zeroth_order.part import Part, built
+from hiso_pl.zeroth_order.philox import MAX_LOCAL_STEPS
+from hiso_pl.zeroth_order.preconditioner import Preconditioner
+from hiso_pl.zeroth_order.schedule import Schedule
+from hiso_pl.zeroth_order.transform import Transform
+from hiso_pl.zeroth_order.update_rule import UpdateRule
+
+PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
+    "preconditioner": ("preconditioner", Preconditioner, True),
+    "update_rule": ("update_rule", UpdateRule, True),
+    "transform": ("transform", Transform, False),
+    "aggregation": ("aggregation", Aggregation, True),
+    "mu_schedule": ("schedule", Schedule, False),
+    "num_directions_schedule": ("schedule", Schedule, False),
+}
+"""The fields that are parts: kind, class, and whether there must be one."""
+APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
+"""The fields that the update of a given record depends on: replay needs no others."""
+CARRIED = ("memory", "backend")
+"""The fields that say how a round is carried out: the bits are the same whatever they are."""
+
+
+def filled(name: str, value: Any) -> Any:
+    """A field's data with the defaults of options that are absent; of a part that is not registered, as it is."""
+    try:
+        return built(PARTS[name][0], value).as_data() if name in PARTS else value
+    except ValueError:
+        return value
+
+
+def check_data(data: Any, names: Collection[str]) -> None:
+    """Refuses what is no method's data, as far as can be said without building a part.
+
+    Args:
+        data: The data; they may come from anyone.
+        names: The method's fields.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"method is {type(data).__name__}, must be a mapping")
+    for name, value in data.items():
+        if name not in names or name in CARRIED:
+            raise ValueError(f"method has {str(name)[:80]!r}, which this version does not know")
+        if name not in PARTS and isinstance(value, Mapping | list):
+            raise ValueError(f"method.{name}={str(value)[:80]} must be a number, text or null")
+        if name not in PARTS or (value is None and not PARTS[name][2]):
+            continue
+        if not isinstance(value, Mapping) or [type(v) for v in value.values()] != [dict]:
+            raise ValueError(f"method.{name} must be one name with a mapping of its options, not {str(value)[:80]}")
+        for key, option in next(iter(value.values())).items():
+            if isinstance(option, Mapping):
+                raise ValueError(f"method.{name}.{str(key)[:80]}={str(option)[:80]} must be a number, text or null")
+    check_choices(**{name: data[name] for name in ("difference", "distribution", "compute_dtype") if name in data})
+    steps = data.get("local_steps", 1)
+    if type(steps) is not int:
+        raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")
+    check_count("method.local_steps", steps, MAX_LOCAL_STEPS)
