@@ -22,7 +22,7 @@ OPTIONS = {
     ("--model.optimizer.lr", "3"): "--model.optimizer.lr is no option any more: model.method has taken its place, "
     "with lr and the others in it",
     ("--config",): "--config needs a value",
-    ("--config", "nowhere.yaml"): "config=nowhere.yaml is no file",
+    ("--config", "nowhere.yaml"): "config=nowhere.yaml must be a file or a name that `hiso-pl configs` lists",
     ("stray",): "'stray' belongs to no option: give --OPTION VALUE",
     ("--trainer", "3"): "trainer=3 must hold options, such as trainer.accelerator, or name a file that does",
     ("--model.method", "null"): "model.method=null must be a class: there are Method; one of your own is named with "
@@ -97,7 +97,9 @@ def test_a_file_is_named_with_the_line(mistake, tmp_path, content):
 def test_a_folder_is_no_file(mistake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
-    assert mistake("--config", "configs") == "config=configs is a folder: name a YAML file in it"
+    assert mistake("--config", "configs") == (
+        "config=configs is a folder, must be a file or a name that `hiso-pl configs` lists"
+    )
 
 
 def test_of_several_files_the_one_that_says_it_is_named(mistake, tmp_path):
