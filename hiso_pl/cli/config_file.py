@@ -32,11 +32,11 @@ class ConfigFile:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except IsADirectoryError:
-            raise ConfigurationError(f"--config {path} is a folder: name a YAML file in it") from None
+            raise ConfigurationError(f"{path} is a folder, must be a YAML file") from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is no text in UTF-8 (byte {error.start}): save it as such") from error
         except OSError as error:
-            raise ConfigurationError(f"--config {path} cannot be read: {error.strerror}") from error
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
         try:
             root = yaml.compose(text, Loader=LOADER)
         except yaml.YAMLError as error:

@@ -178,11 +178,6 @@ class Parser(ArgumentParser):
             return wrong_class("null", known, "must be a class")
         if found := re.match(r"Unable to load config '([^']*)'", rest):
             return f"={found[1]} {self._must_hold(key)}"
-        if found := re.match(r"(File does not exist|Path is not a file|Unexpected config:)[: ]*('[^']*')?", rest):
-            if found[2] is None:
-                return " needs the name of a file"
-            name, folder = os.path.relpath(found[2][1:-1]), found[1].startswith("Path")
-            return f"={name} {'is a folder: name a YAML file in it' if folder else 'is no file'}"
         return wrong_value(rest) or f": {as_said(rest)}"
 
     def _commands(self) -> list[str]:

@@ -97,7 +97,9 @@ def test_a_file_is_named_with_the_line(mistake, tmp_path, content):
 def test_a_folder_is_no_file(mistake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
-    assert mistake("--config", "configs") == "config=configs is a folder, must be a file or a name that `hiso-pl configs` lists"
+    assert mistake("--config", "configs") == (
+        "config=configs is a folder, must be a file or a name that `hiso-pl configs` lists"
+    )
 
 
 def test_of_several_files_the_one_that_says_it_is_named(mistake, tmp_path):
