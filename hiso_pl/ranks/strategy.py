@@ -22,7 +22,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl.lightning_privates import refuse_stop_iteration
-from hiso_pl.ranks import early_signals, environment, gathering, rendezvous, roll_call
+from hiso_pl.ranks import environment, gathering, rendezvous, roll_call
 from hiso_pl.run import versions
 from hiso_pl.run.checkpoint import Checked
 from hiso_pl.run.folder import traceback_path
@@ -136,7 +136,6 @@ class ScalarStrategy(DDPStrategy):
         if not self.cluster_environment.creates_processes_externally and self.num_processes * self.num_nodes > 1:
             os.environ[environment.BY_LIGHTNING] = str(os.getpid())
             super()._configure_launcher()
-            early_signals.launcher = self._launcher
 
     @override
     def _get_process_group_backend(self) -> str:
