@@ -103,6 +103,31 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
     return Start(root, "checkpoint", *found, found[1]["global_step"], began is not None, named)
 
 
+def check_rounds(start: Start, rounds: int) -> None:
+    """Says of a run that has all its rounds that none is left, and what its end lacks is made up for.
+
+    Args:
+        start: Where the run goes on from.
+        rounds: How many it is to have.
+
+    Raises:
+        ValueError: If it has more already: there is no way back.
+    """
+    if not start.resumes or start.rounds < rounds:
+        return
+    source = start.path or start.root / LEDGER
+    if start.rounds > rounds:
+        raise ValueError(
+            f"trainer.max_steps={rounds} lies behind round {start.rounds}, which {source} goes on from: "
+            f"set more than {start.rounds}, or name a checkpoint of an earlier round as ckpt_path"
+        )
+    if environment.rank() == 0:
+        log.warning(
+            "The run in %s has all its %d rounds (%s): nothing is left to train. Raise trainer.max_steps to go on.",
+            *(start.root, rounds, source),
+        )
+
+
 def _checkpoint(root: Path, asked: str) -> Start:
     if asked == "best":
         asked = str(best_kept(root))
