@@ -65,7 +65,7 @@ class FederatedCLI(LightningCLI):
         """Adds what belongs to a run as a whole."""
         plain_text.keep()
         add, add_callback = parser.add_argument, parser.add_lightning_class_args
-        threads = "CPU threads of a rank. If null, 1 under torchrun and all cores otherwise."
+        threads = "CPU threads of a rank. If null, 1 where ranks are launched and all cores otherwise."
         add("--threads", type=int | None, default=None, help=threads)
         deterministic = "Whether an operation without a deterministic implementation is an error."
         add("--deterministic", type=bool, default=True, help=deterministic)

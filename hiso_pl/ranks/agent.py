@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -101,6 +102,7 @@ class _Agent(LocalElasticAgent):
             monitor_interval=0.1,
             local_addr=launch.local_addr,
         )
+        self.rendezvous = spec.rdzv_handler
         super().__init__(spec, DefaultLogsSpecs(log_dir=str(folder / "torch")))
         self.asked: signal.Signals | None = None
         self.processes: list[int] = []
@@ -193,7 +195,7 @@ class _Work:
         try:
             self.agent = _Agent(self.launch, self.folder)
             self.result = self.agent.run()
-            self.agent._rdzv_handler.shutdown()
+            self.agent.rendezvous.shutdown()
         except _StoppedError:
             pass
         except BaseException as error:
@@ -228,8 +230,9 @@ def carry_out(launch: Launch) -> int:
                 work.done.wait()
         finally:
             del os.environ[environment.BY_LAUNCH], os.environ[environment.STARTED_BY]
-        if work.error is not None:
-            raise _explained(launch, work.error) from work.error
+        # an agent that loses the machine which keeps the store ends its ranks, and these have told why
+        if work.error is not None and (work.agent is None or not reasons.left(Path(folder), work.agent.attempt)):
+            raise _explained(launch, work) from work.error
         if work.result is not None and not work.result.is_failed():
             return 0
         assert work.agent is not None
@@ -254,6 +257,7 @@ def _signals(work: _Work) -> Iterator[None]:
         if first or number == signal.SIGQUIT:
             agent.kill()
             _write(f"hiso-pl: error: the ranks were killed, as {name} came{' again' if first else ''}")
+            shutil.rmtree(work.folder, ignore_errors=True)
             os._exit(128 + number)
         first.append(time.monotonic())
         agent.ask(signal.Signals(number))
@@ -271,10 +275,13 @@ def _signals(work: _Work) -> Iterator[None]:
             signal.signal(taken, handler)
 
 
-def _explained(launch: Launch, error: BaseException) -> Exception:
-    words = one_line(str(error.__cause__ or error).partition("\n")[0], 200)
+def _explained(launch: Launch, work: _Work) -> Exception:
+    assert work.error is not None
+    words = one_line(str(work.error.__cause__ or work.error).partition("\n")[0], 200)
     if launch.endpoint == Launch.endpoint:
-        return RunError(f"the ranks cannot be started: {type(error).__name__}: {words}")
+        return RunError(f"the ranks cannot be started: {type(work.error).__name__}: {words}")
+    if work.agent is not None and work.agent.processes:
+        return RunError(f"the machine that keeps the rendezvous {launch.endpoint} has ended or is not reached ({words})")
     return RunError(
         f"--rdzv-endpoint={launch.endpoint}: the {launch.machines} machines do not meet there ({words}): HOST must be "
         "one of them, by a name that it knows itself by and the others reach it by, and PORT free there"

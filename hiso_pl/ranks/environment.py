@@ -99,14 +99,15 @@ def check_launch(devices: int | None = None, nodes: int = 1) -> None:
         ):
             if given is not None and given != found:
                 raise ValueError(
-                    f"trainer.{option}={given} must be {found}, as {_launcher()} started WORLD_SIZE={world_size()} "
+                    f"trainer.{option}={given} must be {found}, as {launcher()} started WORLD_SIZE={world_size()} "
                     f"processes, LOCAL_WORLD_SIZE={local_world_size()} of them here: leave it out"
                 )
     else:
         _check_alone(devices or 1, nodes)
 
 
-def _launcher() -> str:
+def launcher() -> str:
+    """What has started the ranks of a launch."""
     return "hiso-pl launch" if BY_LAUNCH in os.environ else "torchrun"
 
 

@@ -65,7 +65,7 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
     Args:
         root: The run's folder.
         asked: A checkpoint's path, ``last`` for the newest in the folder, ``best`` for the one ``checkpoint.monitor``
-            prefers or, for a fit, ``ledger``, or ``auto``: what a restart by torchrun gets by itself, the newest
+            prefers or, for a fit, ``ledger``, or ``auto``: what a restart of the ranks gets by itself, the newest
             checkpoint, the ledger if none can be read, or the start.
         fitting: Whether rounds are to follow.
         save_every: Rounds between two checkpoints.
@@ -79,7 +79,7 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
         raise ValueError("ckpt_path=best must be last for fit, which goes on where it ended; to go back, name the file")
     began: str | None = "ckpt_path=auto" if asked == "auto" and held_by_run(root) else None
     if launch_store.has_begun(str(root)):
-        began = "Restarted by torchrun"
+        began = f"Restarted by {environment.launcher()}"
     if asked == "ledger":
         return _ledger(root, began is not None)
     if asked not in ("auto", "last", None) and began is None:
