@@ -281,7 +281,9 @@ def _explained(launch: Launch, work: _Work) -> Exception:
     if launch.endpoint == Launch.endpoint:
         return RunError(f"the ranks cannot be started: {type(work.error).__name__}: {words}")
     if work.agent is not None and work.agent.processes:
-        return RunError(f"the machine that keeps the rendezvous {launch.endpoint} has ended or is not reached ({words})")
+        return RunError(
+            f"the machine that keeps the rendezvous {launch.endpoint} has ended or is not reached ({words})"
+        )
     return RunError(
         f"--rdzv-endpoint={launch.endpoint}: the {launch.machines} machines do not meet there ({words}): HOST must be "
         "one of them, by a name that it knows itself by and the others reach it by, and PORT free there"

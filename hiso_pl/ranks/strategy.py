@@ -60,9 +60,10 @@ class ScalarStrategy(DDPStrategy):
     It is DDP without DistributedDataParallel: no broadcast of parameters at the start, no gradient buckets. Ranks are
     kept in step by the optimizer's exchange alone, and a callback checks that they are.
 
-    ``hiso-pl launch`` or torchrun numbers the ranks; in a script of one's own without either Lightning does, which starts
-    ``devices`` of them. A rank's device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and
-    the number of processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
+    ``hiso-pl launch`` or torchrun numbers the ranks; in a script of one's own without either Lightning does, which
+    starts ``devices`` of them. A rank's device is ``devices[local_rank % len(devices)]``, so several ranks may share a
+    GPU, and the number of processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no
+    group.
 
     Attributes:
         start: Where the run goes on from; set by the program.
