@@ -14,9 +14,8 @@ import signal
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,13 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from hiso_pl.errors import RunError, one_line
 from hiso_pl.ranks import environment, reasons
-from hiso_pl.ranks.early_signals import AGAIN_S
-from hiso_pl.ranks.reasons import Reason
+from hiso_pl.ranks.handed_on import handed_on, say
 
 LATER_S = 900.0
 """How long machines wait for one another, as long as torchrun's do."""
 PROGRAM = ("-u", "-m", "hiso_pl")
 MISTAKE = 2
 """The status of a rank whose command line cannot be: another attempt would find the same."""
-WISHES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
 
 
 @dataclass(frozen=True)
@@ -77,15 +74,6 @@ class Launch:
 
 class _StoppedError(Exception):
     """The ranks have ended, and are not to be started again."""
-
-
-@dataclass
-class _Said:
-    """What is said when all has ended."""
-
-    status: int
-    line: str = ""
-    go_on: str = ""
 
 
 class _Agent(LocalElasticAgent):
@@ -148,35 +136,13 @@ class _Agent(LocalElasticAgent):
             raise _StoppedError
         self.attempt = self._launch.max_restarts - self._remaining_restarts
         if said.line:
-            _write(f"{said.line}\nhiso-pl: the ranks are started again ({self.attempt} of {self._launch.max_restarts})")
+            say(f"{said.line}\nhiso-pl: the ranks are started again ({self.attempt} of {self._launch.max_restarts})")
         self.failures, self.processes = {}, []
         super()._restart_workers(worker_group)
 
-    def said(self) -> _Said:
+    def said(self) -> reasons.Said:
         """Why the ranks have ended."""
-        return _verdict(self.failures, reasons.left(self._folder, self.attempt), self.asked)
-
-
-def _verdict(failures: Mapping[int, ProcessFailure], given: Sequence[Reason], asked: int | None) -> _Said:
-    """What is said of failures: a rank's own reason, one that ended without a word, or who missed another."""
-    go_on = next((reason.go_on for reason in given if reason.go_on), "")
-    own = [reason for reason in given if reason.cause]
-    speaking, by_agent = {reason.rank for reason in given}, (-signal.SIGTERM, 128 + signal.SIGTERM)
-    silent = {r: f for r, f in failures.items() if r not in speaking and f.exitcode not in by_agent and asked is None}
-    if own or (given and not silent):
-        reason = next((reason for reason in own or given if reason.first), (own or given)[0])
-        kind = f"error (rank {reason.rank})" if reason.first else "ended, as ranks of another machine have"
-        return _Said(reason.status, f"hiso-pl: {kind}: {reason.message}", go_on)
-    if asked is not None:
-        return _Said(128 + asked, f"hiso-pl: error: {WISHES[signal.Signals(asked)]} before a round was done", go_on)
-    for rank, failure in (silent or failures).items():
-        end, status = f"ended with status {failure.exitcode} and without a word", failure.exitcode
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-            end, status = f"was ended by {name}{why}", 128 - failure.exitcode
-        return _Said(status, f"hiso-pl: error (rank {rank}): its process {failure.pid} {end}", go_on)
-    return _Said(1, "hiso-pl: ended, as ranks of another machine have", go_on)
+        return reasons.verdict(self.failures, reasons.left(self._folder, self.attempt), self.asked)
 
 
 @dataclass
@@ -203,6 +169,19 @@ class _Work:
         finally:
             self.done.set()
 
+    def ask(self, number: signal.Signals) -> bool:
+        """Tells the ranks to end after their round, if there are any."""
+        if self.agent is None or not self.agent.processes:
+            return False
+        self.agent.ask(number)
+        return True
+
+    def kill(self) -> None:
+        """Kills the ranks, and leaves nothing behind."""
+        if self.agent is not None:
+            self.agent.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
 
 def carry_out(launch: Launch) -> int:
     """Starts the ranks of this machine, waits for them, and says the last line if they have failed.
@@ -225,7 +204,7 @@ def carry_out(launch: Launch) -> int:
         reasons.listen(Path(folder))
         work = _Work(launch, Path(folder))
         try:
-            with _signals(work):
+            with handed_on(work.ask, work.kill):
                 threading.Thread(target=work.run, name="hiso_pl-agent", daemon=True).start()
                 work.done.wait()
         finally:
@@ -237,42 +216,8 @@ def carry_out(launch: Launch) -> int:
             return 0
         assert work.agent is not None
         said = work.agent.said()
-    _write(said.line + (f"\nhiso-pl: go on with: {said.go_on}" if said.go_on else ""))
+    say(said.line + (f"\nhiso-pl: go on with: {said.go_on}" if said.go_on else ""))
     return said.status
-
-
-@contextmanager
-def _signals(work: _Work) -> Iterator[None]:
-    """Hands signals on to the ranks; those that whoever started this has had ignored stay so."""
-    first: list[float] = []
-
-    def wish(number: int, frame: object) -> None:
-        agent = work.agent
-        if first and time.monotonic() - first[0] < AGAIN_S and number != signal.SIGQUIT:
-            return
-        name = signal.Signals(number).name
-        if agent is None or not agent.processes:
-            _write(f"hiso-pl: error: {name} before the ranks were started")
-            os._exit(128 + number)
-        if first or number == signal.SIGQUIT:
-            agent.kill()
-            _write(f"hiso-pl: error: the ranks were killed, as {name} came{' again' if first else ''}")
-            shutil.rmtree(work.folder, ignore_errors=True)
-            os._exit(128 + number)
-        first.append(time.monotonic())
-        agent.ask(signal.Signals(number))
-        _write(f"hiso-pl: {name}: the ranks end after their round; once more kills them")
-
-    kept: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (*WISHES, signal.SIGQUIT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                kept[number] = signal.signal(number, wish)
-    try:
-        yield
-    finally:
-        for taken, handler in kept.items():
-            signal.signal(taken, handler)
 
 
 def _explained(launch: Launch, work: _Work) -> Exception:
@@ -288,12 +233,6 @@ def _explained(launch: Launch, work: _Work) -> Exception:
         f"--rdzv-endpoint={launch.endpoint}: the {launch.machines} machines do not meet there ({words}): HOST must be "
         "one of them, by a name that it knows itself by and the others reach it by, and PORT free there"
     )
-
-
-def _write(text: str) -> None:
-    """Says a line at once, also within a handler of signals, and where nobody listens any more."""
-    with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
 
 
 def _quiet_torch() -> None:

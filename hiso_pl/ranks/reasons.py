@@ -8,16 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hiso_pl.ranks import environment
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 log = logging.getLogger(__name__)
 
 FOLDER = environment.BY_LAUNCH
 LAUNCHER = "launcher"
+WISHES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated"}
+"""The signals that end a run in order, and what is said of one that has not begun."""
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
@@ -85,3 +93,40 @@ def left(folder: Path, attempt: int) -> list[Reason]:
         except (OSError, ValueError, TypeError) as error:  # as of a rank that was killed while it wrote
             log.debug("%s: %s", path, error)
     return sorted(found, key=lambda words: words.time)
+
+
+@dataclass
+class Said:
+    """What is said when all has ended.
+
+    Attributes:
+        status: The launch's exit status.
+        line: The last line.
+        go_on: The command that goes on; empty if there is nothing to go on from.
+    """
+
+    status: int
+    line: str = ""
+    go_on: str = ""
+
+
+def verdict(failures: Mapping[int, ProcessFailure], given: Sequence[Reason], asked: int | None) -> Said:
+    """What is said of failures: a rank's own reason, one that ended without a word, or who missed another."""
+    go_on = next((reason.go_on for reason in given if reason.go_on), "")
+    own = [reason for reason in given if reason.cause]
+    speaking, by_agent = {reason.rank for reason in given}, (-signal.SIGTERM, 128 + signal.SIGTERM)
+    silent = {r: f for r, f in failures.items() if r not in speaking and f.exitcode not in by_agent and asked is None}
+    if own or (given and not silent):
+        reason = next((reason for reason in own or given if reason.first), (own or given)[0])
+        kind = f"error (rank {reason.rank})" if reason.first else "ended, as ranks of another machine have"
+        return Said(reason.status, f"hiso-pl: {kind}: {reason.message}", go_on)
+    if asked is not None:
+        return Said(128 + asked, f"hiso-pl: error: {WISHES[signal.Signals(asked)]} before a round was done", go_on)
+    for rank, failure in (silent or failures).items():
+        end, status = f"ended with status {failure.exitcode} and without a word", failure.exitcode
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+            end, status = f"was ended by {name}{why}", 128 - failure.exitcode
+        return Said(status, f"hiso-pl: error (rank {rank}): its process {failure.pid} {end}", go_on)
+    return Said(1, "hiso-pl: ended, as ranks of another machine have", go_on)

@@ -183,8 +183,9 @@ def test_ranks_that_a_signal_ends_before_a_round_are_not_started_again(said, tmp
 def test_another_signal_kills_and_nothing_remains(launch, tmp_path):
     made = launch([[["hang"]]])
     code = (
-        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from hiso_pl.ranks import agent\n"
-        f"agent.PROGRAM, agent.AGAIN_S = {agent.PROGRAM!r}, 0.2\n"
+        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from hiso_pl.ranks import agent, early_signals\n"
+        f"agent.PROGRAM, early_signals.AGAIN_S = {agent.PROGRAM!r}, 0.2\n"
         f"sys.exit(agent.carry_out(agent.Launch({list(made.command)!r}, 1, 'hiso-pl launch', run_id='test')))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
