@@ -5,7 +5,6 @@
 # Sets for the sourcing script:
 #   root          the repository's root
 #   python        the environment's Python
-#   torchrun      an array, the command of torchrun in that Python
 #
 # Reads:
 #   HISO_PL_PYTHON   the Python to make the environment with (default: the first of python3, python3.13 ... python3.10
@@ -131,11 +130,6 @@ _hiso_pl_environment() {
         _hiso_pl_prepare_alone "$venv" || return 1
     fi
     python="$venv/bin/python"
-    # As a module: it works in an environment that was moved, where the script `torchrun` would not.
-    torchrun=("$python" -m torch.distributed.run)
-    # torchrun kills ranks 30 s after a SIGTERM or Ctrl-C unless told; a round and its checkpoint may take longer.
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}"
-    export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 }
 
 _hiso_pl_environment

@@ -10,7 +10,7 @@
 # Variables:
 #   NGPU           ranks to start (default: the GPUs that torch sees, CUDA_VISIBLE_DEVICES respected). Any number up to
 #                  that of the clients gives the same result; ranks may also share a GPU.
-#   MAX_RESTARTS   how often torchrun starts the ranks again when one dies (default 0). The run resumes from its folder,
+#   MAX_RESTARTS   how often the ranks are started again when one dies (default 0). The run resumes from its folder,
 #                  so give it a --trainer.default_root_dir.
 #   HISO_PL_PYTHON, HISO_PL_VENV   see launch/environment.sh.
 set -euo pipefail
@@ -18,9 +18,4 @@ set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/environment.sh"
 
-if [[ -z "${NGPU:-}" ]]; then
-    NGPU="$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')"
-fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-
-exec "${torchrun[@]}" --standalone --nproc-per-node="$NGPU" --max-restarts="${MAX_RESTARTS:-0}" -m hiso_pl fit "$@"
+exec "$python" -m hiso_pl launch --nproc "${NGPU:-auto}" --max-restarts "${MAX_RESTARTS:-0}" fit "$@"

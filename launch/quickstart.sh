@@ -29,7 +29,6 @@ for argument in "$@"; do
 done
 
 export HF_HUB_OFFLINE=1
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 if "$ask_only"; then
     exec "$python" -m hiso_pl fit --config "$root/configs/quickstart.yaml" "$@"
@@ -43,8 +42,8 @@ fi
 
 # An interrupted run has its summary too, so its status is kept until that is told.
 status=0
-"${torchrun[@]}" --standalone --nproc-per-node="${NPROC:-4}" \
-    -m hiso_pl fit --config "$root/configs/quickstart.yaml" ${place[@]+"${place[@]}"} "$@" || status=$?
+"$python" -m hiso_pl launch --nproc "${NPROC:-4}" fit \
+    --config "$root/configs/quickstart.yaml" ${place[@]+"${place[@]}"} "$@" || status=$?
 
 if [[ ! -f "$folder/summary.json" ]]; then
     if ((status == 0)); then

@@ -36,18 +36,8 @@ if [[ ! "${MASTER:-}" =~ ^.+:[0-9]+$ ]]; then
 fi
 source "$here/environment.sh"
 
-if [[ -z "${NPROC:-}" ]]; then
-    NPROC="$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')"
-fi
-rendezvous=(--rdzv-backend=c10d --rdzv-endpoint="$MASTER" --rdzv-id="${RUN_ID:-hiso_pl}")
-if [[ -n "${LOCAL_ADDR:-}" ]]; then
-    # torchrun would look for the rendezvous' machine by host name
-    is_host=0
-    [[ "${MASTER%:*}" == "$LOCAL_ADDR" ]] && is_host=1
-    rendezvous+=(--local-addr="$LOCAL_ADDR" --rdzv-conf="is_host=$is_host")
-fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+meeting=(--nnodes "$NNODES" --rdzv-endpoint "$MASTER" --rdzv-id "${RUN_ID:-hiso_pl}")
+[[ -z "${LOCAL_ADDR:-}" ]] || meeting+=(--local-addr "$LOCAL_ADDR")
 
-# exec: a signal sent to this script has to reach torchrun, which hands it to the ranks.
-exec "${torchrun[@]}" --nnodes="$NNODES" --nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-3}" \
-    "${rendezvous[@]}" -m hiso_pl fit "$@"
+# exec: a signal sent to this script has to reach the launcher, which hands it to the ranks.
+exec "$python" -m hiso_pl launch "${meeting[@]}" --nproc "${NPROC:-auto}" --max-restarts "${MAX_RESTARTS:-3}" fit "$@"

@@ -31,7 +31,7 @@ class Settings:
         clients: Clients in the cohort, dealt over the ranks of the launch.
         peft: Low-rank adapters to train instead of the whole model.
         attention: Attention implementation, as transformers names it; null leaves the choice to it.
-        threads: CPU threads of a rank. If null, 1 under torchrun and all cores otherwise.
+        threads: CPU threads of a rank. If null, 1 where ranks are launched and all cores otherwise.
         device: ``auto`` takes a GPU if there is one.
         repetitions: Timed repetitions, of which medians are reported.
         warmup: Repetitions before these.

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.ranks import launch_store
-from hiso_pl.run import lock
+from hiso_pl.run import going_on, lock
 from hiso_pl.run.folder import CONFIG, held_by_run, refuse_held, write_atomically
 from hiso_pl.run.litter import remove_parts, remove_superseded
 from hiso_pl.run.start import Start
@@ -62,6 +62,7 @@ class RunFolder(OrderedCallback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the configuration, and removes what a kill has left of an earlier part of the run."""
+        going_on.begun(Path(trainer.default_root_dir))
         if not trainer.is_global_zero:
             return
         _clear(trainer, pl_module)

@@ -1,10 +1,12 @@
-"""SIGINT and SIGTERM end a run after a round, on all ranks after the same one."""
+"""SIGINT, SIGTERM and SIGHUP end a run after a round, on all ranks after the same one."""
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,15 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
 from hiso_pl.lightning_privates import end_after_this_round, leave_signals_alone
-from hiso_pl.ranks import early_signals
+from hiso_pl.ranks import early_signals, environment
 from hiso_pl.ranks.last_words import delay
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LAST
 
-log = logging.getLogger(__name__)
-
-DEFERRED = (signal.SIGINT, signal.SIGTERM)
+DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DeferredSignals(OrderedCallback):
-    """Turns SIGINT and SIGTERM into a wish to stop, and writes the last checkpoint.
+    """Turns SIGINT, SIGTERM and SIGHUP, unless nohup has it ignored, into a wish to stop; writes the last checkpoint.
 
     A handler only notes the wish. It travels with the next exchange, so that every rank learns of it in the same
     round. That round is completed, ``checkpoints/last.ckpt`` is written and the run ends without a validation; if one
@@ -54,11 +54,23 @@ class DeferredSignals(OrderedCallback):
         self.interrupted = False
         self._rounds = trainer.fit_loop.epoch_loop.max_steps
         if threading.current_thread() is threading.main_thread():
+            alone = trainer.world_size == 1  # of several ranks whoever has started them decides
+            first: list[float] = []
 
             def wish(signum: int, frame: object) -> None:
                 federated(pl_module).request_stop()
+                name = signal.Signals(signum).name
+                if not first and trainer.is_global_zero and environment.BY_LAUNCH not in os.environ:
+                    _say(f"{name}: the run ends after its round" + alone * "; once more ends it at once")
+                elif first and alone and time.monotonic() - first[0] >= early_signals.AGAIN_S:
+                    _say(
+                        f"error: ended at once, as {name} came again: what came after the last checkpoint is not saved"
+                    )
+                    os._exit(128 + signum)
+                first.append(time.monotonic())
 
-            self._handlers = {number: signal.signal(number, wish) for number in DEFERRED}
+            heard = [n for n in DEFERRED if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, wish) for number in heard}
             delay.deliver(None)  # to this run, which repeats one that has failed
 
     @override
@@ -68,8 +80,6 @@ class DeferredSignals(OrderedCallback):
             return
         self.interrupted = True
         end_after_this_round(trainer)
-        if trainer.is_global_zero:
-            log.warning("Stopping after round %d as asked by a signal.", trainer.global_step)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,6 +103,12 @@ class DeferredSignals(OrderedCallback):
         self._handlers = {}
         if self.interrupted:
             trainer.fit_loop.epoch_loop.max_steps = self._rounds
+
+
+def _say(text: str) -> None:
+    """Says a line at once, within a handler, and not through a stream that may be in the middle of another."""
+    with suppress(OSError):
+        os.write(2, f"\nhiso-pl: {text}\n".encode())
 
 
 def interrupted(trainer: Trainer) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from hiso_pl.cli.mistakes import Answered, ConfigurationError, as_said
 from hiso_pl.errors import RunError, one_line
-from hiso_pl.ranks import environment
+from hiso_pl.ranks import environment, reasons
+from hiso_pl.run import going_on
 from hiso_pl.run.folder import traceback_path
 
 log = logging.getLogger(__name__)
@@ -45,14 +46,17 @@ def status_of(work: Callable[[], object], args: Sequence[str]) -> int:
     """Does the work of a command, and tells of the error that ends it; the command line may ask for tracebacks.
 
     Returns:
-        The exit status: 0 if it is done, 2 for a command line that cannot be, 130 after an interrupt, 1 otherwise.
+        The exit status: what the work gives if that is a number, 0 if it is done, 2 for a command line that cannot be,
+        130 after an interrupt, 1 otherwise.
     """
     global _folder, _shown
+    going_on.begun(None)
     _folder, _shown = None, re.search(r"--traceback[=\n](true|yes)$", "\n".join(args), re.M | re.I) is not None
     hook, threading.excepthook = threading.excepthook, lambda failure: _thread_failed(failure, args)
+    status: object = 0
     try:
         with suppress(Answered):
-            work()
+            status = work()
         sys.stdout.flush()  # or a reader that has gone would be noticed when it is too late to say so
         _take_leave(args)
     except BaseException as error:
@@ -63,7 +67,7 @@ def status_of(work: Callable[[], object], args: Sequence[str]) -> int:
             from hiso_pl.ranks import process
 
             process.close()
-    return 0
+    return status if type(status) is int else 0
 
 
 def _take_leave(args: Sequence[str]) -> None:
@@ -86,8 +90,13 @@ def _say_once(message: str) -> bool:
 
 def _explained(error: BaseException) -> bool:
     """Whether an error's message says what is wrong."""
-    others = (getattr(sys.modules.get(module), name, None) for module, name in EXPLAINED_BY_OTHERS.items())
-    return isinstance(error, (*EXPLAINED, *(kind for kind in others if kind is not None)))
+    return isinstance(error, EXPLAINED) or any(_is(error, *kind) for kind in EXPLAINED_BY_OTHERS.items())
+
+
+def _is(error: BaseException, module: str, name: str) -> bool:
+    """Whether an error is of a class whose module is imported only where it can come from."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
 
 
 def _told(error: BaseException, args: Sequence[str]) -> int:
@@ -100,16 +109,18 @@ def _told(error: BaseException, args: Sequence[str]) -> int:
         hint = " (--traceback true shows where)" if path is None else f" (its traceback is in {path})"
     if _shown:
         traceback.print_exception(error)
-    if _say_once(message):
+    mistaken, interrupted = isinstance(error, ConfigurationError), isinstance(error, KeyboardInterrupt)
+    status = 2 if mistaken else INTERRUPTED if interrupted else 1
+    said, go_on, first = message + ("" if _shown else hint), going_on.after_failure(), _say_once(message)
+    cause = not _is(error, "hiso_pl.ranks.roll_call", "LostRankError") and message != LOST
+    if not reasons.leave(said, status, cause, first, go_on) and first:
         where = f" (rank {environment.rank()})" if environment.world_size() > 1 else ""
         with suppress(OSError):  # as of a terminal that has been closed
-            sys.stderr.write(f"hiso-pl: error{where}: {message}{'' if _shown else hint}\n")
+            sys.stderr.write(f"hiso-pl: error{where}: {said}\n" + (f"hiso-pl: go on with: {go_on}\n" if go_on else ""))
     if isinstance(error, BrokenPipeError):
         with suppress(OSError, ValueError):  # what is left in its buffer would be tried once more, and told of
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, ConfigurationError):
-        return 2
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    return status
 
 
 LOST = "lost contact with another rank, which has ended or hangs: see its own lines"

@@ -78,7 +78,9 @@ def run(args: Sequence[str]) -> Path:
     """
     settings, parser, config = parse(args)
     if environment.world_size() > 1:
-        raise ConfigurationError(f"export is for one process, not {environment.world_size()}: leave torchrun out")
+        raise ConfigurationError(
+            f"export is for one process, not {environment.world_size()}: start it without a launcher"
+        )
     from hiso_pl.export.command import export
 
     quiet()  # Lightning, which comes with it, sets up loggers of its own

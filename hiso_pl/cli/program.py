@@ -14,8 +14,8 @@ from hiso_pl.ranks.last_words import last_words
 from hiso_pl.run import lock
 
 
-def _call(given: Sequence[str]) -> None:
-    """Calls the command that a command line begins with, whose module is imported for it."""
+def _call(given: Sequence[str]) -> object:
+    """Calls the command that a command line begins with, whose module is imported for it, and gives what that gives."""
     if not given or given[0] in ("-h", "--help", "help"):
         sys.stdout.write(commands.overview())
     elif given[0] == "--version":
@@ -24,9 +24,10 @@ def _call(given: Sequence[str]) -> None:
         command = commands.COMMANDS[given[0]]
         module = import_module(command.module)
         quiet()  # now that what it imports has set up loggers of its own
-        module.run(list(given if command.module == commands.RUN else given[1:]))
+        return module.run(list(given if command.module == commands.RUN else given[1:]))
     else:
         raise ConfigurationError(commands.unknown(given[0]))
+    return None
 
 
 def main(args: list[str] | None = None) -> int:

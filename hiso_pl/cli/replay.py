@@ -79,7 +79,9 @@ def run(args: Sequence[str]) -> str:
         flag="verify",
     )
     if environment.world_size() > 1:
-        raise ConfigurationError(f"replay is for one process, not {environment.world_size()}: leave torchrun out")
+        raise ConfigurationError(
+            f"replay is for one process, not {environment.world_size()}: start it without a launcher"
+        )
     from hiso_pl.cli.replaying import replayed  # torch comes with it, which help does without
 
     root = None if settings.output is None else run_around(Path(settings.output))

@@ -26,10 +26,10 @@ from hiso_pl.lightning_privates import judge_by_own_validation
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
-from hiso_pl.run import checkpoint, lock
+from hiso_pl.run import checkpoint, going_on, lock
 from hiso_pl.run.configuration import of_the_launch
-from hiso_pl.run.folder import DEFAULT_ROOT, held_by_run, refuse_held
-from hiso_pl.run.start import Start, resolve
+from hiso_pl.run.folder import CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
+from hiso_pl.run.start import Start, check_rounds, resolve
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class FederatedCLI(LightningCLI):
         """Adds what belongs to a run as a whole."""
         plain_text.keep()
         add, add_callback = parser.add_argument, parser.add_lightning_class_args
-        threads = "CPU threads of a rank. If null, 1 under torchrun and all cores otherwise."
+        threads = "CPU threads of a rank. If null, 1 where ranks are launched and all cores otherwise."
         add("--threads", type=int | None, default=None, help=threads)
         deterministic = "Whether an operation without a deterministic implementation is an error."
         add("--deterministic", type=bool, default=True, help=deterministic)
@@ -109,6 +109,8 @@ class FederatedCLI(LightningCLI):
             lock.hold(root)
         asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
         self.start = resolve(root, asked, fitting, every)
+        if fitting:
+            check_rounds(self.start, config.trainer.max_steps)
         follow_the_run(config, self.start)
         if fitting and not self.start.resumes and not self.start.owns_folder:
             # before a model is loaded; the run folder's callback asks again once the ranks have met
@@ -169,6 +171,10 @@ class FederatedCLI(LightningCLI):
     def after_fit(self) -> None:
         """Sees to it that this was the last round, and tests the final model if asked to."""
         trainer_options.check_reached(self.trainer)
+        if interrupted(self.trainer) and self.trainer.is_global_zero:
+            root, done, rounds = Path(trainer_root(self._config())), self.trainer.global_step, self.trainer.max_steps
+            held, command = root / CHECKPOINTS_FOLDER / LAST, going_on.command(root)
+            log.warning("Stopped after round %d of %d, which is in %s. Go on with: %s", done, rounds, held, command)
         if self._config().test_at_end and not interrupted(self.trainer):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 

@@ -10,11 +10,14 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.cli import launch
 from hiso_pl.cli.options import every_option
 from hiso_pl.cli.run import TRAINER_DEFAULTS, FederatedCLI
 from hiso_pl.cli.run_parser import RunParser
+from hiso_pl.cli.trainer_options import SeveralRanks
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.module import FederatedModule
+from hiso_pl.run import going_on
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +55,19 @@ def _cli(kind: type[FederatedCLI], args: Sequence[str]) -> FederatedCLI:
     )
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> int:
     """Runs ``hiso-pl fit``, ``validate``, ``test`` or ``predict``, given the command and what follows it.
 
-    Ranks out of step are taken back to where they were not, if that is asked for.
+    Ranks out of step are taken back to where they were not, if that is asked for. Where the options ask for several
+    processes these are launched, and their exit status is given.
     """
     repaired: int | None = None
     while True:
         try:
             _cli(FederatedCLI, args)
-            return
+            return 0
+        except SeveralRanks as needed:
+            return launch.start(args, needed.ranks, going_on.program())
         except OutOfStepError as error:
             # all ranks are here, and all decide alike
             verified = error.verified

@@ -83,7 +83,7 @@ def parse(args: Sequence[str]) -> Any:
     some("--lrs", metavar="[METHOD=]LR[,LR]", help="Learning rates; without, the configuration's own.")
     add("--seeds", nargs="+", type=int, default=[1], help="Seeds.")
     some("--vary", metavar=("KEY", "VALUE"), help="One more option of fit, and its values.")
-    add("--nproc", type=PositiveInt, default=1, help="Ranks of a run, by torchrun if more than one.")
+    add("--nproc", type=PositiveInt, default=1, help="Ranks of a run.")
     add("--jobs", type=PositiveInt, default=1, help="Most runs at a time.")
     add("--metric", type=str, help=f"What is compared; without, the first there is of {', '.join(METRICS)}.")
     by = "What chooses a rate: best or last value of the metric, rounds to the target, or last val/loss."

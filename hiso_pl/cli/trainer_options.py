@@ -23,11 +23,24 @@ from hiso_pl.ranks import environment
 log = logging.getLogger(__name__)
 
 
+class SeveralRanks(Exception):
+    """The options ask for several processes of this machine, and this one is not of a launch.
+
+    Args:
+        ranks: How many.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__(f"trainer.devices asks for {ranks} processes")
+        self.ranks = ranks
+
+
 def check(config: Namespace, command: str | None) -> None:
     """Refuses what cannot act in the options of a command, and completes what the launch says of the trainer.
 
     Raises:
         ValueError: If an option cannot act, or the launch contradicts the options or itself; it says what to set.
+        SeveralRanks: If the options ask for several processes, which are to be launched.
     """
     trainer = config.trainer
     for room, table in (("trainer", TRAINER), ("checkpoint", CHECKPOINT)):
@@ -88,7 +101,10 @@ def _fit_to_launch(trainer: Namespace) -> None:
     gpus = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 0
     count = len(named) or (None if str(trainer.devices) in ("None", "auto", "-1") else int(trainer.devices))
     if not environment.under_torchrun():
-        environment.check_launch(count or gpus or 1, trainer.num_nodes)
+        ranks = count or gpus or 1
+        environment.check_launch(ranks, trainer.num_nodes)
+        if ranks > 1:
+            raise SeveralRanks(ranks)
         return
     local = environment.local_world_size()
     environment.check_launch(None if len(named) in range(1, local + 1) else count, trainer.num_nodes)

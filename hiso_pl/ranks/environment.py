@@ -22,6 +22,10 @@ LARGEST = (1 << 31) - 1
 BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 BY_LIGHTNING = "HISO_PL_LAUNCHER"
 """Set to its process id by one that has Lightning start the others, so that they know who has numbered them."""
+BY_LAUNCH = "HISO_PL_REASONS"
+"""Set by ``hiso-pl launch`` to the folder in which its ranks leave why they end."""
+STARTED_BY = "HISO_PL_STARTED_BY"
+"""Set by ``hiso-pl launch`` to the command line before the run's own, as it is to be repeated."""
 
 
 def under_torchrun() -> bool:
@@ -95,11 +99,16 @@ def check_launch(devices: int | None = None, nodes: int = 1) -> None:
         ):
             if given is not None and given != found:
                 raise ValueError(
-                    f"trainer.{option}={given} must be {found}, as torchrun started WORLD_SIZE={world_size()} "
+                    f"trainer.{option}={given} must be {found}, as {launcher()} started WORLD_SIZE={world_size()} "
                     f"processes, LOCAL_WORLD_SIZE={local_world_size()} of them here: leave it out"
                 )
-    elif not under_lightning():
+    else:
         _check_alone(devices or 1, nodes)
+
+
+def launcher() -> str:
+    """What has started the ranks of a launch."""
+    return "hiso-pl launch" if BY_LAUNCH in os.environ else "torchrun"
 
 
 def _check_numbering() -> None:

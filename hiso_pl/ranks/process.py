@@ -19,7 +19,7 @@ def configure(threads: int | None = None, deterministic: bool = True) -> dict[st
     TF32 and cuDNN's benchmark are off in any case. Call it before anything has run on a GPU.
 
     Args:
-        threads: CPU threads of this rank. If none is given, 1 under torchrun and all cores otherwise.
+        threads: CPU threads of this rank. If none is given, 1 where ranks are launched and all cores otherwise.
         deterministic: Whether an operation without a deterministic implementation is an error.
 
     Returns:

@@ -22,7 +22,7 @@ from torch.nn import Module
 from typing_extensions import override
 
 from hiso_pl.lightning_privates import refuse_stop_iteration
-from hiso_pl.ranks import early_signals, environment, gathering, rendezvous, roll_call
+from hiso_pl.ranks import environment, gathering, rendezvous, roll_call
 from hiso_pl.run import versions
 from hiso_pl.run.checkpoint import Checked
 from hiso_pl.run.folder import traceback_path
@@ -60,9 +60,10 @@ class ScalarStrategy(DDPStrategy):
     It is DDP without DistributedDataParallel: no broadcast of parameters at the start, no gradient buckets. Ranks are
     kept in step by the optimizer's exchange alone, and a callback checks that they are.
 
-    torchrun numbers the ranks, or Lightning does, which without torchrun starts ``trainer.devices`` of them. A rank's
-    device is ``devices[local_rank % len(devices)]``, so several ranks may share a GPU, and under torchrun the number of
-    processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no group.
+    ``hiso-pl launch`` or torchrun numbers the ranks; in a script of one's own without either Lightning does, which
+    starts ``devices`` of them. A rank's device is ``devices[local_rank % len(devices)]``, so several ranks may share a
+    GPU, and the number of processes need not be repeated in ``trainer.devices``. Alone in the world, a process makes no
+    group.
 
     Attributes:
         start: Where the run goes on from; set by the program.
@@ -76,7 +77,7 @@ class ScalarStrategy(DDPStrategy):
             round, a round's forwards on the slowest rank, its part of a validation, and on rank 0 the writing of a
             checkpoint. To start, all have ten minutes at least, and data that rank 0 prepares for all are waited for
             without limit. A rank that hangs ends by itself soon after it was named; one that cannot run Python any more
-            is killed by torchrun, TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds later. With ``nccl``, torch's own watchdog may
+            is killed by its launcher half a minute later. With ``nccl``, torch's own watchdog may
             end the processes first, and then names no rank.
         interface: Network interface of this machine that the process group's connections go through, for instance
             ``eth0``; ``ip route get <HOST OF ANOTHER RANK>`` names it. If none is given, the environment's
@@ -136,7 +137,6 @@ class ScalarStrategy(DDPStrategy):
         if not self.cluster_environment.creates_processes_externally and self.num_processes * self.num_nodes > 1:
             os.environ[environment.BY_LIGHTNING] = str(os.getpid())
             super()._configure_launcher()
-            early_signals.launcher = self._launcher
 
     @override
     def _get_process_group_backend(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hiso_pl.ranks import patience
+from hiso_pl.ranks import patience, reasons
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Watch:
             if not lost or self._ended.is_set() or not self._away():
                 continue
             self._write_stacks()
+            reasons.leave(said or "the launch's store is gone", 1, cause=False, first=False, go_on="")
             os._exit(1)
 
     def _write_stacks(self) -> None:

@@ -65,7 +65,7 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
     Args:
         root: The run's folder.
         asked: A checkpoint's path, ``last`` for the newest in the folder, ``best`` for the one ``checkpoint.monitor``
-            prefers or, for a fit, ``ledger``, or ``auto``: what a restart by torchrun gets by itself, the newest
+            prefers or, for a fit, ``ledger``, or ``auto``: what a restart of the ranks gets by itself, the newest
             checkpoint, the ledger if none can be read, or the start.
         fitting: Whether rounds are to follow.
         save_every: Rounds between two checkpoints.
@@ -79,7 +79,7 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
         raise ValueError("ckpt_path=best must be last for fit, which goes on where it ended; to go back, name the file")
     began: str | None = "ckpt_path=auto" if asked == "auto" and held_by_run(root) else None
     if launch_store.has_begun(str(root)):
-        began = "Restarted by torchrun"
+        began = f"Restarted by {environment.launcher()}"
     if asked == "ledger":
         return _ledger(root, began is not None)
     if asked not in ("auto", "last", None) and began is None:
@@ -101,6 +101,31 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
         return Start(root, owns_folder=True)
     named = asked not in ("auto", "last", None) and found[0] == Path(str(asked))
     return Start(root, "checkpoint", *found, found[1]["global_step"], began is not None, named)
+
+
+def check_rounds(start: Start, rounds: int) -> None:
+    """Says of a run that has all its rounds that none is left, and what its end lacks is made up for.
+
+    Args:
+        start: Where the run goes on from.
+        rounds: How many it is to have.
+
+    Raises:
+        ValueError: If it has more already: there is no way back.
+    """
+    if not start.resumes or start.rounds < rounds:
+        return
+    source = start.path or start.root / LEDGER
+    if start.rounds > rounds:
+        raise ValueError(
+            f"trainer.max_steps={rounds} lies behind round {start.rounds}, which {source} goes on from: "
+            f"set more than {start.rounds}, or name a checkpoint of an earlier round as ckpt_path"
+        )
+    if environment.rank() == 0:
+        log.warning(
+            "The run in %s has all its %d rounds (%s): nothing is left to train. Raise trainer.max_steps to go on.",
+            *(start.root, rounds, source),
+        )
 
 
 def _checkpoint(root: Path, asked: str) -> Start:

@@ -61,7 +61,9 @@ def run(args: Sequence[str]) -> Path:
         args,
     )
     if environment.world_size() > 1:
-        raise ConfigurationError(f"this is for one process, not {environment.world_size()}: leave torchrun out")
+        raise ConfigurationError(
+            f"this is for one process, not {environment.world_size()}: start it without a launcher"
+        )
     process.configure(THREADS, deterministic=True)
     output = Path(settings.output).expanduser().resolve()
     made = make(output, settings.steps, settings.seed)

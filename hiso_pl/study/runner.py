@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hiso_pl.ranks import early_signals
 from hiso_pl.run import lock
 from hiso_pl.run.checkpoint import newest
 from hiso_pl.run.folder import held_by_run, json_text, write_atomically
@@ -46,16 +47,16 @@ class Run:
 
 
 def plan(study: Study, resolve: Resolve, nproc: int = 1) -> list[Run]:
-    """All runs that are asked for, each of ``nproc`` ranks, by torchrun if that is more than one.
+    """All runs that are asked for, each of ``nproc`` ranks, which are launched if they are more than one.
 
     Raises:
         ValueError: If a configuration cannot be understood, or a folder holds a run of another.
     """
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"] if nproc > 1 else []
+    ranks = ["launch", "--nproc", str(nproc)] if nproc > 1 else []
     runs = []
     for setting in study.settings(resolve):
         arguments, folder = study.arguments(setting), study.root / setting.folder
-        command = [sys.executable, *ranks, "-m", "hiso_pl", "fit", *arguments]
+        command = [sys.executable, "-m", "hiso_pl", *ranks, "fit", *arguments]
         runs.append(Run(folder, setting, command, resolve(arguments)))
         check_asked(folder, runs[-1].asked)
     return runs
@@ -120,8 +121,7 @@ def start(run: Run, kept: int | None) -> subprocess.Popen[bytes]:
             note_asked(run.folder, run.setting, run.asked)
     log.info("%s: %s", run.folder, "goes on" if resume else "begins")
     command = [*run.command, *resume]
-    # torchrun kills ranks 30 s after a signal unless told; a round and its checkpoint may take longer
-    environment = {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300", **os.environ}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with (run.folder / LOG).open("ab") as said:
         said.write(f"{MARK}{shlex.join(command)}\n".encode())
         said.flush()
@@ -146,7 +146,8 @@ def carry_out(runs: Sequence[Run], jobs: int, kept: int | None, pause: float = 0
     """
     waiting, failed, came = deque(runs), list[str](), list[int]()
     running: dict[subprocess.Popen[bytes], Run] = {}
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in early_signals.WORDS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in heard}
     try:
         while (running or waiting) and not came:
             while waiting and len(running) < jobs:

@@ -44,9 +44,18 @@ def test_it_begins_goes_on_and_ends(fit, tmp_path):
     assert f"ckpt_path=auto: going on from {root}/checkpoints/last.ckpt" in fit(root)
     assert digest(root) == digest(whole)
     before = (root / LEDGER).read_bytes()
-    assert "going on from" in fit(root)
+    said = fit(root)
+    assert "going on from" in said
+    assert f"The run in {root} has all its 12 rounds ({root}/checkpoints/last.ckpt): nothing is left to train." in said
     assert digest(root) == digest(whole)
     assert (root / LEDGER).read_bytes() == before
+
+
+def test_rounds_that_lie_behind_are_refused(fit, tmp_path):
+    assert "nothing is left" not in fit(tmp_path)
+    for path, named in (("auto", "checkpoints/last.ckpt"), ("last", "checkpoints/last.ckpt"), ("ledger", LEDGER)):
+        said = fit(tmp_path, "--trainer.max_steps", "5", "--ckpt_path", path, status=1)
+        assert f"trainer.max_steps=5 lies behind round 12, which {tmp_path}/{named} goes on from: set more than" in said
 
 
 def test_what_saved_nothing_begins_again_or_goes_on_from_its_ledger(fit, tmp_path):

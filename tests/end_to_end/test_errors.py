@@ -118,7 +118,8 @@ def test_every_class_of_error_is_one_line(said, tmp_path, kind):
 def test_a_stop_iteration_is_no_end_of_the_data(said, tmp_path, hook):
     status, lines = said(tmp_path / "run", *failing("StopIteration", hook=hook))
     assert status == 1
-    assert "StopIteration was let out by a hook, a step or an example" in lines[-1]
+    [line] = [line for line in lines if line.startswith("hiso-pl: error")]
+    assert "StopIteration was let out by a hook, a step or an example" in line
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(said, tmp_path):
@@ -131,6 +132,18 @@ def test_a_traceback_is_shown_where_it_is_asked_for(said, tmp_path):
     config.write_text("traceback: true\n")
     _, lines = said(tmp_path / "other", *failing("MemoryError"), "--config", str(config))
     assert lines[-2:] == ["MemoryError: no room", "hiso-pl: error: no room"]
+
+
+def test_how_to_go_on_follows_the_line_where_rounds_are_kept(said, tmp_path):
+    root = tmp_path / "a run"
+    status, lines = said(root, *failing("IndexError", hook="on_validation_end"), "--trainer.num_sanity_val_steps", "0")
+    assert status == 1
+    assert lines[-2].startswith("hiso-pl: error: IndexError")
+    told = re.fullmatch(r"hiso-pl: go on with: .*(?:hiso-pl|hiso_pl) (fit .*)", lines[-1])
+    args = shlex.split(told[1])
+    assert args == ["fit", "--config", str(root / "config.yaml"), "--ckpt_path", "last"]
+    assert cli.main([*args, "--trainer.callbacks", "null"]) == 0
+    assert said(root)[1][-1].endswith("resume it with --ckpt_path last")  # and no rounds of this process
 
 
 def test_no_folder_is_made_for_a_traceback(said, tmp_path, monkeypatch):

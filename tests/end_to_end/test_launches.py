@@ -52,10 +52,10 @@ def test_devices_that_contradict_torchrun_are_told_once(start, base, tmp_path):
 
 def test_the_same_run_comes_of_every_launch(start, base, tmp_path, monkeypatch):
     digests = []
-    # alone, by Lightning, by torchrun, and by torchrun in the second task of a Slurm job
+    # alone, by the options, by hiso-pl launch, by torchrun, and by torchrun in the second task of a Slurm job
     for name, ranks, options, given in (
         ("alone", 1, [], {}),
-        ("lightning", 1, ["--trainer.devices", "2"], {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}),
+        ("devices", 1, ["--trainer.devices", "2"], {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}),
         ("torchrun", 2, ["--trainer.devices", "2"], {}),
         ("slurm", 2, [], {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "train"}),
     ):

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from hiso_pl.ranks import place
-
 SLEEPER = """
 import sys, time
 from hiso_pl.ranks import early_signals
@@ -47,7 +45,7 @@ def listen():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 
 
-INT, TERM = signal.SIGINT, signal.SIGTERM
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 BASE = Path(__file__).parents[1] / "end_to_end" / "base.yaml"
 
 
@@ -56,11 +54,13 @@ BASE = Path(__file__).parents[1] / "end_to_end" / "base.yaml"
     [
         ([INT], {}, 130, "hiso-pl: error: interrupted\n"),
         ([TERM], {}, 143, "hiso-pl: error: terminated\n"),
+        ([HUP], {}, 129, "hiso-pl: error: terminated, as its terminal has gone\n"),
         ([INT, INT, TERM], {}, 130, "hiso-pl: error: interrupted\n"),
         ([INT], {"RANK": "0", "WORLD_SIZE": "2"}, 130, "hiso-pl: error (rank 0): interrupted\n"),
         ([INT], {"RANK": "1", "WORLD_SIZE": "2"}, 130, ""),
         ([INT], {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 130, ""),
         ([TERM], {"RANK": "0", "WORLD_SIZE": "2"}, 143, ""),  # torchrun's, which says why
+        ([INT], {"RANK": "0", "WORLD_SIZE": "2", "HISO_PL_REASONS": "/x"}, 130, ""),  # its launcher says it
         ([INT], {"RANK": "abc"}, 130, "hiso-pl: error: interrupted\n"),
     ],
 )
@@ -76,20 +76,6 @@ def test_what_is_under_way_later_is_left_in_order(struck):
 def test_a_signal_that_is_ignored_stays_so(struck):
     more = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); early_signals.end_at_once()"
     assert struck([INT, TERM], more) == (143, "", "hiso-pl: error: terminated\n")
-
-
-def test_ranks_that_lightning_started_do_not_outlive_the_first(struck):
-    more = (
-        "import subprocess, types; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "early_signals.launcher = types.SimpleNamespace(procs=[child]); print(child.pid, file=sys.stderr, flush=True)"
-    )
-    status, _, err = struck([INT], more)
-    pid, said = err.splitlines()
-    assert (status, said) == (130, "hiso-pl: error: interrupted")
-    until = time.monotonic() + 10
-    while (found := place.status(int(pid))) is not None and found[0] != "Z":
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
