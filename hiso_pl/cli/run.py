@@ -101,6 +101,8 @@ class FederatedCLI(LightningCLI):
         """Checks and completes what concerns the run as a whole."""
         config = self._config()
         edge.begins(Path(trainer_root(config)), config.traceback)
+        # as given, and not what this launch makes of it
+        self._given = {key: config[key] for key in ("trainer.devices", "trainer.num_nodes")}
         trainer_options.check(config, self.subcommand)
         settings = process.configure(config.threads, config.deterministic)
         config.threads = settings["threads"]  # resolved, so that the run's files record it
@@ -129,7 +131,10 @@ class FederatedCLI(LightningCLI):
         model = self.model
         assert isinstance(model, FederatedModule)
         _resolve_directions_per_forward(config, model)
-        text = self._parser(self.subcommand).dump(config, skip_unset=False)
+        written = config.clone()
+        for key, value in self._given.items():
+            written[key] = value  # so that another number of ranks may go on with the run
+        text = self._parser(self.subcommand).dump(written, skip_unset=False)
         plain = yaml.safe_load(text)
         # none of them changes a result; of blanks and scoring the data's own hashes say whether they did
         data = (plain.get("data") or {}).get("init_args", {})
