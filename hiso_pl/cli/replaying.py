@@ -13,7 +13,7 @@ import yaml
 from hiso_pl import presets
 from hiso_pl.cli.config_file import ConfigFile
 from hiso_pl.cli.parser import ConfigurationError, Parser
-from hiso_pl.cli.replay import ReplaySettings
+from hiso_pl.cli.replay_settings import ReplaySettings
 from hiso_pl.ledger.format import stored_path
 from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.replay import initial_tensors, replay
