@@ -47,8 +47,8 @@ class FederatedModule(Checkpointed):
     Args:
         network: The network with its task.
         method: What a round computes: HiSo with a diagonal preconditioner, DeComFL with the identity.
-        lr_scheduler: How the learning rate follows the rounds, one of torch's schedulers, stepped once a round;
-            ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
+        lr_scheduler: How the learning rate follows the rounds: CosineToEnd is as long as the run, others are torch's,
+            stepped once a round; ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
         seed: The run's seed: directions are drawn from it.
     """
 

@@ -30,4 +30,4 @@ def every_option(parser: ArgumentParser, prefix: str = "", depth: int = DEPTH) -
         name = prefix + action.dest
         yield name, action
         for theclass in own_classes(action) if depth else ():
-            yield from every_option(parser_privates.class_parser(parser, theclass), f"{name}.", depth - 1)
+            yield from every_option(parser_privates.class_parser(parser, theclass, action), f"{name}.", depth - 1)

@@ -62,10 +62,18 @@ def path_of(theclass: Any) -> str:
     return str(get_import_path(theclass))
 
 
-def class_parser(parser: ArgumentParser, theclass: Any) -> ArgumentParser:
-    """The parser of a class's own options, as an option that names the class has it."""
+def class_parser(parser: ArgumentParser, theclass: Any, action: Any) -> ArgumentParser:
+    """The parser of a class's own options, as an option that names the class has it; what it is called with is none."""
     with parser_context(parent_parser=parser):
-        return _typehints.ActionTypeHint.get_class_parser(theclass)
+        skipped = {"skip": {count}} if (count := _called_with(action._typehint)) else {}
+        return _typehints.ActionTypeHint.get_class_parser(theclass, skipped)
+
+
+def _called_with(hint: Any) -> int:
+    """How many arguments a callable is given, which a configuration cannot give."""
+    if get_origin(hint) is Callable:
+        return len(get_args(hint)[0])
+    return max(map(_called_with, get_args(hint)), default=0)
 
 
 def class_named(path: Any, action: Any = None) -> Any:

@@ -105,7 +105,9 @@ def _of_room(parser: ArgumentParser, room: str, action: Any) -> Iterator[str]:
     kind, classes = parser_privates.kinds(action)[0], own_classes(action)
     for theclass in [kind, *classes] if room == "data" else classes:
         path = parser_privates.path_of(theclass)
-        options = [a for a in parser_privates.class_parser(parser, theclass)._actions if _told(a) and a.dest != "seed"]
+        options = [
+            a for a in parser_privates.class_parser(parser, theclass, action)._actions if _told(a) and a.dest != "seed"
+        ]
         mine = {a.dest for a in options}
         like = max(told, key=lambda other: len(told[other] & mine) - len(told[other] - mine), default="")
         common = told.get(like, set()) & mine

@@ -37,6 +37,7 @@ def words():
 def test_the_script_is_of_a_reasonable_size_and_the_shell_takes_it(words, shell, tmp_path):
     text = completion.script(shell, *words)
     assert len(text) < 20_000
+    assert "lr_scheduler.optimizer" not in text  # what a scheduler is called with is no option
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
     (tmp_path / "script").write_text(text)
