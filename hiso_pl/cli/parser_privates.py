@@ -30,7 +30,7 @@ def known_classes(action: Any) -> list[str]:
     if not hasattr(action, "_typehint") or not kinds(action):
         return []
     found = _typehints.get_all_subclass_paths(action._typehint)
-    return [path for path in found if import_object(path) not in kinds(action)] or found
+    return [path for path in found if class_named(path) not in kinds(action)] or found
 
 
 def kinds(action: Any) -> tuple[type, ...]:

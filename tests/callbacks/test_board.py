@@ -55,7 +55,7 @@ def events(stand_in, tmp_path_factory):
     sizes = {"scalars": 0, "tensors": 0, "images": 0, "histograms": 0}
     found = EventAccumulator(str(root), size_guidance=sizes)
     found.Reload()
-    found.path_of_events = str(next(root.glob("events.out.tfevents.*.0")))
+    found.path_of_events = str(max(root.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_size))
     return found, history.seen
 
 

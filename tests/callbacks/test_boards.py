@@ -109,7 +109,7 @@ def test_what_is_refused_at_its_start_leaves_the_rows(fit, tmp_path):
     assert rows(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"loss,epoch\n1,2\n", b'a,step\n"' + b"b" * 200_000 + b'",1\n'])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"loss,epoch\n1,2\n"])
 def test_a_file_that_holds_no_rows_of_a_run_is_left_alone(tmp_path, content):
     logger = CSVLogger(str(tmp_path), "rows", 0)
     path = tmp_path / "rows" / "version_0" / "metrics.csv"

@@ -72,7 +72,7 @@ def hub(monkeypatch, byte_opt):
     """Answers the hub's names; returns what was asked for."""
     asked = []
     load_pretrained = hiso_pl.models.causal_lm.load_pretrained
-    load_tokenizer = hiso_pl.data.text.base.load_tokenizer
+    load_tokenizer = hiso_pl.data.text.tokenizing.load_tokenizer
 
     def model(auto_class, pretrained, **options):
         if Path(pretrained).is_dir():
@@ -100,7 +100,7 @@ def hub(monkeypatch, byte_opt):
         return [row(i) for i in range(ROWS)]
 
     monkeypatch.setattr(hiso_pl.models.causal_lm, "load_pretrained", model)
-    monkeypatch.setattr(hiso_pl.data.text.base, "load_tokenizer", tokenizer)
+    monkeypatch.setattr(hiso_pl.data.text.tokenizing, "load_tokenizer", tokenizer)
     monkeypatch.setattr("datasets.load_dataset", dataset)
     return asked
 
