@@ -21,7 +21,8 @@ FIRST = {
     "fit": ("trainer.max_steps", "trainer.val_check_interval", "trainer.default_root_dir", "ckpt_path"),
     "": ("trainer.default_root_dir", "ckpt_path"),
 }
-"""What is told before the method, by command; "" for those that measure."""
+"""What is told of a run as a whole, by command; "" for those that measure."""
+ROOMS = ("model.method", "data", "model.network")
 SAYS = {
     "fit": "Trains: rounds, validations, checkpoints, curves and a ledger, in one folder.",
     "validate": "Measures a model on the validation split: the checkpoint's, or as it comes without --ckpt_path.",
@@ -85,9 +86,11 @@ def text(parser: ArgumentParser, command: str) -> str:
     lines = [f"usage: hiso-pl {command} [--config FILE_OR_NAME ...] [--OPTION VALUE ...]", "", SAYS[command], ""]
     options = {action.dest: action for action in parser._actions if _told(action)}
     first = FIRST.get(command, FIRST[""])
-    lines += ["The run:", *_rows(((f"--{name}", options.pop(name)) for name in ("config", *first)), whole=True)]
-    for room in ("model.method", "data", "model.network"):
-        lines += _of_room(parser, room, options.pop(room))
+    method, data, network = ([*_of_room(parser, room, options.pop(room))] for room in ROOMS)
+    common = data.index("", 1)  # where those of one class or another begin
+    lines += [*method[1:], *data[:common], "", "The run:"]
+    lines += _rows(((f"--{name}", options.pop(name)) for name in ("config", *first)), whole=True)
+    lines += [*data[common:], *network]
     lines += ["", "Everything else:"]
     rest = sorted(options, key=lambda name: (name.startswith("trainer."), "." in name))
     lines += _rows(((f"--{name}", options[name]) for name in rest), whole=True)

@@ -11,18 +11,20 @@ from hiso_pl.cli.trainer_table import TRAINER
 
 @pytest.fixture(scope="module")
 def helps():
-    """The help of each command of a run, by one start of the parser each."""
+    """The help of each command of a run, by one start of the parser each, in a narrow terminal."""
     import contextlib
     import io
 
     from hiso_pl.cli import program
 
     told = {}
-    for command in ("fit", "test"):
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            assert program.main([command, "--help"]) == 0
-        told[command] = said.getvalue()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("COLUMNS", "80")
+        for command in ("fit", "test"):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                assert program.main([command, "--help"]) == 0
+            told[command] = said.getvalue()
     return told
 
 
@@ -46,10 +48,10 @@ def test_texts_and_networks_tell_of_their_options(helps):
 
 
 def test_checkpoints_to_go_on_from_are_told(helps):
-    told = " ".join(helps["fit"].split("--ckpt_path ")[1].split("--model.method")[0].split())
+    told = " ".join(helps["fit"].split("--ckpt_path ")[1].split("\n\n")[0].split())
     for word in ("last", "auto", "ledger", "best"):
         assert re.search(rf"\b{word}\b", told)
-    told = " ".join(helps["test"].split("--ckpt_path ")[1].split("--model.method")[0].split())
+    told = " ".join(helps["test"].split("--ckpt_path ")[1].split("\n\n")[0].split())
     assert "last is the newest" in told
     assert "best the one that checkpoint.monitor prefers" in told
     assert "ledger, what" not in told
