@@ -104,7 +104,7 @@ def run(shell: subprocess.Popen[str], command: str) -> str:
     assert shell.stdout is not None
     shell.stdin.write(f"{command}\necho status=$?\n")
     shell.stdin.flush()
-    said = []
+    said: list[str] = []
     for line in shell.stdout:
         if line.startswith("status="):
             assert line == "status=0\n", f"{command}\n{''.join(said)[-3000:]}"
