@@ -121,10 +121,8 @@ def _of_room(parser: ArgumentParser, room: str, action: Any) -> Iterator[str]:
         those = (
             f"; {those}{' but ' + without if without else ''}" + (", and" if mine - common else "") if common else ","
         )
-        yield from (
-            "",
-            f"--{room} {'CLASS, any' if every else path}{those}" + (f" as --{room}.NAME:" if mine - common else ""),
-        )
+        title = f"--{room} {'CLASS, any' if every else path}{those}" + (f" as --{room}.NAME:" if mine - common else "")
+        yield from ("", *textwrap.wrap(title, _width()))
         yield from _rows((a.dest, a) for a in options if a.dest not in common)
 
 
@@ -141,7 +139,7 @@ def _is_help(action: Any) -> bool:
 
 def _rows(options: Iterable[tuple[str, Any]], whole: bool = False) -> Iterator[str]:
     """A line for each option: name, default, what it is; the first sentence if not the whole."""
-    width = min(120, max(80, shutil.get_terminal_size((110, 24)).columns))
+    width = _width()
     listed = [(name, _default(action), _meaning(action)) for name, action in options]
     long = min(44, max((len(name) for name, *_ in listed), default=0))
     wide = min(12, max((len(default) for _, default, _ in listed), default=0))
@@ -152,6 +150,10 @@ def _rows(options: Iterable[tuple[str, Any]], whole: bool = False) -> Iterator[s
             continue
         indent = " " * (long + wide + 6)
         yield from textwrap.wrap(head + meaning, width, subsequent_indent=indent, drop_whitespace=True) or [head]
+
+
+def _width() -> int:
+    return min(120, max(80, shutil.get_terminal_size((110, 24)).columns))
 
 
 def _meaning(action: Any) -> str:

@@ -15,7 +15,7 @@ from hiso_pl.ranks import early_signals, reasons
 
 @contextmanager
 def handed_on(ask: Callable[[signal.Signals], bool], kill: Callable[[], None]) -> Iterator[None]:
-    """Takes SIGINT, SIGTERM, SIGHUP and SIGQUIT during the block; those that whoever started this has ignored stay so.
+    """Takes SIGINT, SIGTERM, SIGHUP and SIGQUIT during the block; a SIGHUP that nohup has ignored stays so.
 
     Args:
         ask: Tells the ranks to end after their round; gives whether there are any.
@@ -41,7 +41,7 @@ def handed_on(ask: Callable[[signal.Signals], bool], kill: Callable[[], None]) -
     kept: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (*reasons.WISHES, signal.SIGQUIT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 kept[number] = signal.signal(number, wish)
     try:
         yield
