@@ -22,15 +22,16 @@ class ConfigFile:
 
     Args:
         path: The file, as it was named.
+        text: What it holds, where it stands on the command line itself.
 
     Raises:
         ConfigurationError: If it cannot be read or is no mapping; it names the file, and the line.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, text: str | None = None) -> None:
         self.path = path
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8") if text is None else text
         except IsADirectoryError:
             raise ConfigurationError(f"{path} is a folder, must be a YAML file") from None
         except UnicodeDecodeError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from hiso_pl import presets
+from hiso_pl.cli.config_file import ConfigFile
 
 
 class ConfigOption(ActionConfigFile):  # type: ignore[misc]
@@ -16,6 +18,8 @@ class ConfigOption(ActionConfigFile):  # type: ignore[misc]
         """Reads what is meant into the configuration."""
         try:
             meant = presets.to_parse(values)
+            if meant == values and not os.path.exists(values):
+                ConfigFile(f"--{self.dest}", values)
         except ValueError as error:
             parser.error(str(error), error)
         super().__call__(parser, cfg, meant, option_string)

@@ -159,6 +159,8 @@ class Parser(ArgumentParser):
 
     def _of_value(self, key: str, rest: str) -> str:
         """What is said of an option's value."""
+        if "NestedArg" in rest:
+            return ": options but no class yet: name the class, or the --config that does, before them"
         known = parser_privates.known_classes(parser_privates.option(self, key))
         given = given_class(rest)
         try:

@@ -23,6 +23,10 @@ OPTIONS = {
     "with lr and the others in it",
     ("--config",): "--config needs a value",
     ("--config", "nowhere.yaml"): "config=nowhere.yaml must be a file or a name that `hiso-pl configs` lists",
+    ("--config", "trainer: [1"): "--config line 2 is no YAML: did not find expected ',' or ']', while parsing a flow "
+    "sequence that begins in line 1",
+    ("--model.lr_scheduler.round", "3"): "model.lr_scheduler: options but no class yet: name the class, or the "
+    "--config that does, before them",
     ("stray",): "'stray' belongs to no option: give --OPTION VALUE",
     ("--trainer", "3"): "trainer=3 must hold options, such as trainer.accelerator, or name a file that does",
     ("--model.method", "null"): "model.method=null must be a class: there are Method; one of your own is named with "
