@@ -150,7 +150,7 @@ class FederatedModule(Checkpointed):
         assert optimizer.report is not None
         self.last_round = optimizer.report
         clients = batch.slots.population or batch.slots.size
-        self.traffic.record(clients, batch.slots.size, self.method.local_steps, self.last_round.directions)
+        self.traffic.record(clients, batch.slots.size, self.last_round.bits)
         scheduler = self.lr_schedulers()
         if scheduler is not None and not isinstance(scheduler, (list, ReduceLROnPlateau)):
             scheduler.step()

@@ -123,7 +123,7 @@ class TensorBoardPanels(OrderedCallback):
         first = {"train/loss": float(np.mean(self._recent))} if self._recent else {}
         self._recent = []
         for board in self._all(trainer):
-            board.validation(found, best, trainer.global_step, run.traffic.paper_bytes)
+            board.validation(found, best, trainer.global_step, int(run.traffic.paper_bytes))
             board.glance({**first, **found}, trainer.global_step)
 
     @override
@@ -180,7 +180,7 @@ class TensorBoardPanels(OrderedCallback):
             texts["partition"] = data.describe_clients()
         points = self._look(trainer, boards) if self.hessian_every_n_rounds and done == 0 else {}
         for board in boards:
-            board.begin(run.traffic.paper_bytes)
+            board.begin(int(run.traffic.paper_bytes))
             if options:
                 board.hyperparameters(options, metrics)
             for name, words in texts.items():

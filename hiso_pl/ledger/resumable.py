@@ -18,7 +18,7 @@ from hiso_pl.run.checkpoint import Counters, RunFacts
 from hiso_pl.run.configuration import as_text
 from hiso_pl.run.restored import counters_after
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 
 
@@ -37,8 +37,7 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
             continue
         if entry.round >= rounds:
             break
-        tau, directions = entry.scalars.shape
-        traffic.record(header.clients, entry.cohort, tau, directions)
+        traffic.record(header.clients, entry.cohort, Method.bits_of(header.method, entry))
         last = entry
     state = optimizer.state_dict()
     if last is not None:

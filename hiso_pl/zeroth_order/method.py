@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, PARTS, check_data, filled
+from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, COUNTED, PARTS, check_data, filled
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference
 from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
+from hiso_pl.zeroth_order.record import Bits, RoundRecord
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution
 from hiso_pl.zeroth_order.transform import Transform
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
 from hiso_pl.zeroth_order.watching import check_compiled
+
+BITS_PER_SCALAR = 32
 
 
 @dataclass(frozen=True, init=False)
@@ -163,6 +166,17 @@ class Method(MethodBase):
         directions = math.floor(schedule.at(self.num_directions, round, "num_directions_schedule") + 0.5)
         check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
         return directions
+
+    def bits(self, cohort: int, directions: int) -> Bits:
+        """What a round costs a client of a cohort of so many, with so many directions P."""
+        scalars = BITS_PER_SCALAR * self.local_steps * directions
+        return Bits(scalars, scalars)
+
+    @classmethod
+    def bits_of(cls, data: Mapping[str, Any], record: RoundRecord) -> Bits:
+        """What a recorded round cost a client, by the data of its method."""
+        counted = cls(**{name: data[name] for name in COUNTED if name in data})
+        return counted.bits(record.cohort, record.scalars.shape[1])
 
     def over(self, rounds: int) -> Method:
         """See :class:`MethodBase`."""

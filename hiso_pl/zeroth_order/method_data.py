@@ -25,6 +25,8 @@ PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
 """The fields that are parts: kind, class, and whether there must be one."""
 APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
+COUNTED = ("local_steps",)
+"""The fields that the bits of a round depend on."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
 

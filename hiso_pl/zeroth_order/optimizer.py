@@ -202,6 +202,7 @@ class ZerothOrderOptimizer(AppliedRecords):
             probe_s=probe_s,
             update_s=update_s,
             forwards=plan.forwards * slots.size,
+            bits=self.method.bits(slots.size, plan.directions),
             sent=sent,
             slot_losses=first,
             displace_s=probe.displacing_s - displacing,

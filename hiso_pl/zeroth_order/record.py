@@ -124,6 +124,21 @@ class RoundRecord:
         return len(self.dropped) == self.cohort
 
 
+class Bits(NamedTuple):
+    """What a round costs a client to send and to receive, in bits.
+
+    Attributes:
+        up: Sent by a client of the cohort.
+        down: Received of the round by a client.
+        missed: Whether a client that sits a round out receives it later, as records have to be applied one after the
+            other; otherwise it takes what is there when its turn comes.
+    """
+
+    up: int
+    down: int
+    missed: bool = True
+
+
 class RoundReport(NamedTuple):
     """What a round looked like, for logs. Nothing of it enters the state.
 
@@ -140,6 +155,7 @@ class RoundReport(NamedTuple):
         probe_s: Seconds this process spent on displacements and forwards.
         update_s: Seconds this process spent in ``apply``.
         forwards: Forwards of the whole cohort.
+        bits: What the round costs a client.
         sent: Scalars of every slot as exchanged, shape ``[m, tau, P]``.
         slot_losses: Loss of every slot at the start of the round, shape ``[m]``; NaN where it is withheld.
         displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
@@ -157,6 +173,7 @@ class RoundReport(NamedTuple):
     probe_s: float
     update_s: float
     forwards: int
+    bits: Bits
     sent: NDArray[np.float32]
     slot_losses: NDArray[np.float32]
     displace_s: float = 0.0

@@ -119,7 +119,7 @@ class Module(LightningModule):
         ]
         self.optimizers().step(losses=losses, slots=slots)
         self.last_round = self.optimizers().report
-        self.traffic.record(4, COHORT, 1, 2)
+        self.traffic.record(4, COHORT, self.last_round.bits)
         if fault == "drift":
             with torch.no_grad():
                 self.weight[7] += 1.0

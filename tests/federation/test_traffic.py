@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from hiso_pl.federation import Traffic
+from hiso_pl.zeroth_order import Method
+from hiso_pl.zeroth_order.record import Bits
 
 
-def counted(rounds: int, **setting: int) -> Traffic:
+def counted(rounds: int, *, cohort: int = 2, local_steps: int = 1) -> Traffic:
     traffic = Traffic()
     for _ in range(rounds):
-        traffic.record(**{"clients": 6, "cohort": 2, "local_steps": 1, "directions": 5, **setting})
+        traffic.record(6, cohort, Method(local_steps=local_steps).bits(cohort, 5))
     return traffic
 
 
@@ -36,19 +38,27 @@ def test_counting_goes_on_after_a_resume() -> None:
     resumed = Traffic()
     resumed.load_state_dict(counted(4).state_dict())
     for _ in range(3):
-        resumed.record(clients=6, cohort=2, local_steps=1, directions=5)
+        resumed.record(6, 2, Method().bits(2, 5))
     assert resumed.state_dict() == counted(7).state_dict()
-    assert {type(value) for value in resumed.state_dict().values()} == {int, float}
+    assert all(type(value) in (int, float) for value in resumed.state_dict().values())
+
+
+def test_who_takes_the_model_fetches_it_when_its_turn_comes() -> None:
+    traffic = Traffic()
+    traffic.record(6, 2, Bits(80, 160, missed=False))
+    assert traffic.paper_bytes == 30
+    assert traffic.protocol_bytes == pytest.approx(30 * 2 / 6)
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("cohort", "bits", "message"),
     [
-        ({"cohort": 7}, r"^cohort=7 must be in \[1, clients=6\]$"),
-        ({"local_steps": 0}, "^local_steps=0 must be at least 1$"),
-        ({"directions": 0}, "^directions=0 must be at least 1$"),
+        (7, Bits(32, 32), r"^cohort=7 must be in \[1, clients=6\]$"),
+        (0, Bits(32, 32), r"^cohort=0 must be in \[1, clients=6\]$"),
+        (2, Bits(0, 32), r"^bits=.* must be at least 1 each way$"),
+        (2, Bits(32, 0), r"^bits=.* must be at least 1 each way$"),
     ],
 )
-def test_what_cannot_be_is_refused(setting: dict[str, int], message: str) -> None:
+def test_what_cannot_be_is_refused(cohort: int, bits: Bits, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        counted(1, **setting)
+        Traffic().record(6, cohort, bits)
