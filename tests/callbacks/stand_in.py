@@ -118,8 +118,8 @@ class Module(LightningModule):
             for slot in own
         ]
         self.optimizers().step(losses=losses, slots=slots)
-        self.last_round = self.optimizers().report
-        self.traffic.record(4, COHORT, self.last_round.bits)
+        self.last_round = report = self.optimizers().report
+        self.traffic.record(4, COHORT, report.bits)
         if fault == "drift":
             with torch.no_grad():
                 self.weight[7] += 1.0
