@@ -33,8 +33,8 @@ _NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 def displacements(settings: Settings, slots: int) -> int:
     """Points written in a round by a rank that hosts some slots.
 
-    In the first local step all slots stand at the same x, so with ``memory: fast`` each point along shared directions is
-    written once for all of them. Later every slot has its own, the local point itself included.
+    In the first local step all slots stand at the same x, so with ``memory: fast`` each point along directions
+    that they share is written once for all. Later every slot has its own, the local point itself included.
     """
     central, method = settings.method.difference == "central", settings.method
     apart = method.memory == "low" or method.directions == "client"
