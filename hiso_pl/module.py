@@ -97,7 +97,7 @@ class FederatedModule(Checkpointed):
         """Builds the optimizer on the device, and the scheduler if there is one.
 
         Raises:
-            ValueError: If nothing is trainable, or a schedule would break the run off.
+            ValueError: If nothing is trainable, or a schedule would break the run off or gives what cannot be.
         """
         if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
@@ -107,6 +107,8 @@ class FederatedModule(Checkpointed):
         if self.learning_rate.rounds is not None:
             for line in check_lengths(schedule, self.method, self.learning_rate.rounds):
                 log.warning("%s", line)
+            cohort = getattr(self.trainer.datamodule, "cohort", 1)  # type: ignore[attr-defined]
+            self.method.check_rounds(cohort, range(self.learning_rate.rounds))
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def _collective_device(self) -> torch.device:

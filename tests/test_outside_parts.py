@@ -97,7 +97,7 @@ def test_a_schedule_that_gives_no_number(name, value):
 
     method = Method(**{name: Odd()})
     with pytest.raises(ValueError, match=rf"{name}=Odd\(\) gave .* in round 3, must give a finite number"):
-        method.mu_at(3) if name == "mu_schedule" else method.directions_at(3)
+        method.mu_at(3) if name == "mu_schedule" else method.num_directions_at(3)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0])
@@ -109,7 +109,7 @@ def test_a_schedule_that_gives_too_little(value):
     with pytest.raises(ValueError, match=r"mu=.* must be finite and positive: see mu_schedule"):
         Method(mu_schedule=Odd()).mu_at(3)
     with pytest.raises(ValueError, match=r"num_directions in round 3=.* must be an integer"):
-        Method(num_directions_schedule=Odd()).directions_at(3)
+        Method(num_directions_schedule=Odd()).num_directions_at(3)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,15 @@ _NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 def displacements(settings: Settings, slots: int) -> int:
     """Points written in a round by a rank that hosts some slots.
 
-    In the first local step all slots stand at the same x, so with ``memory: fast`` each point is written once for all
-    of them. Later every slot has its own, the local point itself included.
+    In the first local step all slots stand at the same x, so with ``memory: fast`` each point along directions
+    that they share is written once for all. Later every slot has its own, the local point itself included.
     """
-    central, low = settings.method.difference == "central", settings.method.memory == "low"
+    central, method = settings.method.difference == "central", settings.method
+    apart = method.memory == "low" or method.directions == "client"
     cast = settings.dtype != torch.float32 or settings.method.directions_per_forward != 1  # x itself is written as well
     first = settings.forwards_per_step if central or cast else settings.method.num_directions
     later = slots * (settings.method.local_steps - 1) * settings.forwards_per_step
-    return first * (slots if low else 1) + later if slots else 0
+    return first * (slots if apart else 1) + later if slots else 0
 
 
 def displace_all(work: Workload) -> Summary:
@@ -68,7 +69,8 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
         ``published`` simulation, which draws each direction twice, and by ``careful`` ones, which draw it once and
         work in place.
     """
-    n, tau, directions = settings.kernel_elements, settings.method.local_steps, settings.method.num_directions
+    n, tau = settings.kernel_elements, settings.method.local_steps
+    directions = settings.method.drawn(settings.clients, settings.method.num_directions)
     torch.manual_seed(settings.seed)
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)

@@ -60,6 +60,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
     points.sort(key=lambda point: point["tokens_per_batch"])
     done = settings.clients * settings.forwards_per_slot
     tau_p = settings.method.local_steps * settings.method.num_directions
+    bits = settings.method.bits(settings.clients, settings.method.num_directions)
     network = work.network
     return {
         "settings": {
@@ -91,8 +92,8 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
             "plain_forwards_per_second": done / forwards.median,
         },
         "bytes": {  # of one round: a client's scalars there and back, and what a rank hands to the process group
-            "client_up": 4 * tau_p,
-            "client_paper": 8 * tau_p,
+            "client_up": bits.up // 8,
+            "client_paper": (bits.up + bits.down) // 8,
             "payload": 4 * (settings.clients * (tau_p + 1) + 1) if environment.world_size() > 1 else 0,
         },
         "sweep": {

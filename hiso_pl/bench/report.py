@@ -27,9 +27,10 @@ def _head(found: Mapping[str, Any]) -> str:
     what = "reduced logits" if model["reduced_logits"] else "full logits"
     return (
         f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}\n"
-        f"batch {settings['batch_size']} x {settings['tokens']} tokens, P = {method['num_directions']}, "
-        f"tau = {method['local_steps']}, cohort {settings['clients']}, {method['difference']} differences, "
-        f"{method['distribution']}, {', '.join(method['preconditioner'])}\n"
+        f"batch {settings['batch_size']} x {settings['tokens']} tokens, "
+        f"P = {method['num_directions']} {method['directions']}, tau = {method['local_steps']}, "
+        f"cohort {settings['clients']}, {method['difference']} differences, {method['distribution']}, "
+        f"{', '.join(method['preconditioner'])}\n"
         f"{method['compute_dtype']}, memory {settings['memory']}, "
         f"directions per forward {method['directions_per_forward']}\n"
         f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "

@@ -78,6 +78,7 @@ class Settings:
             raise ValueError(f"sweep_tokens={self.sweep_tokens} must be at least 1 each")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda' given, but there is no GPU that torch can use: take 'cpu' or 'auto'")
+        self.method.check_rounds(self.clients, range(1))
         if self.output is not None:
             _check_output(Path(self.output))
 

@@ -122,23 +122,25 @@ class UsualWay:
     @torch.no_grad()
     def round(self, batches: Sequence[Sequence[dict[str, Tensor]]]) -> None:
         """One round of the clients hosted here, given their minibatches, by client and local step."""
-        scalars = []
-        for client in batches:
+        scalars, own = [], self.method.directions == "client"
+        drawn = self.method.drawn(len(batches), self.method.num_directions)
+        for i, client in enumerate(batches):
             rows: list[list[float]] = []
+            first = i * self.method.num_directions if own else 0
             for k, batch in enumerate(client):
-                rows.append(self._scalars(k, batch))
+                rows.append(self._scalars(k * drawn + first, batch))
                 if k + 1 < len(client):
-                    self._move(k, rows[k], -self.method.lr)
+                    self._move(k * drawn + first, rows[k], -self.method.lr)
             for k, row in enumerate(rows[:-1]):  # back to where the next client starts
-                self._move(k, row, self.method.lr)
+                self._move(k * drawn + first, row, self.method.lr)
             scalars.append(rows)
-        self.noise.update(np.mean(scalars, axis=0).tolist(), self.method.lr, self.method.preconditioner.decay)
+        together = np.concatenate(scalars, axis=1) if own else np.mean(scalars, axis=0)
+        self.noise.update(together.tolist(), self.method.lr, self.method.preconditioner.decay)
 
-    def _scalars(self, k: int, batch: dict[str, Tensor]) -> list[float]:
+    def _scalars(self, first: int, batch: dict[str, Tensor]) -> list[float]:
         found, mu, central = [], self.method.mu, self.method.difference == "central"
         start = 0.0 if central else self._loss(batch)
-        for p in range(self.method.num_directions):
-            index = k * self.method.num_directions + p
+        for index in range(first, first + self.method.num_directions):
             self.noise.add(index, mu)
             ahead = self._loss(batch)
             if central:
@@ -151,9 +153,9 @@ class UsualWay:
                 found.append((ahead - start) / mu)
         return found
 
-    def _move(self, k: int, scalars: list[float], rate: float) -> None:
+    def _move(self, first: int, scalars: list[float], rate: float) -> None:
         for p, g in enumerate(scalars):
-            self.noise.add(k * len(scalars) + p, rate * g / len(scalars))
+            self.noise.add(first + p, rate * g / len(scalars))
 
     def _loss(self, batch: dict[str, Tensor]) -> float:
         dtype = self.method.dtype

@@ -46,7 +46,7 @@ def slot_statistics(
 
     Args:
         sent: Scalars of every slot, shape ``[m, tau, P]``.
-        scalars: Aggregated scalars, shape ``[tau, P]``; of another shape slots have no direction in common.
+        scalars: Aggregated scalars, shape ``[tau, P]``; of another shape slots have directions of their own.
         dropped: Slots dropped.
 
     Returns:

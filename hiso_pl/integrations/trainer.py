@@ -111,6 +111,7 @@ class ZerothOrderTrainer(transformers.Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Makes Trainer's schedule of the learning rate; the method's own get their length."""
         self.rounds.method = self.rounds.method.over(num_training_steps)
+        self.rounds.method.check_rounds(self.args.world_size, range(num_training_steps))
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

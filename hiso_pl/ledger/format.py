@@ -32,7 +32,7 @@ taken from the header in force::
     0       4            round, u32
     4       8            lr, float64
     12      8            mu, float64
-    20      2            P, u16, from 1 to 16383
+    20      2            P, u16, from 1 to 16383; where clients have directions of their own that is m times theirs
     22      4 tau P      aggregated scalars ghat[k,p], float32, p fastest
     ...     ceil(m/8)    slots dropped: slot s is bit s & 7 of byte s >> 3, least significant first; unused bits are 0
 

@@ -109,6 +109,11 @@ class Header:
         return int(self.method.get("local_steps", 1))
 
     @property
+    def own_directions(self) -> bool:
+        """Whether every client has directions of its own, so that a record has as many for each slot."""
+        return self.method.get("directions") == "client"
+
+    @property
     def stored(self) -> tuple[TensorFacts, ...]:
         """The tensors that lie beside the ledger."""
         return tuple(tensor for tensor in self.tensors if tensor.stored)

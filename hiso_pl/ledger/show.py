@@ -27,17 +27,19 @@ def text(reader: LedgerReader, records: int = 5) -> str:
     lines = _facts(reader, header)
     for i, (round, later) in enumerate(survey.headers[1:]):
         lines.append(("changed", f"from round {round} on: {difference(survey.headers[i][1], later)}"))
-    last: deque[RoundRecord] = deque(maxlen=records)
+    last: deque[str] = deque(maxlen=records)
     dropped = empty = 0
-    for record in reader:
-        dropped += len(record.dropped)
-        empty += record.empty
-        last.append(record)
+    for entry in reader.entries():
+        if isinstance(entry, Header):
+            header = entry
+            continue
+        dropped += len(entry.dropped)
+        empty += entry.empty
+        last.append(_line(entry, header.own_directions))
     lines.append(("dropped", f"{dropped} slots in all; {empty} rounds in which nobody was left"))
     shown = [f"{name:<10}{_ascii(value)}" for name, value in lines]
     if last:
-        shown += ["", f"{'round':>8} {'lr':>11} {'mu':>11} {'P':>5} {'mean |g|':>11}  scalars; slots dropped"]
-        shown += [_line(record) for record in last]
+        shown += ["", f"{'round':>8} {'lr':>11} {'mu':>11} {'P':>5} {'mean |g|':>11}  scalars; slots dropped", *last]
     return "\n".join(shown) + "\n"
 
 
@@ -104,13 +106,14 @@ def _said(value: Any) -> str:
     return ", ".join(f"{part}({', '.join(f'{k}={v}' for k, v in options.items())})" for part, options in value.items())
 
 
-def _line(record: RoundRecord) -> str:
+def _line(record: RoundRecord, own: bool) -> str:
     values: Any = record.scalars.reshape(-1)
     scalars = " ".join(f"{v:.6g}" for v in values[:SHOWN_SCALARS].tolist())
     more = f" ... {len(values)} in all" if len(values) > SHOWN_SCALARS else ""
     dropped = f"; {told(record.dropped)}" if record.dropped else ""
     mean = float(np.abs(values).mean())
-    size = record.scalars.shape[1]
+    drawn = record.scalars.shape[1]
+    size = f"{record.cohort}x{drawn // record.cohort}" if own else str(drawn)
     return f"{record.round:>8} {record.lr:>11.4g} {record.mu:>11.4g} {size:>5} {mean:>11.4g}  {scalars}{more}{dropped}"
 
 

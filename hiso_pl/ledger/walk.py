@@ -119,8 +119,10 @@ class Walk:
             self._refuse(f"a closing frame of {size} bytes must have {fmt.CLOSING_SIZE}")
         if kind == Kind.RECORD and self.header is not None:
             tau, cohort = self.header.local_steps, self.header.cohort
-            if fmt.directions_of(size, tau, cohort) is None:
-                self._refuse(f"no record with tau={tau} and a cohort of {cohort} has {size} bytes")
+            found, own = fmt.directions_of(size, tau, cohort), self.header.own_directions
+            if found is None or (own and found % cohort):
+                what = " and directions of each client's own" if own else ""
+                self._refuse(f"no record with tau={tau} and a cohort of {cohort}{what} has {size} bytes")
 
     def _bound(self, what: str, found: int, most: int) -> None:
         if found > most:

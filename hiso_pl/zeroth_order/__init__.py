@@ -54,6 +54,7 @@ In a LightningModule of one's own, by manual optimization::
 
 from hiso_pl.zeroth_order.aggregation import Aggregation as Aggregation
 from hiso_pl.zeroth_order.aggregation import Mean as Mean
+from hiso_pl.zeroth_order.aggregation import Weighing as Weighing
 from hiso_pl.zeroth_order.interfaces import Exchange as Exchange
 from hiso_pl.zeroth_order.interfaces import LocalExchange as LocalExchange
 from hiso_pl.zeroth_order.interfaces import RoundOptimizer as RoundOptimizer

@@ -30,6 +30,11 @@ class Aggregation(Part, ABC):
             The aggregated scalars ghat, fp32, shape ``[tau, P]``.
         """
 
+    @property
+    def only_weighs(self) -> bool:
+        """Whether slots are weighed and no more, so that each may have directions of its own: see :class:`Weighing`."""
+        return False
+
     def combined(
         self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
     ) -> NDArray[np.float32]:
@@ -42,8 +47,90 @@ class Aggregation(Part, ABC):
         likely = moderate(scalars[present])
         return checked_scalars(found, scalars.shape[1:], likely, f"aggregation={self!r}")
 
+    def side_by_side(
+        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """What slots come to that have directions of their own, shape ``[tau, m P]``: see :class:`Weighing`.
 
-class Mean(Aggregation):
+        Raises:
+            ValueError: If this one compares slots.
+        """
+        raise ValueError(f"aggregation={self!r} compares slots, which needs directions that they share")
+
+
+class Weighing(Aggregation):
+    r"""The mean over the slots present, each by a weight :math:`n_i` that does not depend on scalars.
+
+    .. math::
+        \hat g_{k,p} = \mathrm{fp32}\Big(\sum_i n_i\, g_{i,k,p} \Big/ \sum_i n_i\Big)
+        \qquad
+        \hat g_{k,iP+p} = \mathrm{fp32}\Big(g_{i,k,p}\, (m\, n_i) \Big/ \sum_j n_j\Big)
+
+    along shared directions and along each slot's own, where the mean over all m P of them is the same weighted mean of
+    the slots' estimates, and a slot that is not present has zeros. Sums run over the slots present, in slot order, and
+    all is float64 in the order written: the weights are renormalised by the division.
+    """
+
+    @abstractmethod
+    def weights_of(self, slots: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """The weights n of so many slots, shape ``[m]``.
+
+        Args:
+            slots: Number of slots m.
+            weights: Examples of each slot's client, shape ``[m]``; None where nobody has told them.
+        """
+
+    @property
+    def only_weighs(self) -> bool:
+        """See :class:`Aggregation`."""
+        return type(self).__call__ is Weighing.__call__
+
+    def __call__(
+        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """See :class:`Aggregation`.
+
+        Raises:
+            ValueError: If a weight is negative or not finite, or none of those present is positive.
+        """
+        n, mass = self._weighed(present, weights)
+        total = np.zeros(scalars.shape[1:], dtype=np.float64)
+        for slot in np.flatnonzero(present):
+            total = total + n[slot] * scalars[slot].astype(np.float64)
+        return (total / mass).astype(np.float32)
+
+    def side_by_side(
+        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float32]:
+        """See :class:`Aggregation`.
+
+        Raises:
+            ValueError: As :meth:`__call__`.
+        """
+        n, mass = self._weighed(present, weights)
+        slots, steps, count = scalars.shape
+        found = np.zeros((steps, slots, count), dtype=np.float32)
+        for slot in np.flatnonzero(present):
+            found[:, slot] = (scalars[slot].astype(np.float64) * (slots * n[slot]) / mass).astype(np.float32)
+        return found.reshape(steps, slots * count)
+
+    def _weighed(
+        self, present: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], float]:
+        """The weights of all slots, and the sum of those present."""
+        n, mass = np.asarray(self.weights_of(len(present), weights), dtype=np.float64), 0.0
+        if n.shape != present.shape:
+            raise ValueError(f"aggregation={self!r} gave weights of shape {n.shape}, must give {present.shape}")
+        for slot in np.flatnonzero(present):
+            if not 0.0 <= n[slot] < float("inf"):
+                raise ValueError(f"weights[{slot}]={n[slot]} must be finite and not negative")
+            mass += float(n[slot])
+        if mass == 0.0:
+            raise ValueError("weights of the slots present are all 0.0, at least one must be positive")
+        return n, mass
+
+
+class Mean(Weighing):
     r"""The plain mean over the slots present.
 
     .. math:: \hat g_{k,p} = \mathrm{fp32}\Big(\tfrac{1}{|present|} \sum_{slot} g_{slot,k,p}\Big)
@@ -51,11 +138,6 @@ class Mean(Aggregation):
     The sum runs in slot order in float64.
     """
 
-    def __call__(
-        self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
-    ) -> NDArray[np.float32]:
-        """See :class:`Aggregation`."""
-        total = np.zeros(scalars.shape[1:], dtype=np.float64)
-        for slot in np.flatnonzero(present):
-            total = total + scalars[slot].astype(np.float64)
-        return (total / float(present.sum())).astype(np.float32)
+    def weights_of(self, slots: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Every slot counts as one."""
+        return np.ones(slots)

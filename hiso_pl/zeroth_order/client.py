@@ -63,31 +63,35 @@ class Work:
 
         The loss stays where the transform withholds it.
 
-        At k = 0 all slots stand at the same x, so each displaced point is written once and every slot evaluated there.
-        Later each slot stands at its own local point, which is never stored: every probe is one pass from x.
+        At k = 0 all slots stand at the same x, so each point along shared directions is written once, and every
+        slot evaluated there. Later each slot stands at its own local point, which is never stored: every probe is one
+        pass from x. With directions of their own slots have no displaced point in common.
 
         Returns:
             Scalars of every slot of the cohort, shape ``[m, tau, P]``, and their first losses, shape ``[m]``.
         """
         plan, own = self._plan, len(self._losses)
-        g = np.full((own, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
+        g = np.full((own, plan.local_steps, plan.num_directions), np.nan, dtype=np.float32)
         first = np.full(own, np.nan, dtype=np.float32)
         every = range(len(plan.offsets))
-        if own:
-            values = self._probe.losses(self._losses, 0, NO_DRIFT, plan, every)
-            g[:, 0], first[:] = plan.scalars(values), plan.first_losses(values)
-        for k in range(1, plan.local_steps):
-            for i in range(own):
-                drift = directional_weights(g[i, :k], plan.directions)
-                if np.isfinite(drift).all():  # else the slot is out of the round whatever follows
-                    g[i, k] = plan.scalars(self._probe.losses(self._losses[i : i + 1], k, drift, plan, every))[0]
+        for k in range(plan.local_steps):
+            for some in self._at_the_same_points(k):
+                i = some.start
+                drift = directional_weights(g[i, :k], plan.num_directions) if k else NO_DRIFT
+                if not np.isfinite(drift).all():  # the slot is out of the round whatever follows
+                    continue
+                mine = plan.of(self._slots.own[i])
+                values = self._probe.losses(self._losses[some], k, drift, mine, every)
+                g[some, k] = plan.scalars(values)
+                if k == 0:
+                    first[some] = plan.first_losses(values)
         for i, slot in enumerate(self._slots.own):
             g[i] = self._transformed(g[i], slot)
-        width = plan.local_steps * plan.directions
+        width = plan.local_steps * plan.num_directions
         rows = g.reshape(own, width)
         sent = self._send(rows if self._withheld else np.concatenate([rows, first[:, None]], axis=1))
         first = np.full(len(sent), np.nan, dtype=np.float32) if self._withheld else sent[:, width]
-        return sent[:, :width].reshape(-1, plan.local_steps, plan.directions), first
+        return sent[:, :width].reshape(-1, plan.local_steps, plan.num_directions), first
 
     def shared(self) -> tuple[Scalars, Scalars]:
         """Processes share the probes of a slot: losses travel, and every process forms all scalars from them.
@@ -107,18 +111,19 @@ class Work:
             )
         plan, points = self._plan, len(self._plan.offsets)
         size = self._probe.pass_size(points)
-        g = np.full((self._slots.size, plan.local_steps, plan.directions), np.nan, dtype=np.float32)
+        g = np.full((self._slots.size, plan.local_steps, plan.num_directions), np.nan, dtype=np.float32)
         first = np.full(self._slots.size, np.nan, dtype=np.float32)
         for k in range(plan.local_steps):
             rows = np.zeros((len(self._losses), points), dtype=np.float32)
             for i, (slot, (place, of)) in enumerate(zip(self._slots.own, self._slots.shares, strict=True)):
                 # whole forward passes are dealt, where each takes several points
                 chosen = [j for j in range(points) if j // size % of == place]
-                drift = directional_weights(g[slot, :k], plan.directions) if k else NO_DRIFT
+                drift = directional_weights(g[slot, :k], plan.num_directions) if k else NO_DRIFT
                 if not np.isfinite(drift).all():
                     rows[i, chosen] = np.nan
                 elif chosen:
-                    rows[i, chosen] = self._probe.losses(self._losses[i : i + 1], k, drift, plan, chosen)[0]
+                    mine = plan.of(slot)
+                    rows[i, chosen] = self._probe.losses(self._losses[i : i + 1], k, drift, mine, chosen)[0]
             values = self._send(rows)
             g[:, k] = plan.scalars(values) + np.float32(0.0)  # as the exchange of scalars would: no -0.0
             if k == 0:
@@ -126,6 +131,13 @@ class Work:
         for slot in range(self._slots.size):
             g[slot] = self._transformed(g[slot], slot)
         return g, first
+
+    def _at_the_same_points(self, k: int) -> list[slice]:
+        """The own slots, by their places here, together where they are probed at the same points."""
+        own = len(self._losses)
+        if own and k == 0 and self._plan.directions == "shared":
+            return [slice(0, own)]
+        return [slice(i, i + 1) for i in range(own)]
 
     def _transformed(self, scalars: Scalars, slot: int) -> Scalars:
         if self._transform is None:

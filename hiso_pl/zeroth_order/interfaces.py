@@ -118,6 +118,17 @@ class MethodBase(ABC):
             ValueError: If it is one.
         """
 
+    def check_rounds(self, cohort: int, rounds: range) -> None:  # noqa: B027
+        """Refuses rounds of which one could not be had.
+
+        Args:
+            cohort: Slots m of each.
+            rounds: Which rounds.
+
+        Raises:
+            ValueError: If there is one; it is named.
+        """
+
     def over(self, rounds: int) -> MethodBase:
         """The same for a run of so many rounds, where schedules leave their length open."""
         return self

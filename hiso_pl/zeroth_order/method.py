@@ -17,7 +17,7 @@ from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, COUNTED, PARTS, c
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
-from hiso_pl.zeroth_order.plan import Difference
+from hiso_pl.zeroth_order.plan import Difference, Directions
 from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
 from hiso_pl.zeroth_order.record import Bits, RoundRecord
@@ -39,6 +39,7 @@ class Method(MethodBase):
         mu: Size of the displacements.
         num_directions: Directions P probed in a local step.
         local_steps: Local steps tau of a client in a round.
+        directions: ``shared``, the same P for the whole cohort, or ``client``, P of its own for each client of it.
         difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
         distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
@@ -64,6 +65,7 @@ class Method(MethodBase):
     mu: float
     num_directions: int
     local_steps: int
+    directions: Directions
     difference: Difference
     distribution: Distribution
     preconditioner: Preconditioner
@@ -84,6 +86,7 @@ class Method(MethodBase):
         mu: float = 1e-3,
         num_directions: int = 5,
         local_steps: int = 1,
+        directions: Directions = "shared",
         difference: Difference = "forward",
         distribution: Distribution = "normal",
         preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
@@ -113,6 +116,7 @@ class Method(MethodBase):
         check_count("local_steps", self.local_steps, MAX_LOCAL_STEPS)
         check_choices(
             difference=self.difference,
+            directions=self.directions,
             distribution=self.distribution,
             backend=self.backend,
             memory=self.memory,
@@ -123,6 +127,11 @@ class Method(MethodBase):
             part = getattr(self, name)
             if not isinstance(part, kind) and (needed or part is not None):
                 raise ValueError(f"{name}={part!r} must be a {kind.__name__}")
+        if self.directions == "client" and not self.aggregation.only_weighs:
+            raise ValueError(
+                f"aggregation={self.aggregation!r} compares slots, so directions={self.directions!r} must be 'shared': "
+                "scalars along other directions cannot be compared; Mean and WeightedMean only weigh them"
+            )
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""
@@ -154,7 +163,7 @@ class Method(MethodBase):
             raise ValueError(f"mu={mu} in round {round} must be finite and positive: see mu_schedule")
         return mu
 
-    def directions_at(self, round: int) -> int:
+    def num_directions_at(self, round: int) -> int:
         """The number of directions P in a round.
 
         Raises:
@@ -163,20 +172,37 @@ class Method(MethodBase):
         schedule = self.num_directions_schedule
         if schedule is None:
             return self.num_directions
-        directions = math.floor(schedule.at(self.num_directions, round, "num_directions_schedule") + 0.5)
-        check_count(f"num_directions in round {round}", directions, MAX_DIRECTIONS)
-        return directions
+        count = math.floor(schedule.at(self.num_directions, round, "num_directions_schedule") + 0.5)
+        check_count(f"num_directions in round {round}", count, MAX_DIRECTIONS)
+        return count
 
-    def bits(self, cohort: int, directions: int) -> Bits:
-        """What a round costs a client of a cohort of so many, with so many directions P."""
-        scalars = BITS_PER_SCALAR * self.local_steps * directions
-        return Bits(scalars, scalars)
+    def check_rounds(self, cohort: int, rounds: range) -> None:
+        """See :class:`MethodBase`."""
+        if self.mu_schedule is not None:
+            for round in rounds:
+                self.mu_at(round)
+        for round in rounds[:1] if self.num_directions_schedule is None else rounds:
+            count = self.num_directions_at(round)
+            if (together := self.drawn(cohort, count)) >= MAX_DIRECTIONS:
+                raise ValueError(
+                    f"num_directions={count} in round {round} and directions={self.directions!r} make {together} "
+                    f"of a cohort of {cohort}, must be below {MAX_DIRECTIONS} together: take fewer, or a smaller cohort"
+                )
+
+    def drawn(self, cohort: int, num_directions: int) -> int:
+        """Directions that a local step of a cohort draws in all, and its record has: P, or m P if clients' own."""
+        return num_directions * (cohort if self.directions == "client" else 1)
+
+    def bits(self, cohort: int, num_directions: int) -> Bits:
+        """What a round costs a client of a cohort of so many, with so many directions P of a client."""
+        scalars = BITS_PER_SCALAR * self.local_steps * num_directions
+        return Bits(scalars, self.drawn(cohort, scalars))
 
     @classmethod
     def bits_of(cls, data: Mapping[str, Any], record: RoundRecord) -> Bits:
         """What a recorded round cost a client, by the data of its method."""
         counted = cls(**{name: data[name] for name in COUNTED if name in data})
-        return counted.bits(record.cohort, record.scalars.shape[1])
+        return counted.bits(record.cohort, record.scalars.shape[1] // counted.drawn(record.cohort, 1))
 
     def over(self, rounds: int) -> Method:
         """See :class:`MethodBase`."""

@@ -25,7 +25,7 @@ PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
 """The fields that are parts: kind, class, and whether there must be one."""
 APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
-COUNTED = ("local_steps",)
+COUNTED = ("local_steps", "directions")
 """The fields that the bits of a round depend on."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
@@ -63,7 +63,9 @@ def check_data(data: Any, names: Collection[str]) -> None:
         for key, option in next(iter(value.values())).items():
             if isinstance(option, Mapping):
                 raise ValueError(f"method.{name}.{str(key)[:80]}={str(option)[:80]} must be a number, text or null")
-    check_choices(**{name: data[name] for name in ("difference", "distribution", "compute_dtype") if name in data})
+    check_choices(
+        **{name: data[name] for name in ("difference", "directions", "distribution", "compute_dtype") if name in data}
+    )
     steps = data.get("local_steps", 1)
     if type(steps) is not int:
         raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")

@@ -116,10 +116,10 @@ class ZerothOrderOptimizer(AppliedRecords):
                 f"directions_per_forward={method.directions_per_forward} needs network=, the module that is trained"
             )
         # of the number of directions itself, not of a schedule's: a resumed run must find the same
-        directions = method.num_directions
+        count = method.num_directions
         return resolve(
             method.directions_per_forward,
-            points=directions + 1 if method.difference == "forward" else 2 * directions,
+            points=count + 1 if method.difference == "forward" else 2 * count,
             trained=sum(p.numel() for p in self.parameters),
             total=sum(p.numel() for p in self.network.parameters()),
         )
@@ -144,8 +144,8 @@ class ZerothOrderOptimizer(AppliedRecords):
            of them; with several local steps it moves locally in between, by its own scalars.
         2. **Transform**: what a client does to its scalars before they leave it.
         3. **Exchange**: own rows in, the rows of all slots out, the same on every process.
-        4. **Aggregate**: the slots whose scalars are finite become one set; with lr, mu and the slots dropped that is
-           the :class:`~.record.RoundRecord`.
+        4. **Aggregate**: the slots whose scalars are finite become one set, of m P directions where each slot has its
+           own; with lr, mu and the slots dropped that is the :class:`~.record.RoundRecord`.
         5. **Apply**: :meth:`apply` rebuilds the directions and moves x, H and the rule's state, by the record alone.
 
         Args:
@@ -173,6 +173,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         slots = slots or self.exchange.slots(len(losses))
         if len(losses) != len(slots.own):
             raise ValueError(f"{len(losses)} losses given for {len(slots.own)} slots")
+        self.method.check_rounds(slots.size, range(self.round, self.round + 1))
         plan = self._plan()
         probe = self._probe()
 
@@ -198,11 +199,11 @@ class ZerothOrderOptimizer(AppliedRecords):
             dropped=record.dropped,
             lr=record.lr,
             mu=record.mu,
-            directions=plan.directions,
+            num_directions=plan.num_directions,
             probe_s=probe_s,
             update_s=update_s,
             forwards=plan.forwards * slots.size,
-            bits=self.method.bits(slots.size, plan.directions),
+            bits=self.method.bits(slots.size, plan.num_directions),
             sent=sent,
             slot_losses=first,
             displace_s=probe.displacing_s - displacing,
@@ -217,20 +218,24 @@ class ZerothOrderOptimizer(AppliedRecords):
             self.hessians,
             method.mu_at(round),
             float(self._group["lr"]),
-            method.directions_at(round),
+            method.num_directions_at(round),
             method.local_steps,
             method.difference,
+            method.directions,
         )
 
     def _aggregate(self, sent: NDArray[np.float32], slots: Slots, plan: Plan) -> RoundRecord:
         present: NDArray[np.bool_] = np.asarray(np.isfinite(sent).all(axis=(1, 2)))
-        scalars = np.zeros(sent.shape[1:], dtype=np.float32)
+        aggregation = self.method.aggregation
+        nothing = np.zeros((plan.local_steps, self.method.drawn(slots.size, plan.num_directions)), dtype=np.float32)
+        scalars = nothing
         if present.any():
             weights = None if slots.weights is None else np.array(slots.weights, dtype=np.float64)
-            scalars = self.method.aggregation.combined(sent, present, weights)
+            combine = aggregation.combined if plan.directions == "shared" else aggregation.side_by_side
+            scalars = combine(sent, present, weights)
             if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not
                 present[:] = False
-                scalars = np.zeros(sent.shape[1:], dtype=np.float32)
+                scalars = nothing
         dropped = tuple(int(s) for s in np.flatnonzero(~present))
         return RoundRecord(self.round, plan.lr, plan.mu, scalars, slots.size, dropped)
 

@@ -15,6 +15,7 @@ ComputeDtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHOICES = {
     "difference": ("forward", "central"),
+    "directions": ("shared", "client"),
     "distribution": DISTRIBUTIONS,
     "backend": BACKENDS,
     "memory": ("fast", "low"),

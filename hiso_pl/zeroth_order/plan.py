@@ -20,11 +20,12 @@ from hiso_pl.zeroth_order.points import NO_DRIFT, Point
 from hiso_pl.zeroth_order.streams import Site
 
 Difference = Literal["forward", "central"]
+Directions = Literal["shared", "client"]
 
 
-def directional_weights(scalars: NDArray[np.float32], directions: int) -> NDArray[np.float32]:
+def directional_weights(scalars: NDArray[np.float32], num_directions: int) -> NDArray[np.float32]:
     """w = fp32(float64(g) / P), elementwise."""
-    return (scalars.astype(np.float64) / directions).astype(np.float32)
+    return (scalars.astype(np.float64) / num_directions).astype(np.float32)
 
 
 class Plan(NamedTuple):
@@ -35,18 +36,20 @@ class Plan(NamedTuple):
         hessians: H of the round, for each tensor.
         mu: Size of the displacements.
         lr: Learning rate of the local moves.
-        directions: P.
+        num_directions: P.
         local_steps: tau.
         difference: ``forward`` or ``central``.
+        directions: ``shared`` if all slots probe directions 0 to P - 1, ``client`` if slot i probes i P to i P + P - 1.
     """
 
     sites: list[Site]
     hessians: list[Tensor | None]
     mu: float
     lr: float
-    directions: int
+    num_directions: int
     local_steps: int
     difference: Difference
+    directions: Directions = "shared"
 
     @property
     def x(self) -> Point:
@@ -57,13 +60,19 @@ class Plan(NamedTuple):
     def offsets(self) -> list[Offset | None]:
         """Where a local step is probed, in order."""
         if self.difference == "forward":
-            return [None, *(Offset(p, self.mu) for p in range(self.directions))]
-        return [Offset(p, sign * self.mu) for p in range(self.directions) for sign in (1.0, -1.0)]
+            return [None, *(Offset(p, self.mu) for p in range(self.num_directions))]
+        return [Offset(p, sign * self.mu) for p in range(self.num_directions) for sign in (1.0, -1.0)]
 
     @property
     def forwards(self) -> int:
         """Forwards of one slot."""
         return self.local_steps * len(self.offsets)
+
+    def of(self, slot: int) -> Plan:
+        """What a slot probes: directions of its own, unless they are shared."""
+        if self.directions == "shared":
+            return self
+        return self._replace(sites=[site._replace(first=slot * self.num_directions) for site in self.sites])
 
     def point(self, k: int, offset: Offset | None, drift: NDArray[np.float32]) -> Point:
         """The point at an offset from a slot's local point."""

@@ -62,7 +62,8 @@ class RoundRecord:
         round: The round r.
         lr: Learning rate, as a Python float.
         mu: Size of the displacements, as a Python float.
-        scalars: Aggregated scalars ghat, fp32, shape ``[tau, P]``; zeros if every slot was dropped.
+        scalars: Aggregated scalars ghat, fp32, shape ``[tau, P]``; zeros if every slot was dropped. Where slots have
+            directions of their own, ``[tau, m P]``: those of slot i are i P to i P + P - 1, zeros if it was dropped.
         cohort: Number of slots m.
         dropped: Slots left out because a scalar of theirs was not finite, ascending; a tuple, or a :class:`SlotSet`.
 
@@ -146,12 +147,12 @@ class RoundReport(NamedTuple):
         round: The round r.
         loss: Mean of the cohort's losses at the start of the round, over those present; None if none is, or if clients
             withhold their losses.
-        scalars: Aggregated scalars, shape ``[tau, P]``.
+        scalars: Aggregated scalars, as in the record.
         clients: The client of each slot of the cohort.
         dropped: Slots dropped.
         lr: Learning rate.
         mu: Size of the displacements.
-        directions: P.
+        num_directions: P.
         probe_s: Seconds this process spent on displacements and forwards.
         update_s: Seconds this process spent in ``apply``.
         forwards: Forwards of the whole cohort.
@@ -169,7 +170,7 @@ class RoundReport(NamedTuple):
     dropped: Collection[int]
     lr: float
     mu: float
-    directions: int
+    num_directions: int
     probe_s: float
     update_s: float
     forwards: int

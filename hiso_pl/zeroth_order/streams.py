@@ -4,7 +4,8 @@ This is a file format. A ledger replays only if these numbers never change, so t
 reference that the fast kernels are tested against, bit for bit, with constants and test vectors.
 
 A direction's element ``e`` of tensor ``t`` in round ``r`` comes from one Philox4x32-10 call (:mod:`.philox`) with
-counter ``(e >> 2, t, r, 0 << 28 | k << 14 | p)`` and the 64-bit seed as key.
+counter ``(e >> 2, t, r, 0 << 28 | k << 14 | p)`` and the 64-bit seed as key; p is
+counted from the site's first direction.
 
 **normal.** Words (0, 1) give elements 0 and 1 of the block of four, words (2, 3) elements 2 and 3, by the method of
 Box and Muller on words (a, b). Every operation is one fp32 rounding, none fused::
@@ -68,12 +69,29 @@ class Site(NamedTuple):
         distribution: ``normal`` or ``rademacher``.
         tensor: The tensor's position in the order handed to the optimizer.
         round: The round r.
+        first: Number of the site's first direction, which every p is counted from: who probes directions of its own
+            has a stretch of the numbers for itself.
     """
 
     seed: int
     distribution: Distribution
     tensor: int
     round: int
+    first: int = 0
+
+    def word(self, k: int, p: int = 0, count: int = 1) -> int:
+        """The last counter word of direction p in local step k, after which come those of p + 1, p + 2 and so on.
+
+        Args:
+            k: The local step.
+            p: The direction, counted from the site's first.
+            count: How many directions are to be drawn from p on.
+
+        Raises:
+            ValueError: If one of them does not fit 14 bits, or k does not.
+        """
+        last_word(Purpose.DIRECTIONS, k, self.first + p + count - 1)
+        return last_word(Purpose.DIRECTIONS, k, self.first + p)
 
 
 def check_numel(numel: int, name: str) -> None:
@@ -92,7 +110,7 @@ def counter_words(index: NDArray[np.int64], site: Site, k: int, p: int) -> NDArr
     counter[:, 0] = index
     counter[:, 1] = site.tensor
     counter[:, 2] = site.round
-    counter[:, 3] = last_word(Purpose.DIRECTIONS, k, p)
+    counter[:, 3] = site.word(k, p)
     return philox4x32(counter, site.seed)
 
 

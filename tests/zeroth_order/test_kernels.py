@@ -127,6 +127,64 @@ def test_a_gpu_without_triton_falls_back_and_says_so(error, monkeypatch, caplog)
     assert "triton does not run here (no compiler)" in caplog.text
 
 
+def passes(kernels, site, x, hessian, k, p, weights, rows):
+    """What each pass gives: a sum, points with offset, drift and both, some of their rows, an update."""
+    s = torch.empty_like(x)
+    kernels.combine(s, site, k, weights[0])
+    found, none = [s], weights[:0]
+    for offset, drift in ((Offset(p, 1e-2), none), (Offset(p, -1e-2), weights), (None, weights)):
+        for chosen in (None, rows):
+            out = torch.empty(x.shape if chosen is None else (len(rows), *x.shape[1:]))
+            kernels.displace(out, x, hessian, site, k, offset, drift, 1e-2, chosen)
+            found.append(out)
+        out = torch.empty_like(x)
+        kernels.displace_all([out], [x], [hessian], [site], k, offset, drift, 1e-2)
+        found.append(out)
+    for all_ in (False, True):
+        moved, h = x.clone(), hessian.clone()
+        if all_:
+            kernels.update_all([moved], [h], [site], weights, 1e-2, Decay(0.05, 0.0, 0.0, True), False)
+        else:
+            kernels.update(moved, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, True), False)
+        found += [moved, h]
+    return found
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_directions_are_counted_from_the_site_s_first(backend, distribution):
+    """Direction p of a site whose first is f is direction p + f: here by a sum whose first f weights are zero."""
+    generator = torch.Generator().manual_seed(3)
+    kernels, first = select(backend, CPU), 5
+    x, hessian = (t.view(11, 103) for t in tensors(11 * 103, "elementwise", generator))
+    weights = torch.randn(2, 3, generator=generator).numpy()
+    padded = np.concatenate([np.zeros((2, first), dtype=np.float32), weights], axis=1)
+    own, whole = (Site(2**63 + 5, distribution, 3, 1499, f) for f in (first, 0))
+    rows = torch.tensor([6, 0, 3, 3])
+    found = passes(kernels, own, x, hessian, 2, 1, weights, rows)
+    for mine, theirs in zip(found, passes(kernels, whole, x, hessian, 2, 1 + first, padded, rows), strict=True):
+        assert same_bits(mine, theirs)
+    assert not same_bits(found[0], passes(kernels, whole, x, hessian, 2, 1, weights, rows)[0])
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
+def test_directions_beyond_their_bits_are_refused(backend):
+    kernels, x, weights = select(backend, CPU), torch.zeros(4), np.ones((2, 3), dtype=np.float32)
+    for site, fits in ((Site(1, "normal", 0, 0, (1 << 14) - 3), True), (Site(1, "normal", 0, 0, (1 << 14) - 2), False)):
+        calls = [
+            lambda site=site: kernels.combine(x, site, 0, weights[0]),
+            lambda site=site: kernels.displace(x, x, None, site, 0, Offset(2, 0.1), weights[:0], 0.1),
+            lambda site=site: kernels.displace(x, x, None, site, 2, None, weights, 0.1),
+            lambda site=site: kernels.update(x, None, site, weights, 0.1, None, False),
+        ]
+        for call in calls:
+            if fits:
+                call()
+                continue
+            with pytest.raises(ValueError, match=r"direction p=16384 must be in \[0, 16384\)"):
+                call()
+
+
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @pytest.mark.parametrize("distribution", ["normal", "rademacher"])
 @pytest.mark.parametrize("kind", ["none", "one", "elementwise"])

@@ -220,6 +220,30 @@ def check_last_elements():
         assert_same_bits(out, torch.from_numpy(expected))
 
 
+@case("directions-from-the-first")
+def check_first():
+    fast, plain = backends()
+    generator, rows = torch.Generator().manual_seed(4), torch.tensor([6, 0, 3, 3])
+    weights = torch.randn(2, 2, generator=generator).numpy()
+    for distribution in DISTRIBUTIONS:
+        (x,), (h,), (site,) = network([(7, 30)], "elementwise", distribution, generator)
+        site = site._replace(first=9)
+        out, expected = torch.empty(7, 30), torch.empty(7, 30)
+        for kernels, target in ((fast, out), (plain, expected)):
+            kernels.combine(target, site, 2, weights[0])
+        assert_same_bits(out, expected)
+        for offset, drift in ((Offset(1, 1e-2), weights[:0]), (Offset(0, 1e-2), weights), (None, weights)):
+            check_displace_all(fast, plain, [x], [h], [site], offset, drift)
+            some = torch.empty(4, 30)
+            fast.displace(some, x, h, site, 2, offset, drift, 1e-2, rows)
+            plain.displace(expected, x, h, site, 2, offset, drift, 1e-2)
+            assert_same_bits(some, expected[rows])
+        check_update(fast, plain, x, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, True))
+        check_update_all(fast, plain, [x], [h], [site], weights, Decay(0.05, 0.0, 0.0, True))
+        with pytest.raises(ValueError, match="direction p=16384"):
+            fast.update(x, h, site._replace(first=(1 << 14) - 1), weights, 0.1, None, False)
+
+
 @case("chained-updates")
 def check_chained_updates():
     fast, plain = backends()

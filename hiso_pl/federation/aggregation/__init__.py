@@ -3,3 +3,4 @@
 from hiso_pl.federation.aggregation.weighted import WeightedMean as WeightedMean
 from hiso_pl.zeroth_order.aggregation import Aggregation as Aggregation
 from hiso_pl.zeroth_order.aggregation import Mean as Mean
+from hiso_pl.zeroth_order.aggregation import Weighing as Weighing

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import numba_loops as loops
 from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, tree_sum
-from hiso_pl.zeroth_order.philox import Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site
 
 _NONE = np.ones(1, dtype=np.float32)
@@ -47,9 +46,21 @@ def _stream(site: Site) -> tuple[bool, int, int, int]:
     return site.distribution == "normal", site.round, site.seed & 0xFFFFFFFF, site.seed >> 32
 
 
-def _probe(k: int, offset: Offset | None, drift: NDArray[np.float32], lr: float) -> tuple[Any, ...]:
+def _first_word(site: Site, weights: NDArray[np.float32]) -> int:
+    """The counter word of k = 0 and p = 0; refuses weights whose directions counter words do not hold."""
+    steps, directions = weights.shape
+    site.word(max(steps - 1, 0), 0, directions)
+    return site.word(0)
+
+
+def _probe(site: Site, k: int, offset: Offset | None, drift: NDArray[np.float32], lr: float) -> tuple[Any, ...]:
     p, mu = offset or (0, 0.0)
-    return offset is not None, np.float32(mu), last_word(Purpose.DIRECTIONS, k, p), drift, np.float32(lr)
+    words = site.word(k, p), _first_word(site, drift)
+    return offset is not None, np.float32(mu), *words, drift, np.float32(lr)
+
+
+def _step(site: Site, weights: NDArray[np.float32], lr: float) -> tuple[Any, ...]:
+    return weights, _first_word(site, weights), np.float32(lr)
 
 
 def _average(decay: Decay | None, advance: bool) -> tuple[Any, ...]:
@@ -89,7 +100,7 @@ class NumbaKernels(Kernels):
 
     def combine(self, out: Tensor, site: Site, k: int, weights: NDArray[np.float32]) -> None:
         """s_k in one pass."""
-        target, stream, word = _Argument(out), _stream(site), last_word(Purpose.DIRECTIONS, k)
+        target, stream, word = _Argument(out), _stream(site), site.word(k, 0, len(weights))
         self._blocks(
             _count(out.numel()),
             lambda lo, hi: loops.combine(target.array, lo, hi, stream, site.tensor, word, weights),
@@ -116,7 +127,7 @@ class NumbaKernels(Kernels):
             return
         target, source = _Argument(out), _Argument(base)
         _, h, kind = _hessian(hessian)
-        width, stream, probe = _WIDTHS[out.dtype], _stream(site), _probe(k, offset, drift, lr)
+        width, stream, probe = _WIDTHS[out.dtype], _stream(site), _probe(site, k, offset, drift, lr)
         chosen = _WHOLE if rows is None else rows.numpy()
         size = out.numel() // len(chosen)
         self._blocks(
@@ -144,7 +155,7 @@ class NumbaKernels(Kernels):
         if advance and kind == 1 and x.numel() == 1:
             kind = 2
         leaves = np.empty((len(weights), _count(x.numel())), dtype=np.float64) if squares else _NO_LEAVES
-        stream, step, average = _stream(site), (weights, np.float32(lr)), _average(decay, advance)
+        stream, step, average = _stream(site), _step(site, weights, lr), _average(decay, advance)
         self._blocks(
             _count(x.numel()),
             lambda lo, hi: loops.update(
@@ -173,7 +184,7 @@ class NumbaKernels(Kernels):
             super().displace_all(outs, bases, hessians, sites, k, offset, drift, lr)
             return
         table, blocks = _table(outs, bases, hessians, sites, advance=False)
-        width, stream, probe = _WIDTHS[outs[0].dtype], _stream(sites[0]), _probe(k, offset, drift, lr)
+        width, stream, probe = _WIDTHS[outs[0].dtype], _stream(sites[0]), _probe(sites[0], k, offset, drift, lr)
         self._blocks(blocks, lambda lo, hi: loops.displace_all(table, width, lo, hi, stream, probe))
 
     def update_all(
@@ -192,7 +203,7 @@ class NumbaKernels(Kernels):
         advance = decay is not None and hessians[0] is not None
         table, blocks = _table(xs, xs, hessians, sites, advance)
         leaves = np.empty((len(weights), blocks), dtype=np.float64) if squares else _NO_LEAVES
-        stream, step, average = _stream(sites[0]), (weights, np.float32(lr)), _average(decay, advance)
+        stream, step, average = _stream(sites[0]), _step(sites[0], weights, lr), _average(decay, advance)
         self._blocks(blocks, lambda lo, hi: loops.update_all(table, lo, hi, stream, step, average, squares, leaves))
         if not squares:
             return None

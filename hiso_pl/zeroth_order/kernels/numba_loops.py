@@ -10,9 +10,9 @@ The functions carry no annotations: Numba infers their types from the arguments.
 Numba's cache on disk is renewed when the file of a function changes, and not when that of one it calls does.
 
 What is the same for all tensors of a call comes in tuples. ``stream``: whether directions are normal, the round, both
-words of the key. ``probe``: whether there is a direction, mu, its counter word, the weights of the drift, the learning
-rate. ``step``: an update's weights and learning rate. ``average``: whether H advances, whether in every k, 1 - nu, nu,
-eps, floor.
+words of the key. ``probe``: whether there is a direction, mu, its counter word, that of k = p = 0, the weights of the
+drift, the learning rate. ``step``: an update's weights, the counter word of k = p = 0, the learning rate. ``average``:
+whether H advances, whether in every k, 1 - nu, nu, eps, floor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from hiso_pl.zeroth_order.kernels.base import LEAF
-from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose, last_word
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
     LN_2,
@@ -39,7 +39,6 @@ from hiso_pl.zeroth_order.streams import (
 BLOCK = LEAF
 ALIGNMENT = 128  # elements of a Rademacher call: where a row begins inside one, its directions are drawn from there on
 FP32, BF16, FP16 = 0, 1, 2
-FIRST_WORD = last_word(Purpose.DIRECTIONS)
 _CALLS = (BLOCK + ALIGNMENT) // 4
 
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
@@ -289,7 +288,7 @@ def displace(out, width, base, hessian, kind, rows, row_size, first, last, tenso
     A row is cut into pieces of a block each, the last of them shorter; a whole tensor is one row. ``width`` is FP32,
     or BF16 or FP16 whose bits ``out`` takes; H's ``kind`` is 0 none, 1 one element, 2 elementwise.
     """
-    offset, mu, probe_word, drift, lr = probe
+    offset, mu, probe_word, first_word, drift, lr = probe
     words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
     s = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
@@ -304,7 +303,7 @@ def displace(out, width, base, hessian, kind, rows, row_size, first, last, tenso
         start = element & ~np.int64(3) if stream[0] else element & ~np.int64(127)
         skip = element - start
         for j in range(drift.shape[0]):
-            _sum_directions(start, skip + n, stream, tensor, drift[j], FIRST_WORD + (j << 14), words, u, s)
+            _sum_directions(start, skip + n, stream, tensor, drift[j], first_word + (j << 14), words, u, s)
             if j == 0:
                 for i in range(skip + n):
                     total[i] = s[i]
@@ -368,7 +367,7 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
     root = np.ones(BLOCK, dtype=np.float32)
     h = np.empty(BLOCK, dtype=np.float32)
     square = np.empty(BLOCK, dtype=np.float64)
-    weights, lr = step
+    weights, first_word, lr = step
     advance, every, keep, nu, eps, floor = average
     tau = weights.shape[0]
     if kind == 1:
@@ -383,7 +382,7 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
                 h[i] = stored[i]
                 root[i] = np.sqrt(stored[i])
         for k in range(tau):
-            _sum_directions(start, n, stream, tensor, weights[k], FIRST_WORD + (k << 14), words, u, s)
+            _sum_directions(start, n, stream, tensor, weights[k], first_word + (k << 14), words, u, s)
             if k == 0:
                 for i in range(n):
                     total[i] = s[i]

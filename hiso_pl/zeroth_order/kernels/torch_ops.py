@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, tree_sum
-from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose, last_word
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
     LN_2,
@@ -49,7 +49,7 @@ def _words(blocks: Tensor, site: Site, k: int, p: int) -> list[Tensor]:
         blocks,
         torch.full_like(blocks, site.tensor),
         torch.full_like(blocks, site.round),
-        torch.full_like(blocks, last_word(Purpose.DIRECTIONS, k, p)),
+        torch.full_like(blocks, site.word(k, p)),
     ]
     k0, k1 = site.seed & _MASK32, site.seed >> 32
     for _ in range(ROUNDS):

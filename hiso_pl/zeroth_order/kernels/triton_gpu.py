@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import triton_functions as functions
 from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, tree_sum
-from hiso_pl.zeroth_order.philox import Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site
 
 INTERPRETED = not isinstance(functions.update, triton.JITFunction)
@@ -147,7 +146,6 @@ class TritonKernels(Kernels):
             normal = site.distribution == "normal"
             argument, target, form = _output(out)
             units, unit = _units(out.numel())
-            last_word(Purpose.DIRECTIONS, k, len(weights) - 1)  # refuses what a counter word does not hold
             self._launch(
                 functions.combine,
                 triton.cdiv(out.numel(), _block(normal)),
@@ -157,7 +155,7 @@ class TritonKernels(Kernels):
                 units=units,
                 directions=len(weights),
                 tensor=site.tensor,
-                word=last_word(Purpose.DIRECTIONS, k),
+                word=site.word(k, 0, len(weights)),
                 **_stream(site),
                 FORMAT=form,
                 UNIT=unit,
@@ -231,13 +229,13 @@ class TritonKernels(Kernels):
     ) -> dict[str, Any]:
         """The arguments of a displacement that do not depend on the tensor."""
         if len(drift):
-            last_word(Purpose.DIRECTIONS, len(drift) - 1, drift.shape[1] - 1)
+            site.word(len(drift) - 1, 0, drift.shape[1])  # refuses what a counter word does not hold
         return {
             "drift": self._on_device(drift, device) if len(drift) else None,
             "steps": len(drift),
             "directions": drift.shape[1] if len(drift) else 0,
-            "probe_word": last_word(Purpose.DIRECTIONS, k, 0 if offset is None else offset.p),
-            "drift_word": last_word(Purpose.DIRECTIONS),
+            "probe_word": site.word(k, 0 if offset is None else offset.p),
+            "drift_word": site.word(0),
             "mu": _fp32(0.0 if offset is None else offset.mu),
             "lr": _fp32(lr),
             **_stream(site),
@@ -299,13 +297,13 @@ class TritonKernels(Kernels):
         device: torch.device,
     ) -> dict[str, Any]:
         """The arguments of an update that do not depend on the tensor."""
-        last_word(Purpose.DIRECTIONS, len(weights) - 1, weights.shape[1] - 1)
+        site.word(len(weights) - 1, 0, weights.shape[1])
         average = decay or Decay(0.0, 0.0, 0.0, False)
         return {
             "weights": self._on_device(weights, device),
             "steps": len(weights),
             "directions": weights.shape[1],
-            "word": last_word(Purpose.DIRECTIONS),
+            "word": site.word(0),
             **_stream(site),
             "lr": _fp32(lr),
             "keep": _fp32(1.0 - average.nu),
