@@ -66,7 +66,8 @@ del os.environ["HF_HUB_OFFLINE"]
 import transformers
 from hiso_pl.data.sources import open_dataset
 from hiso_pl.ledger.weights import NamedWeights
-from hiso_pl.models.loading import load_pretrained, load_tokenizer
+from hiso_pl.models.loading import load_pretrained
+from hiso_pl.models.tokenizer import load_tokenizer
 
 def tell(work):
     began = time.monotonic()

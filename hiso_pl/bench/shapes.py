@@ -10,7 +10,8 @@ import transformers
 from hiso_pl.models import CausalLM, LoRA, TaskModel
 from hiso_pl.models.adapters import add_adapter
 from hiso_pl.models.causal_lm import why_full_logits
-from hiso_pl.models.loading import check_source, vocabulary_size
+from hiso_pl.models.loading import vocabulary_size
+from hiso_pl.models.source import check_source
 
 
 def shape(hidden: int, ffn: int, layers: int, heads: int, **other: Any) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -15,16 +13,17 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
+from hiso_pl.callbacks.ledger_rebuilt import at_start, rebuilt
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
+from hiso_pl.ledger.carried_on import copy_records, ledger_of
 from hiso_pl.ledger.header_of_run import say_what_replays
-from hiso_pl.ledger.resumable import go_on, with_state, without_state
+from hiso_pl.ledger.resumable import go_on, with_state
 from hiso_pl.run import checkpoint, lock, versions
 from hiso_pl.run.folder import CONFIG, LEDGER
 from hiso_pl.run.start import Start
-from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.digest import digest
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class RoundLedger(OrderedCallback):
         plan: tuple[bytes, dict[str, Any], Path | None] | None = None
         if trainer.is_global_zero:
             try:
-                plan, start.content = _rebuilt(start.root, module)
+                plan, start.content = rebuilt(start.root, module)
             except (ValueError, OSError) as error:
                 said = str(error)
         said, plan = trainer.strategy.broadcast((said, plan))
@@ -114,7 +113,7 @@ class RoundLedger(OrderedCallback):
             with TemporaryDirectory() as folder:
                 copy = Path(folder) / LEDGER
                 copy.write_bytes(ledger)
-                start.content = with_state(content, go_on(LedgerReader(copy), _at_start(module), base))
+                start.content = with_state(content, go_on(LedgerReader(copy), at_start(module), base))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,7 +148,7 @@ class RoundLedger(OrderedCallback):
         assert header is not None
         state = digest(optimizer_of(trainer))
         if not path.exists() and round > 0:
-            source = _ledger_of(Path(str(trainer.ckpt_path)))
+            source = ledger_of(Path(str(trainer.ckpt_path)))
             if source is None:
                 log.warning(
                     "This run keeps no ledger and cannot be replayed: its first %d rounds are in none, as %s has none.",
@@ -157,7 +156,7 @@ class RoundLedger(OrderedCallback):
                     trainer.ckpt_path,
                 )
                 return None
-            _copy(source, path, round)
+            copy_records(source, path, round)
             try:
                 return LedgerWriter.resume(path, header, round, bool(module.changed_on_resume), state)
             except (LedgerError, OSError):
@@ -242,56 +241,3 @@ def _describe(trainer: Trainer, module: FederatedModule) -> Header:
         weights=identity.get("name"),
         revision=identity.get("revision"),
     )
-
-
-def _at_start(module: FederatedModule) -> ZerothOrderOptimizer:
-    """An optimizer of the run at round 0; the network is not on its device yet, so the kernels are the CPU's."""
-    method = replace(cast(Method, module.method), backend="auto")
-    return ZerothOrderOptimizer(module.trainable(), method, seed=module.seed, network=module.network)
-
-
-def _rebuilt(root: Path, module: FederatedModule) -> tuple[tuple[bytes, dict[str, Any], Path | None], dict[str, Any]]:
-    """What all ranks are told (the ledger's bytes, the checkpoint without its state, the base), and the checkpoint."""
-    ledger = root / LEDGER
-    reader = LedgerReader(ledger)
-    survey, newest = reader.survey(), checkpoint.newest(root, up_to=reader.rounds)
-    if newest is not None and survey.closed_otherwise(newest[1]["global_step"], newest[1][checkpoint.KEY]["digest"]):
-        log.warning("%s is passed over, as %s was closed with another digest.", newest[0], LEDGER)
-        newest = checkpoint.newest(root, up_to=reader.rounds - 1)
-    path, base = (None, None) if newest is None else newest
-    if base is not None:
-        checkpoint.compare(base, module.facts(), resuming=False)  # its options are compared once it is restored
-    content = go_on(reader, _at_start(module), base)
-    start = "the initial weights" if path is None else str(path)
-    if survey.closed_otherwise(reader.rounds, content[checkpoint.KEY]["digest"]):
-        raise LedgerError(f"{ledger} was closed with another digest than it leads to from {start}: move that away")
-    if content[checkpoint.KEY]["rebuilt"]:
-        module.learning_rate.check_reschedulable(f"{ledger} goes beyond {start}")
-    log.warning(
-        "Going on after round %d, from %s and %s: rounds are applied, not computed.", reader.rounds, start, LEDGER
-    )
-    return (ledger.read_bytes(), without_state(content), path), content
-
-
-def _ledger_of(path: Path) -> Path | None:
-    """The ledger of the run that a checkpoint is of, where it lies as a run leaves it."""
-    places = (path.parent / LEDGER, path.parent.parent / LEDGER)
-    return next((place for place in places if place.is_file()), None)
-
-
-def _copy(source: Path, path: Path, round: int) -> None:
-    """Begins a ledger with another's records up to ``round``, and the tensors beside it.
-
-    Raises:
-        LedgerError: If that one is damaged or ends earlier.
-    """
-    reader = LedgerReader(source)
-    if reader.rounds < round:
-        raise LedgerError(f"{source} ends after round {reader.rounds - 1}, the checkpoint is of round {round}")
-    before, _ = reader.around(round)
-    if stored_path(source).is_file():
-        with whole_file(stored_path(path)) as part:
-            shutil.copyfile(stored_path(source), part)
-    with whole_file(path) as part, source.open("rb") as file:
-        part.write_bytes(file.read(before.end))
-    log.info("The ledger goes on from the %d rounds of %s.", round, source)

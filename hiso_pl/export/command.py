@@ -13,7 +13,7 @@ from lightning.pytorch import seed_everything
 from hiso_pl.export.folder import FACTS, check_output, file_digest, replacing
 from hiso_pl.export.module import ExportedModule, exportable, trained_tensors
 from hiso_pl.export.writing import name_classes, save
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.models.tokenizer import load_tokenizer
 from hiso_pl.ranks import process
 from hiso_pl.run import versions
 from hiso_pl.run.folder import DEFAULT_ROOT

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -15,10 +14,11 @@ from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference, with_options_of
 from hiso_pl.ledger.format import PREAMBLE, Closing, Kind, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.ledger.same_record import check_equal
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.record import RoundRecord, told
+from hiso_pl.zeroth_order.record import RoundRecord
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class LedgerWriter:
             self._pending = None
             self._write(fmt.frame(Kind.RECORD, fmt.pack_record(record), self._chain))
         else:
-            self._compare(there, record)
+            check_equal(self.path, there, record)
         self.round += 1
 
     def sync(self) -> None:
@@ -236,20 +236,3 @@ class LedgerWriter:
             return
         advice = "so nothing more is written: end the other run, and resume this one"
         raise LedgerError(f"{self.path} was changed by another process ({what}), {advice}", self.round, self.round)
-
-    def _compare(self, there: Frame, record: RoundRecord) -> None:
-        where = f"{self.path}: record {self.round} (round {self.round}, byte {there.offset})"
-        if not isinstance(there.value, RoundRecord):
-            raise LedgerError(f"{where}: from here on the ledger was made with other options", self.round, self.round)
-        if fmt.pack_record(there.value) == fmt.pack_record(record):
-            return
-        for name in ("lr", "mu", "scalars", "dropped"):
-            old, new = (_said(name, getattr(r, name)) for r in (there.value, record))
-            if old != new:
-                what = f"{name} is {old} there, and this run computed {new}"
-                raise LedgerError(f"{where}: {what}", self.round, self.round, there.offset)
-        raise LedgerError(f"{where}: the two differ", self.round, self.round, there.offset)
-
-
-def _said(name: str, value: Any) -> str:
-    return f"({told(value)})" if name == "dropped" else " ".join(str(value).split())

@@ -6,9 +6,7 @@ update are fp32.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,76 +14,12 @@ import torch
 import transformers
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.hub import cached_file
 
 from hiso_pl import hub
-from hiso_pl.errors import one_line
 from hiso_pl.models.building import no_more_than, of_another_shape
-from hiso_pl.models.configuration import check_config, check_numbers, check_tokenizer_config
-from hiso_pl.models.folder import Find, check_folder, held_by, weight_files
-
-logger = logging.getLogger(__name__)
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
-)
-_FIRST = "give a model's folder, or first download it where there is a network (hf download {})"
-
-
-@contextmanager
-def _refusing(name: str, source: str) -> Iterator[None]:
-    """Makes one line of whatever the readers of a broken file raise: OSError, SafetensorError, KeyError, and more."""
-    try:
-        yield
-    except BaseException as error:
-        # what panics in Rust is no Exception, so that nobody else takes it for one
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{name}={source!r} {_refusal(error)}") from error
-
-
-def _finder(source: str, folder: Path | None, revision: str | None) -> Find:
-    """Finds files of a model by name: in its folder, or in the hub's cache, where they are fetched to."""
-
-    def find(name: str) -> Path | None:
-        if folder is not None:
-            return folder / name if (folder / name).exists() else None
-        try:
-            found = cached_file(source, name, revision=revision, local_files_only=bool(hub.away()))
-        except OSError:  # it has none such, or the hub is not to be reached: from_pretrained says it better
-            return None
-        return None if found is None else Path(found)
-
-    return find
-
-
-def _refusal(error: BaseException) -> str:
-    if "trust_remote_code" in str(error):
-        return "comes with Python code of its own: read it, and run it by trust_remote_code=true of the network"
-    return f"cannot be loaded: {one_line(error)}"
-
-
-def check_source(name: str, source: str) -> Path | None:
-    """Tells a local folder from a name on the hub.
-
-    Args:
-        name: The argument that ``source`` was given as, for the message.
-        source: A folder, or ``owner/name`` or ``name`` on the hub.
-
-    Returns:
-        The folder, or None for a name on the hub.
-
-    Raises:
-        ValueError: If it can only be a folder and there is none.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ValueError(f"{name}={source!r} is a file, must be a model's folder or its name on the hub")
-    if not source or source.startswith((".", "~", "/")) or source.count("/") > 1 or "\\" in source:
-        raise ValueError(f"{name}={source!r}: no such folder; give a model's folder or its name on the hub")
-    return None
+from hiso_pl.models.configuration import check_config
+from hiso_pl.models.folder import check_folder, held_by, weight_files
+from hiso_pl.models.source import FIRST, check_source, finder, refusing
 
 
 def load_pretrained(
@@ -117,9 +51,9 @@ def load_pretrained(
         ValueError: If there is nothing to load or it cannot be loaded.
     """
     folder = check_source("pretrained", pretrained)
-    find = _finder(pretrained, folder, revision)
+    find = finder(pretrained, folder, revision)
     if folder is None:
-        hub.check_there(f"pretrained={pretrained!r}", find("config.json") is not None, _FIRST.format(pretrained))
+        hub.check_there(f"pretrained={pretrained!r}", find("config.json") is not None, FIRST.format(pretrained))
     if find("adapter_config.json") is not None:
         # transformers would follow the path of the base model that the adapter's file names.
         raise ValueError(f"pretrained={pretrained!r} is a PEFT adapter, must be a whole model; give the adapter's base")
@@ -131,7 +65,7 @@ def load_pretrained(
     if revision is not None:
         options["revision"] = revision
     transformers.utils.logging.disable_progress_bar()  # one on every rank, for what takes a second
-    with _refusing("pretrained", pretrained):
+    with refusing("pretrained", pretrained):
         if folder is not None:
             check_folder(folder)
         config = find("config.json")
@@ -180,60 +114,6 @@ def unwrapped(model: nn.Module) -> transformers.PreTrainedModel:
     return cast(transformers.PreTrainedModel, inner)
 
 
-def load_tokenizer(
-    source: str, revision: str | None = None, trust_remote_code: bool = False
-) -> transformers.PreTrainedTokenizerBase:
-    """Loads a tokenizer.
-
-    Args:
-        source: Folder, or name on the hub.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Whether Python code that comes with the tokenizer may run.
-
-    Raises:
-        ValueError: If there is none. A model's folder without tokenizer files is such a case: transformers
-            would answer it with an empty tokenizer of the model's family.
-    """
-    folder = check_source("tokenizer", source)
-    if folder is not None and not _tokenizer_files(folder):
-        raise ValueError(f"tokenizer={source!r}: the folder holds no tokenizer (tokenizer.json or a vocabulary file)")
-    if folder is None:
-        there = any(_finder(source, None, revision)(name) for name in ("tokenizer_config.json", *TOKENIZER_FILES))
-        hub.check_there(f"tokenizer={source!r}", there, _FIRST.format(source))
-    # said even where it is not wanted: not told, transformers would ask at the terminal
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
-    with _refusing("tokenizer", source):
-        if folder is not None:
-            check_folder(folder)
-        find = _finder(source, folder, revision)
-        checks = {"tokenizer_config.json": check_tokenizer_config, "special_tokens_map.json": check_tokenizer_config}
-        for name, check in {**checks, "config.json": check_numbers}.items():
-            path = find(name)
-            if path is not None:
-                check(path)
-        tokenizer = _open_tokenizer(source if folder is None else str(folder), options)
-        if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):  # of a pair of models, for one
-            raise ValueError(f"{type(tokenizer).__name__} is no tokenizer of texts")
-    if len(tokenizer) == 0:
-        raise ValueError(f"tokenizer={source!r} cannot be loaded: its vocabulary is empty")
-    return tokenizer
-
-
-def _open_tokenizer(source: str, options: dict[str, Any]) -> transformers.PreTrainedTokenizerBase:
-    """Opens a tokenizer that makes token types only where its files or its family say so, as from version 5 on.
-
-    Before, one of no family made them always, and decoders such as GPT-2 add the embedding of token 0 for each.
-    """
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    told = type(tokenizer) is not transformers.PreTrainedTokenizerFast or "model_input_names" in tokenizer.init_kwargs
-    if told or "token_type_ids" not in tokenizer.model_input_names:
-        return tokenizer
-    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    return transformers.AutoTokenizer.from_pretrained(source, model_input_names=names, **options)
-
-
 def _check_attention(attention: str) -> None:
     """Refuses what transformers has no attention for, and what it would fetch code from the hub for."""
     known = sorted({"eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)})
@@ -254,7 +134,3 @@ def _check_model_files(pretrained: str, folder: Path, use_safetensors: bool) -> 
         )
     if not any(folder.glob("*.bin")):
         raise ValueError(f"pretrained={pretrained!r}: the folder holds no weights (*.safetensors)")
-
-
-def _tokenizer_files(folder: Path) -> bool:
-    return any((folder / name).exists() for name in TOKENIZER_FILES) or any(folder.glob("*.tiktoken"))

@@ -14,7 +14,7 @@ import transformers
 from torch.nn import functional as F
 
 from hiso_pl.models import CausalLM, LoRA, SequenceClassifier
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.models.tokenizer import load_tokenizer
 
 PLAIN = ["opt", "gpt2", "llama"]
 CHANGED = ["gemma2", "cohere"]  # soft-capped logits, scaled logits

@@ -15,7 +15,7 @@ import torch
 from hiso_pl.models import CausalLM, ImageClassifier, SequenceClassifier
 from hiso_pl.models.building import no_more_than
 from hiso_pl.models.folder import Held, held_by
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.models.tokenizer import load_tokenizer
 from tests.isolated import isolated
 
 KINDS: dict[str, tuple[Any, str]] = {
@@ -307,7 +307,7 @@ def test_nothing_outside_the_folder_is_opened(copy, tmp_path):
     code = f"""
         import os, sys
         from hiso_pl.models import CausalLM, ImageClassifier, SequenceClassifier
-        from hiso_pl.models.loading import load_tokenizer
+        from hiso_pl.models.tokenizer import load_tokenizer
         seen = []
         inside = ({str(tmp_path)!r}, sys.prefix, sys.base_prefix, "/proc", "/sys", "/usr", "/dev/null")
         def watch(event, args):

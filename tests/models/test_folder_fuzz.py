@@ -20,7 +20,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hiso_pl.models import CausalLM, ImageClassifier, SequenceClassifier
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.models.tokenizer import load_tokenizer
 from tests.isolated import fuzz
 
 pytestmark = pytest.mark.timeout(0)

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from hiso_pl.data.facts import ModelFacts
-from hiso_pl.models.loading import load_tokenizer
+from hiso_pl.models.tokenizer import load_tokenizer
 
 Tokenizer = Any
 """A tokenizer of transformers; named so that this module can be imported without it."""
