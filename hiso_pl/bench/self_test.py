@@ -68,7 +68,7 @@ def update(kernels: Kernels, device: torch.device) -> str:
     hessian = torch.from_numpy(((index * 30011 % 65536 + 8192) / 65536).astype(np.float32)).to(device)
     weights = np.array([[0.25, -1.5, 0.75], [-0.375, 0.5, 2.0]], dtype=np.float32)
     site = Site(20261120, "normal", 1, 7)
-    kernels.update(x, hessian, site, weights, 0.0123, Decay(0.05, 1e-8, 1e-8, False), False)
+    kernels.update(x, hessian, site, weights, 0.0123, Decay(0.05, 1e-8, 1e-8, "last"), False)
     return hashlib.sha256(_bytes(x) + _bytes(hessian)).hexdigest()
 
 

@@ -84,7 +84,7 @@ def test_usual_way_is_put_back_to_the_bit(difference: str) -> None:
 
 def test_usual_updates_are_the_methods() -> None:
     torch.manual_seed(0)
-    x, hessian, decay = torch.randn(1000), torch.rand(1000) + 0.5, Decay(0.05, 0.0, 0.0, False)
+    x, hessian, decay = torch.randn(1000), torch.rand(1000) + 0.5, Decay(0.05, 0.0, 0.0, "last")
     scalars = [[0.3, -1.2, 2.0]]
     directions = []
     for p in range(3):

@@ -61,7 +61,7 @@ def test_a_round_leaves_the_base_weights_bit_identical(memory):
 
 
 def test_a_large_tensor_is_updated_as_on_the_cpu():
-    count, site, decay = 10**8, Site(7, "normal", 1, 3), Decay(0.05, 1e-8, 1e-8, False)
+    count, site, decay = 10**8, Site(7, "normal", 1, 3), Decay(0.05, 1e-8, 1e-8, "last")
     weights = np.array([[0.5, -2.0]], dtype=np.float32)
     for r in range(3):
         results = []

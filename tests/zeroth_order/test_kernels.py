@@ -47,7 +47,9 @@ def test_every_pass_equals_the_reference(backend, distribution, kind, numel):
             for kernels, out in zip((fast, plain), outs, strict=True):
                 kernels.displace(out, x, hessian, site, 2, offset, drift, 1e-2)
             assert same_bits(*outs)
-    decays = [None, Decay(0.05, 1e-8, 1e-8, False), Decay(0.3, 0.0, 0.5, True)] if kind == "elementwise" else [None]
+    decays: list[Decay | None] = [None]
+    if kind == "elementwise":
+        decays += [Decay(0.05, 1e-8, 1e-8, "last"), Decay(0.3, 0.0, 0.5, "all"), Decay(0.3, 0.0, 0.5, "first")]
     for decay in decays:
         x, hessian = tensors(numel, kind, generator)
         results = []
@@ -65,7 +67,7 @@ def test_elements_are_counted_by_logical_index_not_by_memory(backend):
     kernels, site = select(backend, CPU), Site(1, "normal", 0, 0)
     weights = np.array([[0.5, -2.0]], dtype=np.float32)
     base = torch.randn(33, 40, generator=torch.Generator().manual_seed(0))
-    decay = Decay(0.05, 1e-8, 1e-8, False)
+    decay = Decay(0.05, 1e-8, 1e-8, "last")
     plain, plain_h = base.clone(), torch.ones(33, 40)
     strided, strided_h = base.t().contiguous().t(), torch.ones(40, 33).t()
     assert not strided.is_contiguous()
@@ -85,7 +87,7 @@ def test_threads_do_not_change_a_bit(threads):
         threads(count)
         x, h = torch.ones(300_001), torch.ones(300_001)
         weights = np.array([[0.5, -2.0, 1e-3]], dtype=np.float32)
-        sums = select("numba", CPU).update(x, h, Site(1, "normal", 0, 0), weights, 0.1, Decay(0.05, 0, 0, False), True)
+        sums = select("numba", CPU).update(x, h, Site(1, "normal", 0, 0), weights, 0.1, Decay(0.05, 0, 0, "last"), True)
         results.append((x, h, sums))
     for x, h, sums in results[1:]:
         assert same_bits(x, results[0][0])
@@ -143,9 +145,9 @@ def passes(kernels, site, x, hessian, k, p, weights, rows):
     for all_ in (False, True):
         moved, h = x.clone(), hessian.clone()
         if all_:
-            kernels.update_all([moved], [h], [site], weights, 1e-2, Decay(0.05, 0.0, 0.0, True), False)
+            kernels.update_all([moved], [h], [site], weights, 1e-2, Decay(0.05, 0.0, 0.0, "all"), False)
         else:
-            kernels.update(moved, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, True), False)
+            kernels.update(moved, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, "all"), False)
         found += [moved, h]
     return found
 
@@ -268,7 +270,7 @@ def test_all_tensors_in_one_call_are_as_one_at_a_time(backend, kind, strided, th
             kernels.displace_all(outs, bases, hessians, sites, 2, offset, drift, 1e-2)
             plain.displace_all(expected, bases, hessians, sites, 2, offset, drift, 1e-2)
             assert all(torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
-    decay = Decay(0.05, 1e-8, 1e-8, True) if kind == "elementwise" else None
+    decay = Decay(0.05, 1e-8, 1e-8, "all") if kind == "elementwise" else None
     results = []
     for k in (kernels, plain):
         xs = [b.clone() for b in bases]

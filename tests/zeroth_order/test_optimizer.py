@@ -337,7 +337,7 @@ def test_bad_options_are_refused_by_name_and_value(options, message):
         (lambda: Diagonal(nu=1.5), "nu=1.5 must be in"),
         (lambda: Diagonal(eps=-1.0), "eps=-1.0 must be"),
         (lambda: Scalar(floor=-1.0), "floor=-1.0 must be"),
-        (lambda: PerTensor(hessian_update="first"), "hessian_update='first' must be 'last' or 'all'"),
+        (lambda: PerTensor(hessian_update="middle"), "hessian_update='middle' must be one of last, first, all"),
         (lambda: Momentum(1.0), "beta=1.0 must be in"),
         (lambda: Linear(1.0, 0), "rounds=0 must be at least 1"),
         (lambda: Steps([3, 2], [1, 2]), "must be ascending"),

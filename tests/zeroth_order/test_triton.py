@@ -85,7 +85,7 @@ def check_passes(distribution, kind):
             assert_same_bits(out, expected)
         decays = [None]
         if kind == "elementwise":
-            decays = [None, Decay(0.05, 1e-8, 1e-8, False), Decay(0.3, 0.0, 0.5, True)]
+            decays = [None, *(Decay(0.3, 1e-8, 0.5, steps) for steps in ("last", "first", "all"))]
         for decay in decays:
             check_update(fast, plain, x, hessian, site, weights, 1e-2, decay)
 
@@ -182,7 +182,7 @@ def check_all(distribution, kind):
     check_displace_all(fast, plain, xs, hessians, sites, Offset(1, 1e-2), weights[:0])
     check_displace_all(fast, plain, xs, hessians, sites, Offset(0, -1e-2), weights[:1], torch.bfloat16)
     check_displace_all(fast, plain, xs[:3], hessians[:3], sites[:3], None, weights[:1])
-    decay = {"elementwise": Decay(0.05, 1e-8, 1e-8, distribution == "normal")}.get(kind)
+    decay = {"elementwise": Decay(0.05, 1e-8, 1e-8, "all" if distribution == "normal" else "first")}.get(kind)
     check_update_all(fast, plain, xs, hessians, sites, weights, decay)
     counts = ((7, 4), (7, 4), (3, 2), (7, 4)) if distribution == "normal" else ((2, 3), (2, 3), (1, 2), (2, 3))
     assert [(p, u) for _, p, u in fast.launches] == [(p, u) for c in counts for p, u in zip(c, (8, 1), strict=True)]
@@ -238,8 +238,8 @@ def check_first():
             fast.displace(some, x, h, site, 2, offset, drift, 1e-2, rows)
             plain.displace(expected, x, h, site, 2, offset, drift, 1e-2)
             assert_same_bits(some, expected[rows])
-        check_update(fast, plain, x, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, True))
-        check_update_all(fast, plain, [x], [h], [site], weights, Decay(0.05, 0.0, 0.0, True))
+        check_update(fast, plain, x, h, site, weights, 1e-2, Decay(0.05, 0.0, 0.0, "all"))
+        check_update_all(fast, plain, [x], [h], [site], weights, Decay(0.05, 0.0, 0.0, "all"))
         with pytest.raises(ValueError, match="direction p=16384"):
             fast.update(x, h, site._replace(first=(1 << 14) - 1), weights, 0.1, None, False)
 
@@ -249,7 +249,7 @@ def check_chained_updates():
     fast, plain = backends()
     generator = torch.Generator().manual_seed(1)
     for distribution, decay in zip(
-        DISTRIBUTIONS, (Decay(0.05, 1e-8, 1e-8, False), Decay(0.1, 0.0, 0.0, True)), strict=True
+        DISTRIBUTIONS, (Decay(0.05, 1e-8, 1e-8, "last"), Decay(0.1, 0.0, 0.0, "all")), strict=True
     ):
         x, h = torch.randn(2053, generator=generator), torch.ones(2053)
         for r in range(3):
@@ -271,7 +271,7 @@ def check_zeros():
                 fast.displace(out, x, hessian, site, 1, offset, drift, lr)
                 plain.displace(expected, x, hessian, site, 1, offset, drift, lr)
                 assert_same_bits(out, expected)
-        decay = Decay(0.5, 1e-41, 0.0, False)
+        decay = Decay(0.5, 1e-41, 0.0, "last")
         check_update(fast, plain, x, torch.full((300,), 1e-40), site, drift, 1e-3, decay)
 
 
@@ -279,7 +279,7 @@ def check_zeros():
 def check_strides():
     fast, _ = backends()
     site, weights = Site(1, "normal", 0, 0), np.array([[0.5, -2.0]], dtype=np.float32)
-    base, decay = torch.randn(33, 40, generator=torch.Generator().manual_seed(0)), Decay(0.05, 1e-8, 1e-8, False)
+    base, decay = torch.randn(33, 40, generator=torch.Generator().manual_seed(0)), Decay(0.05, 1e-8, 1e-8, "last")
     plain, plain_h = base.clone(), torch.ones(33, 40)
     strided, strided_h = base.t().contiguous().t(), torch.ones(40, 33).t()
     assert not strided.is_contiguous()
@@ -316,9 +316,9 @@ def check_launches():
     assert fast.update(empty, None, site, np.ones((2, 1), dtype=np.float32), 0.1, None, True).tolist() == [0.0, 0.0]
     one, one_h = torch.randn(1), torch.ones(1)
     weights = np.ones((1, 1), dtype=np.float32)
-    check_update(fast, plain, one, one_h, site, weights, 0.1, Decay(0.5, 0.0, 0.0, False))
+    check_update(fast, plain, one, one_h, site, weights, 0.1, Decay(0.5, 0.0, 0.0, "last"))
     with pytest.raises(ValueError, match="only an elementwise H advances"):
-        fast.update(base, one_h, site, weights, 0.1, Decay(0.5, 0.0, 0.0, False), False)
+        fast.update(base, one_h, site, weights, 0.1, Decay(0.5, 0.0, 0.0, "last"), False)
     with pytest.raises(ValueError, match="H has 2 elements and x has 150"):
         fast.update(base, torch.ones(2), site, weights, 0.1, None, False)
     with pytest.raises(ValueError, match="direction p=16384"):
@@ -371,7 +371,7 @@ def check_mixed():
     generator, weights = torch.Generator().manual_seed(3), np.ones((1, 1), dtype=np.float32)
     xs, hessians, sites = network([(40,), (1,), (16,)], "elementwise", "rademacher", generator)
     shared = torch.tensor([0.3])
-    advance, near = Decay(0.5, 0.0, 0.0, False), Offset(0, 1e-2)
+    advance, near = Decay(0.5, 0.0, 0.0, "last"), Offset(0, 1e-2)
     together = [([None] * 3, None), ([shared] * 3, None), (hessians, None), (hessians, advance)]
     together += [([shared, hessians[1], shared.clone()[0]], None)]
     apart = [([None, *hessians[1:]], None), ([shared, *hessians[1:]], None), ([None, hessians[1], None], None)]

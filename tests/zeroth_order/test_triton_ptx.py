@@ -89,7 +89,7 @@ def launches(distribution):
         width, rows = ((256, None), (256, torch.tensor([1, 0])), (250, torch.tensor([1, 0])))[(i + 2 * j) % 3]
         out = torch.empty(4 if rows is None else 2, width, dtype=dtype)
         recorder.displace(out, torch.ones(4, width), hessian(kind, (4, width)), site, 2, offset, drift, 0.1, rows)
-    averages = [None, Decay(0.05, 1e-8, 1e-8, False), Decay(0.05, 1e-8, 1e-8, True)]
+    averages = [None, *(Decay(0.05, 1e-8, 1e-8, steps) for steps in ("last", "first", "all"))]
     for i, (kind, decay) in enumerate([("none", None), ("one", None), *(("elementwise", a) for a in averages)]):
         for squares in (False, True):
             size = 1024 if i % 2 or not squares else 1001
@@ -108,7 +108,7 @@ def launches_of_all(distribution, width):
         drift = weights[: (0, 2, 2)[i]]
         recorder.displace_all(outs, xs, hs, sites, 2, offsets[i], drift, 0.1)
         recorder.displace(outs[0], xs[0], hs[0], sites[0], 2, offsets[i], drift, 0.1)
-        decay = Decay(0.05, 1e-8, 1e-8, width == 256) if kind == "elementwise" else None
+        decay = Decay(0.05, 1e-8, 1e-8, "all" if width == 256 else "first") if kind == "elementwise" else None
         recorder.update_all(xs, hs, sites, weights, 0.1, decay, kind != "one")
         recorder.update(xs[0], hs[0], sites[0], weights, 0.1, decay, kind != "one")
     return list(zip(recorder.launches[::2], recorder.launches[1::2], strict=True))

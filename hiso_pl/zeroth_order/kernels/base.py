@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,17 @@ LEAF = 1024
 """Elements a leaf of the summation tree holds; also the block the CPU kernel works through at a time."""
 
 
+HessianUpdate = Literal["last", "first", "all"]
+HESSIAN_UPDATES: tuple[str, ...] = get_args(HessianUpdate)
+
+T = TypeVar("T")
+
+
+def advancing(steps: HessianUpdate, values: Sequence[T]) -> Sequence[T]:
+    """Of what there is for each local step, in order, that of the steps in which H advances."""
+    return {"last": values[-1:], "first": values[:1], "all": values}[steps]
+
+
 class Decay(NamedTuple):
     """The moving average that advances an elementwise Hessian inside the update.
 
@@ -29,13 +40,13 @@ class Decay(NamedTuple):
         nu: Weight of the new square.
         eps: Added to the square.
         floor: Smallest value of H.
-        every_step: One step for every k in order, instead of one for the last k.
+        steps: The local steps whose D it takes, in order: the ``last``, the ``first``, or ``all``.
     """
 
     nu: float
     eps: float
     floor: float
-    every_step: bool
+    steps: HessianUpdate
 
 
 class Offset(NamedTuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import numba_loops as loops
-from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, tree_sum
+from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, advancing, tree_sum
 from hiso_pl.zeroth_order.streams import Site
 
 _NONE = np.ones(1, dtype=np.float32)
@@ -63,9 +63,10 @@ def _step(site: Site, weights: NDArray[np.float32], lr: float) -> tuple[Any, ...
     return weights, _first_word(site, weights), np.float32(lr)
 
 
-def _average(decay: Decay | None, advance: bool) -> tuple[Any, ...]:
-    nu, eps, floor, every = decay or Decay(0.0, 0.0, 0.0, False)
-    return advance, every, *(np.float32(c) for c in (1.0 - nu, nu, eps, floor))
+def _average(decay: Decay | None, advance: bool, tau: int) -> tuple[Any, ...]:
+    nu, eps, floor, steps = decay or Decay(0.0, 0.0, 0.0, "last")
+    taken = advancing(steps, range(tau))
+    return advance, taken[0], taken[-1], *(np.float32(c) for c in (1.0 - nu, nu, eps, floor))
 
 
 def _hessian(hessian: Tensor | None) -> tuple[_Argument | None, NDArray[np.float32], int]:
@@ -155,7 +156,7 @@ class NumbaKernels(Kernels):
         if advance and kind == 1 and x.numel() == 1:
             kind = 2
         leaves = np.empty((len(weights), _count(x.numel())), dtype=np.float64) if squares else _NO_LEAVES
-        stream, step, average = _stream(site), _step(site, weights, lr), _average(decay, advance)
+        stream, step, average = _stream(site), _step(site, weights, lr), _average(decay, advance, len(weights))
         self._blocks(
             _count(x.numel()),
             lambda lo, hi: loops.update(
@@ -203,7 +204,7 @@ class NumbaKernels(Kernels):
         advance = decay is not None and hessians[0] is not None
         table, blocks = _table(xs, xs, hessians, sites, advance)
         leaves = np.empty((len(weights), blocks), dtype=np.float64) if squares else _NO_LEAVES
-        stream, step, average = _stream(sites[0]), _step(sites[0], weights, lr), _average(decay, advance)
+        stream, step, average = _stream(sites[0]), _step(sites[0], weights, lr), _average(decay, advance, len(weights))
         self._blocks(blocks, lambda lo, hi: loops.update_all(table, lo, hi, stream, step, average, squares, leaves))
         if not squares:
             return None

@@ -12,7 +12,7 @@ Numba's cache on disk is renewed when the file of a function changes, and not wh
 What is the same for all tensors of a call comes in tuples. ``stream``: whether directions are normal, the round, both
 words of the key. ``probe``: whether there is a direction, mu, its counter word, that of k = p = 0, the weights of the
 drift, the learning rate. ``step``: an update's weights, the counter word of k = p = 0, the learning rate. ``average``:
-whether H advances, whether in every k, 1 - nu, nu, eps, floor.
+whether H advances, the first and the last local step in which it does, 1 - nu, nu, eps, floor.
 """
 
 from __future__ import annotations
@@ -368,7 +368,7 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
     h = np.empty(BLOCK, dtype=np.float32)
     square = np.empty(BLOCK, dtype=np.float64)
     weights, first_word, lr = step
-    advance, every, keep, nu, eps, floor = average
+    advance, since, until, keep, nu, eps, floor = average
     tau = weights.shape[0]
     if kind == 1:
         root[:] = np.sqrt(hessian[0])
@@ -389,7 +389,7 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
             else:
                 for i in range(n):
                     total[i] = total[i] + s[i]
-            if advance and (every or k == tau - 1):
+            if advance and since <= k <= until:
                 for i in range(n):
                     d = s[i] / root[i]
                     new = keep * h[i] + nu * (d * d + eps)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, tree_sum
+from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, advancing, tree_sum
 from hiso_pl.zeroth_order.streams import Site, direction
 
 _F = np.float32
@@ -90,7 +90,7 @@ class ReferenceKernels(Kernels):
         directions = [s / root for s in steps]
         if decay is not None and hessian is not None:
             h = _read(hessian)
-            for d in directions if decay.every_step else directions[-1:]:
+            for d in advancing(decay.steps, directions):
                 h = _F(1.0 - decay.nu) * h + _F(decay.nu) * (d * d + _F(decay.eps))
                 h = np.where(h < _F(decay.floor), _F(decay.floor), h)
             _write(hessian, h)

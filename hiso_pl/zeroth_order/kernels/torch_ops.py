@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, tree_sum
+from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, advancing, tree_sum
 from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
@@ -281,7 +281,7 @@ class TorchKernels(Kernels):
             directions = [_divide(s, root) for s in steps]
             if advanced is not None and decay is not None:
                 h = span.take(advanced)
-                for d in directions if decay.every_step else directions[-1:]:
+                for d in advancing(decay.steps, directions):
                     fresh = (d * d + _fp32(decay.eps)) * _fp32(decay.nu)
                     h = h * _fp32(1.0 - decay.nu) + fresh
                     h = torch.where(h < _fp32(decay.floor), _fp32(decay.floor), h)

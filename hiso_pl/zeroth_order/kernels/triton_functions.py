@@ -52,6 +52,10 @@ ELEMENTWISE = tl.constexpr(2)
 FP32 = tl.constexpr(0)
 BF16 = tl.constexpr(1)
 FP16 = tl.constexpr(2)
+# the local steps in which H advances
+LAST = tl.constexpr(0)
+FIRST = tl.constexpr(1)
+ALL = tl.constexpr(2)
 # rows of a table of tensors, after the first blocks
 _OUT, _BASE, _HESSIAN, _UNITS, _TENSOR = (tl.constexpr(i) for i in range(1, 6))
 
@@ -463,7 +467,7 @@ def _advanced(h, d, keep, nu, eps, floor):
 
 @triton.jit
 def _updated(
-    x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
+    x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
 ):
     """Moves x and advances H in one piece of a tensor; ``leaves`` begins with the tensor's first."""
     weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor = step
@@ -504,18 +508,21 @@ def _updated(
         t1 = t1 + s1
         t2 = t2 + s2
         t3 = t3 + s3
-        if EVERY or SQUARES:
+        if SQUARES or (ADVANCE and STEPS == ALL):
             d = _interleave(s0, s1, s2, s3, BLOCK)
             if KIND != NONE:
                 d = tl.div_rn(d, root)
-            if EVERY:
+            if ADVANCE and STEPS == ALL:
                 h = _advanced(h, d, keep, nu, eps, floor)
             if SQUARES:
                 wide = tl.where(mask, d, 0.0).to(tl.float64)
                 leaf = piece * (BLOCK // _LEAF) + tl.arange(0, BLOCK // _LEAF)
                 at = leaves + k * leaf_count.to(tl.int64) + leaf
                 tl.store(at, _leaf_sums(wide * wide, BLOCK), mask=leaf < leaf_count)
-    if ADVANCE and not EVERY:
+        if ADVANCE and STEPS == FIRST:  # noqa: SIM102 - known when it compiles, k when it runs
+            if k == 0:
+                h = _advanced(h, tl.div_rn(_interleave(s0, s1, s2, s3, BLOCK), root), keep, nu, eps, floor)
+    if ADVANCE and STEPS == LAST:
         h = _advanced(h, tl.div_rn(_interleave(s0, s1, s2, s3, BLOCK), root), keep, nu, eps, floor)
     total = _interleave(t0, t1, t2, t3, BLOCK)
     if KIND != NONE:
@@ -552,7 +559,7 @@ def update(
     floor: tl.float32,
     KIND: tl.constexpr,
     ADVANCE: tl.constexpr,
-    EVERY: tl.constexpr,
+    STEPS: tl.constexpr,
     SQUARES: tl.constexpr,
     NORMAL: tl.constexpr,
     UNIT: tl.constexpr,
@@ -562,7 +569,7 @@ def update(
     step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
     piece = tl.program_id(0)
     _updated(
-        x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
+        x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
     )
 
 
@@ -592,7 +599,7 @@ def update_all(
     floor: tl.float32,
     KIND: tl.constexpr,
     ADVANCE: tl.constexpr,
-    EVERY: tl.constexpr,
+    STEPS: tl.constexpr,
     SQUARES: tl.constexpr,
     NORMAL: tl.constexpr,
     UNIT: tl.constexpr,
@@ -617,5 +624,5 @@ def update_all(
     tensor = tl.load(table + (_TENSOR << levels) + column)
     step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
     _updated(
-        x, hessian, own, piece, units, leaf_count, tensor, step, KIND, ADVANCE, EVERY, SQUARES, NORMAL, UNIT, BLOCK
+        x, hessian, own, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
     )

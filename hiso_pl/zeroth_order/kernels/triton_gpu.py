@@ -35,6 +35,7 @@ _MAX_PROGRAMS = 2**31 - 1
 _NEVER = 2**62
 _LAYOUTS = 32  # kept: one for the update, and one for each point that a forward pass takes
 
+_STEPS = {"last": functions.LAST.value, "first": functions.FIRST.value, "all": functions.ALL.value}
 _FORMATS = {
     torch.float32: functions.FP32.value,
     torch.bfloat16: functions.BF16.value,
@@ -298,7 +299,7 @@ class TritonKernels(Kernels):
     ) -> dict[str, Any]:
         """The arguments of an update that do not depend on the tensor."""
         site.word(len(weights) - 1, 0, weights.shape[1])
-        average = decay or Decay(0.0, 0.0, 0.0, False)
+        average = decay or Decay(0.0, 0.0, 0.0, "last")
         return {
             "weights": self._on_device(weights, device),
             "steps": len(weights),
@@ -311,7 +312,7 @@ class TritonKernels(Kernels):
             "eps": _fp32(average.eps),
             "floor": _fp32(average.floor),
             "ADVANCE": advance,
-            "EVERY": advance and average.every_step,
+            "STEPS": _STEPS[average.steps],
         }
 
     def displace_all(

@@ -5,6 +5,8 @@ Directions are drawn as :math:`z = H^{-1/2} u`. After a round H follows the squa
 
 .. math:: H_{r+1} = \max\big((1-\nu) H_r + \nu (D_{\tau-1}^2 + \epsilon),\ \mathrm{floor}\big)
 
+with :math:`D_0` in its place, or the D of every local step in turn, where ``hessian_update`` says so.
+
 One that divides elementwise by a square root runs inside the kernels and only says how H advances; a structured one
 overrides :meth:`Preconditioner.divide` as well and goes by buffer.
 
@@ -15,14 +17,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels import Decay
+from hiso_pl.zeroth_order.kernels import HESSIAN_UPDATES, Decay, HessianUpdate, advancing
 from hiso_pl.zeroth_order.kernels.torch_ops import sqrt
 from hiso_pl.zeroth_order.part import Part
 from hiso_pl.zeroth_order.tensors import Target
@@ -79,9 +81,9 @@ class Preconditioner(Part, ABC):
         """
         if hessian is None or self.decay is None:
             return
-        nu, eps, floor, every_step = self.decay
+        nu, eps, floor, taken = self.decay
         # each constant is rounded to fp32 by torch once; each line is one rounding, as in the kernels
-        for d in steps if every_step else steps[-1:]:
+        for d in advancing(taken, steps):
             fresh = d * d
             fresh = fresh + float(np.float32(eps))
             fresh = fresh * float(np.float32(nu))
@@ -108,7 +110,8 @@ class MovingAverage(Preconditioner):
         eps: Added to the square.
         floor: Smallest value of H. With eps = floor = 0 H can decay without bound while scalars are small, which
             multiplies both the step and the effective mu.
-        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
+        hessian_update: With several local steps, one step of the average for the ``last`` of them (the authors' code)
+            or the ``first`` (the paper's equation 12), or one for each of ``all``, in order.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class MovingAverage(Preconditioner):
         nu: float = 0.05,
         eps: float = 1e-8,
         floor: float = 1e-8,
-        hessian_update: Literal["last", "all"] = "last",
+        hessian_update: HessianUpdate = "last",
     ) -> None:
         if not 0.0 <= nu <= 1.0:
             raise ValueError(f"nu={nu} must be in [0, 1]")
@@ -124,8 +127,8 @@ class MovingAverage(Preconditioner):
             raise ValueError(f"eps={eps} must be finite and not negative")
         if not (floor >= 0.0 and np.isfinite(floor)):
             raise ValueError(f"floor={floor} must be finite and not negative")
-        if hessian_update not in ("last", "all"):
-            raise ValueError(f"hessian_update={hessian_update!r} must be 'last' or 'all'")
+        if hessian_update not in HESSIAN_UPDATES:
+            raise ValueError(f"hessian_update={hessian_update!r} must be one of {', '.join(HESSIAN_UPDATES)}")
         self.nu = nu
         self.eps = eps
         self.floor = floor

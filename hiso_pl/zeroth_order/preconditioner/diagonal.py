@@ -20,4 +20,4 @@ class Diagonal(MovingAverage):
     @property
     def decay(self) -> Decay:
         """The moving average of the squares."""
-        return Decay(self.nu, self.eps, self.floor, self.hessian_update == "all")
+        return Decay(self.nu, self.eps, self.floor, self.hessian_update)

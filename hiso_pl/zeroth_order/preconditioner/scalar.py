@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiso_pl.zeroth_order.kernels import advancing
 from hiso_pl.zeroth_order.preconditioner.base import MovingAverage
 from hiso_pl.zeroth_order.tensors import Target
 
@@ -44,8 +45,8 @@ class PerTensor(MovingAverage):
 
     def _advance_one(self, hessian: Tensor, mean_squares: NDArray[np.float64]) -> None:
         value = float(hessian.item())
-        for square in mean_squares if self.hessian_update == "all" else mean_squares[-1:]:
-            value = max((1.0 - self.nu) * value + self.nu * (float(square) + self.eps), self.floor)
+        for square in advancing(self.hessian_update, mean_squares.tolist()):
+            value = max((1.0 - self.nu) * value + self.nu * (square + self.eps), self.floor)
         hessian.fill_(float(np.float32(value)))
 
 
