@@ -38,7 +38,7 @@ def plot(path: Path, grids: Sequence[Grid], aim: Aim) -> None:
         for i, ((grid, row), curve) in enumerate(zip(chosen, curves, strict=True)):
             colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
             label = ", ".join(filter(None, (row[0].setting.label, f"lr {row[0].setting.lr:g}")))
-            rounds, metric = curve[0, :, 0], curve[:, :, 2]
+            rounds, metric = curve[0, :, 0], curve[:, :, 1]
             left.plot(rounds, metric.mean(0), line, color=colour, linewidth=1.6, label=label)
             left.fill_between(rounds, metric.min(0), metric.max(0), color=colour, alpha=0.13, linewidth=0)
             beside = 1.025 ** (i - (len(chosen) - 1) / 2)  # equal rates of two methods would hide each other
@@ -52,9 +52,9 @@ def plot(path: Path, grids: Sequence[Grid], aim: Aim) -> None:
             right.plot(missed, [end * 1.06] * len(missed), "x", color=colour, markersize=6, clip_on=False)
         left.set(xlabel="rounds", ylabel=aim.metric, xlim=(0, end), ylim=None if aim.lower else (0, 1))
         left.legend(frameon=False, loc="upper right" if aim.lower else "lower right")
-        if len({curve[0, :, :2].tobytes() for curve in curves}) == 1:
+        if len({curve[0][:, [0, 2]].tobytes() for curve in curves}) == 1:
             # a knot beyond the end: ticks are placed there before the axis is cut
-            rounds, kb = (np.append(values, 2 * values[-1]) for values in (curves[0][0, :, 0], curves[0][0, :, 1]))
+            rounds, kb = (np.append(values, 2 * values[-1]) for values in (curves[0][0, :, 0], curves[0][0, :, 2]))
             to_kb = functools.partial(np.interp, xp=rounds, fp=kb)
             to_rounds = functools.partial(np.interp, xp=kb, fp=rounds)
             left.secondary_xaxis("top", functions=(to_kb, to_rounds)).set_xlabel("KB sent by and to a client")

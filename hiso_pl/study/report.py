@@ -27,11 +27,13 @@ def report(grids: Sequence[Grid], aim: Aim) -> tuple[str, dict[str, Any]]:
     notes = _notes(grids, chosen, aim)
     to: dict[str, tuple[str, str]] = {}
     if aim.target is not None:
-        to = {f"rounds to {aim.target:g}": ("rounds", ".0f"), f"KB to {aim.target:g}": ("kb_to", ".1f")}
+        names = {"rounds": ("rounds", ".0f"), "KB (paper)": ("kb_to", ".1f")}
+        names |= {"KB (protocol)": ("protocol_kb_to", ".1f"), "seconds": ("seconds_to", ".1f")}
+        to = {f"{name} to {aim.target:g}": column for name, column in names.items()}
         to |= {f"ended short of {aim.target:g}": ("fell_back", "d")}
     last = {f"last {aim.metric}": ("last", ".4f")}
     test = {f"test/{aim.metric.rpartition('/')[2]}": ("test", ".4f")}
-    weighed = {f"last {LOSS}": ("loss", ".4g"), "diverged": ("diverged", "d"), "KB sent": ("kb", ".1f")}
+    weighed = {f"last {LOSS}": ("loss", ".4g"), "diverged": ("diverged", "d"), "KB (paper)": ("kb", ".1f")}
     text = [
         "Mean over seeds (range). The learning rate of each grid with "
         f"{WORDS.get(aim.by, f'the best mean of the {aim.by} {aim.metric}')}, on validation:",

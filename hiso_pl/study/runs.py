@@ -7,7 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hiso_pl.run.folder import BETTER_LOW, SUMMARY
 from hiso_pl.study.grid import Setting
@@ -15,6 +18,7 @@ from hiso_pl.study.grid import Setting
 ASKED = "asked.json"
 METRICS = ("val/accuracy", "val/f1", "val/drop_f1", "val/rougeL", "val/loss")
 LOSS = "val/loss"
+PAPER, PROTOCOL, ROUND_S = "comm/paper_kb", "comm/protocol_kb", "time/round_s"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,24 @@ class Aim:
         return value <= self.target if self.lower else value >= self.target
 
 
+class Point(NamedTuple):
+    """A validation of a run.
+
+    Attributes:
+        rounds: Rounds before it.
+        value: The metric.
+        kb: What they cost a client by the paper's count.
+        protocol_kb: By the protocol's.
+        seconds: The time that they took.
+    """
+
+    rounds: int
+    value: float
+    kb: float
+    protocol_kb: float
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run has come to; of one that is not complete only the setting is known."""
@@ -50,11 +72,13 @@ class Outcome:
     test: float | None = None
     diverged: bool = False  # ends with a loss above that before any round, or with none that is a number
     rounds: int | None = None  # to the first validation at the target; none if it diverged
-    kb_to: float | None = None
+    kb_to: float | None = None  # what they cost a client by the paper's count
+    protocol_kb_to: float | None = None  # by the protocol's
+    seconds_to: float | None = None  # rounds alone, without start and validations
     fell_back: bool = False  # the target was seen, but the end is short of it, or diverged
     kb: float | None = None  # by the paper's count
     digest: str | None = None
-    curve: tuple[tuple[int, float, float], ...] = ()  # rounds, KB, value of each validation
+    curve: tuple[Point, ...] = ()
 
 
 def complete_summary(folder: Path, asked: Mapping[str, str]) -> Mapping[str, Any]:
@@ -68,24 +92,38 @@ def complete_summary(folder: Path, asked: Mapping[str, str]) -> Mapping[str, Any
     return summary if whole else {}
 
 
-def read_curve(folder: Path, metric: str) -> tuple[tuple[int, float, float], ...]:
-    """Reads a metric's validations from a run's event files.
+def read_curve(folder: Path, metric: str) -> tuple[Point, ...]:
+    """Reads a metric's validations from a run's event files, and what the rounds before each had cost.
+
+    Costs are read where the run has logged them, and in between they are taken to grow evenly. Of times that is the
+    round's, so what went on between two parts of a resumed run, starts and validations are not in them.
 
     Raises:
         ValueError: If they hold none.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # a resumed run takes back what lies beyond its round, which is computed again with the same values. Of the curve by
-    # bytes, whose steps are no rounds, that would take the beginning away
+    # a resumed run takes back what lies beyond its round, which is computed again with the same values
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
-    by_bytes = f"val_by_paper_bytes/{metric.rpartition('/')[2]}"
-    if missing := {metric, by_bytes} - set(events.Tags()["scalars"]):
-        raise ValueError(f"{folder} holds no curve of {min(missing)}: a target or plot needs TensorBoard's logger")
-    values = {event.step: round(event.value, 6) for event in events.Scalars(metric)}  # the files hold fp32
-    sent = {event.step for event in events.Scalars(by_bytes)}
-    return tuple((r, kb / 1024, values[r]) for r, kb in zip(sorted(values), sorted(sent), strict=True))
+    if missing := [name for name in (metric, PAPER, PROTOCOL, ROUND_S) if name not in events.Tags()["scalars"]]:
+        raise ValueError(f"{folder} holds no curve of {missing[0]}: a target or plot needs TensorBoard's logger")
+
+    def read(name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        found = {event.step: event.value for event in events.Scalars(name)}
+        steps = np.array(sorted(found))
+        return steps, np.array([found[step] for step in steps.tolist()])
+
+    def at(name: str, rounds: NDArray[np.int64]) -> list[float]:
+        steps, values = read(name)
+        if name == ROUND_S:  # each logged round stands for those before it that are not
+            values = np.cumsum(values * np.diff(steps, prepend=0))
+        return np.interp(rounds, [0, *steps], [0.0, *values]).tolist()
+
+    rounds, values = read(metric)
+    columns = [at(name, rounds) for name in (PAPER, PROTOCOL, ROUND_S)]
+    rounded = [round(value, 6) for value in values.tolist()]  # the files hold fp32
+    return tuple(map(Point, rounds.tolist(), rounded, *columns))
 
 
 def read_outcome(folder: Path, setting: Setting, summary: Mapping[str, Any], aim: Aim) -> Outcome:
@@ -100,11 +138,27 @@ def read_outcome(folder: Path, setting: Setting, summary: Mapping[str, Any], aim
     start, loss = value(LOSS, "first"), value(LOSS, "last")
     diverged = LOSS in summary["metrics"] and (start is None or loss is None or loss > start)
     points = () if aim.target is None else read_curve(folder, aim.metric)
-    seen = next(((rounds, kb) for rounds, kb, at in points if aim.met(at)), None)
+    seen = next((point for point in points if aim.met(point.value)), None)
     fell_back = seen is not None and (diverged or not aim.met(last))
-    rounds, kb_to = (None, None) if seen is None or diverged else seen
-    kb, digest = summary["comm"]["paper_kb"], summary.get("digest")
-    return Outcome(setting, True, first, best, last, loss, test, diverged, rounds, kb_to, fell_back, kb, digest, points)
+    to = None if diverged else seen
+    return Outcome(
+        setting,
+        complete=True,
+        first=first,
+        best=best,
+        last=last,
+        loss=loss,
+        test=test,
+        diverged=diverged,
+        rounds=to and to.rounds,
+        kb_to=to and to.kb,
+        protocol_kb_to=to and to.protocol_kb,
+        seconds_to=to and to.seconds,
+        fell_back=fell_back,
+        kb=summary["comm"]["paper_kb"],
+        digest=summary.get("digest"),
+        curve=points,
+    )
 
 
 def read_study(

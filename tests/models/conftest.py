@@ -47,6 +47,7 @@ CONFIGS: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     ),
     "llama": lambda: transformers.LlamaConfig(**LLAMA, tie_word_embeddings=False),
     "qwen2": lambda: transformers.Qwen2Config(**LLAMA, tie_word_embeddings=True),
+    "qwen3": lambda: transformers.Qwen3Config(**LLAMA, head_dim=8, tie_word_embeddings=True),
     "gemma2": lambda: transformers.Gemma2Config(**LLAMA, head_dim=8, final_logit_softcapping=30.0, sliding_window=4),
     "mistral": lambda: transformers.MistralConfig(**LLAMA, sliding_window=4),
     "phi": lambda: transformers.PhiConfig(**LLAMA),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 
+from hiso_pl import presets
 from hiso_pl.models import CausalLM, DigitsCNN, ImageClassifier, LoRA, SequenceClassifier
 
 
@@ -25,6 +27,38 @@ def trained(network):
 )
 def test_only_what_matches_is_trained(folder, kind, family, expression, expected):
     assert trained(kind(folder(family), trainable=expression)) == expected
+
+
+FAMILIES = ("opt", "gpt2", "llama", "qwen2", "qwen3")
+
+
+def by_kind(network, *kinds):
+    """The names of all parameters of modules of a kind; by what the modules are, not by what they are called."""
+    return {
+        f"{name}.{own}".removeprefix("model.")
+        for name, module in network.named_modules()
+        if any(kind in type(module).__name__ for kind in kinds)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_presets_name_the_same_parts_in_every_family(folder, family):
+    network = CausalLM(folder(family))
+    all_names = {name.removeprefix("model.") for name, _ in network.named_parameters()}
+    norms, biases = by_kind(network, "Norm"), {name for name in all_names if name.endswith("bias")}
+    blocks = next(m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 2)
+    inner = {id(p) for p in blocks[1].parameters()}
+    block = {name.removeprefix("model.") for name, p in network.named_parameters() if id(p) in inner}
+    assert min(map(len, (norms, block))) >= 5
+    expected = {"norm": norms, "bias": biases, "norm_bias": norms | biases, "block": block}
+    for name, names in expected.items():
+        trainable = yaml.safe_load(presets.text(f"tuning/{name}"))["model"]["network"]["init_args"]["trainable"]
+        if names:
+            assert trained(CausalLM(folder(family), trainable=trainable)) == names, name
+        else:  # LLaMA and Qwen3 have no biases
+            with pytest.raises(ValueError, match=r"trainable='bias\$' must be found in a parameter's name, such as "):
+                CausalLM(folder(family), trainable=trainable)
 
 
 def test_a_round_moves_what_matches_and_nothing_else(folder, batch, rounds):

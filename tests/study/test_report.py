@@ -15,7 +15,7 @@ from hiso_pl.study.grid import Setting
 from hiso_pl.study.plot import plot
 from hiso_pl.study.report import ratios, report, spread
 from hiso_pl.study.runner import note_asked
-from hiso_pl.study.runs import Aim, Outcome, choose_metric, read_outcome, read_study
+from hiso_pl.study.runs import Aim, Outcome, Point, choose_metric, read_outcome, read_study
 
 ACCURACY = Aim("val/accuracy")
 ROUNDS = Aim("val/accuracy", "rounds", 0.8)
@@ -37,7 +37,7 @@ def curve_of(values: list[float], losses: list[float] | None = None, lr: float =
         "test/accuracy": {"last": values[-1] - 0.01},
     }
     summary = {"metrics": metrics, "comm": {"paper_kb": 10.0}}
-    points = tuple((25 * i, 25 * i * 80 / 1024, value) for i, value in enumerate(values))
+    points = tuple(Point(25 * i, value, 25 * i * 80 / 1024, 2 * i, 5.0 * i) for i, value in enumerate(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hiso_pl.study.runs.read_curve", lambda *_: points)
         return read_outcome(Path(), Setting(lr, setting.pop("seed", 1), **setting), summary, ROUNDS)
@@ -59,7 +59,8 @@ def chosen(outcomes: list[Outcome], aim: Aim) -> float | None:
 
 def test_rounds_and_kb_to_the_target_are_those_of_the_first_validation_at_it() -> None:
     run = curve_of([0.1, 0.5, 0.8, 0.7, 0.9])
-    assert (run.rounds, run.kb_to, run.fell_back, run.test) == (50, 50 * 80 / 1024, False, 0.9 - 0.01)
+    assert (run.rounds, run.kb_to, run.protocol_kb_to, run.seconds_to) == (50, 50 * 80 / 1024, 4, 10.0)
+    assert (run.fell_back, run.test) == (False, 0.9 - 0.01)
     assert curve_of([0.9, 0.9]).rounds == 0
     assert curve_of([0.1, 0.7]).rounds is None
     assert not curve_of([0.1, 0.7]).fell_back  # it was never there
@@ -87,16 +88,25 @@ def test_curves_are_read_from_the_event_files_of_a_run_and_its_resume(
             for step in steps:
                 for name, value in (("accuracy", 0.01 * step), ("loss", 2.0 - 0.04 * step)):
                     writer.add_scalar(f"val/{name}", value, step)
-                    writer.add_scalar(f"val_by_paper_bytes/{name}", value, 80 * step)
+            for step in range(steps[0] + 5, steps[-1] + 1, 5):  # not each round is logged
+                costs = {"comm/paper_kb": step * 80 / 1024, "comm/protocol_kb": step * 50 / 1024, "time/round_s": 0.5}
+                for name, value in costs.items():
+                    writer.add_scalar(name, value, step)
     assert read_study(tmp_path, metric, "best", None)[0] == [Outcome(setting)]  # not complete
     metrics = {name: {"first": 2.0, "last": 0.5, "best": 0.5} for name in ("val/accuracy", "val/loss")}
     summary = {"rounds": 75, "interrupted": False, "metrics": metrics, "comm": {"paper_kb": 5.9}, "digest": "d"}
     (folder / "summary.json").write_text(json.dumps(summary))
     (run,), aim = read_study(tmp_path, metric, "best", target)
-    assert [point[:2] for point in run.curve] == [(step, step * 80 / 1024) for step in (0, 25, 50, 75)]
-    assert [point[2] for point in run.curve][::3] == ([0, 0.75] if aim == Aim("val/accuracy", "best", 0.5) else [2, -1])
+    assert [point[2:] for point in run.curve] == [
+        (step * 80 / 1024, step * 50 / 1024, step / 2) for step in (0, 25, 50, 75)
+    ]
+    assert [point.rounds for point in run.curve] == [0, 25, 50, 75]
+    assert [point.value for point in run.curve][::3] == (
+        [0, 0.75] if aim == Aim("val/accuracy", "best", 0.5) else [2, -1]
+    )
     assert (run.rounds, run.kb_to, run.digest) == (expected, expected * 80 / 1024, "d")
-    assert cells(report(grids([run]), aim)[0], 0)[0][2:4] == [str(expected), f"{expected * 80 / 1024:.1f}"]
+    kb, protocol = (f"{expected * each / 1024:.1f}" for each in (80, 50))
+    assert cells(report(grids([run]), aim)[0], 0)[0][2:6] == [str(expected), kb, protocol, f"{expected / 2:.1f}"]
     (run,), _ = read_study(tmp_path, None, "best", None)
     assert (run.complete, run.curve) == (True, ())
     for path in folder.glob("events*"):
@@ -180,7 +190,18 @@ def test_methods_are_told_at_their_rates_and_compared_seed_by_seed() -> None:
     found += [curve_of([0.1, 0.5, 0.9], lr=0.2, method="decomfl", seed=seed) for seed in (1, 2)]
     text, _ = report(grids(found), ROUNDS)
     assert cells(text, 0)[0] == [
-        *("hiso", "**0.1** (best)", "2", "38 (25 to 50)", "2.9 (2.0 to 3.9)", "0", "0.9000", "0.8900")
+        *(
+            "hiso",
+            "**0.1** (best)",
+            "2",
+            "38 (25 to 50)",
+            "2.9 (2.0 to 3.9)",
+            "3.0 (2.0 to 4.0)",
+            "7.5 (5.0 to 10.0)",
+            "0",
+            "0.9000",
+            "0.8900",
+        )
     ]
     assert "- hiso needs 0.75 of the rounds of decomfl (by seed: 0.50, 1.00)." in text
     assert "Best of all: hiso with learning rate 0.1." in text
