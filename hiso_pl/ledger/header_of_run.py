@@ -15,7 +15,7 @@ from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order.digest import digest_of_hashes, tensors_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS
 from hiso_pl.zeroth_order.method import Method
-from hiso_pl.zeroth_order.method_data import APPLIED, PARTS
+from hiso_pl.zeroth_order.method_data import PARTS, applied
 from hiso_pl.zeroth_order.part import known
 from hiso_pl.zeroth_order.philox import STREAM
 
@@ -82,7 +82,7 @@ def say_what_replays(header: Header, ledger: Path, config: Path) -> None:
         ledger: Where its ledger is.
         config: Where its configuration is.
     """
-    parts = {name: next(iter(header.method[name])) for name in APPLIED if name in PARTS and name in header.method}
+    parts = {name: next(iter(header.method[name])) for name in applied(header.method) if name in PARTS}
     foreign = [f"{name}={part}" for name, part in parts.items() if part not in known(PARTS[name][0])]
     if foreign:
         named = not all(facts.stored for facts in header.tensors)

@@ -37,7 +37,7 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
             continue
         if entry.round >= rounds:
             break
-        traffic.record(header.clients, entry.cohort, Method.bits_of(header.method, entry))
+        traffic.record(header.clients, entry.cohort, Method.bits_of(header.method, entry, optimizer.method))
         last = entry
     state = optimizer.state_dict()
     if last is not None:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.zeroth_order.part import Part, checked_scalars, moderate
+from hiso_pl.zeroth_order.record import BITS_PER_SCALAR
+from hiso_pl.zeroth_order.transform import Transform
 
 
 class Aggregation(Part, ABC):
@@ -46,6 +48,17 @@ class Aggregation(Part, ABC):
         found = self(scalars.copy(), present.copy(), weights)  # what it does to them is not to change who was there
         likely = moderate(scalars[present])
         return checked_scalars(found, scalars.shape[1:], likely, f"aggregation={self!r}")
+
+    def check_transform(self, transform: Transform | None) -> None:
+        """Refuses a transform whose scalars this cannot combine.
+
+        Raises:
+            ValueError: If it is one.
+        """
+
+    def received_bits(self, transform: Transform | None, cohort: int) -> int:
+        """Bits of one aggregated scalar of a cohort of so many, made of what the transform sends."""
+        return BITS_PER_SCALAR
 
     def side_by_side(
         self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
@@ -141,3 +154,7 @@ class Mean(Weighing):
     def weights_of(self, slots: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Every slot counts as one."""
         return np.ones(slots)
+
+    def received_bits(self, transform: Transform | None, cohort: int) -> int:
+        """Those of the sum."""
+        return BITS_PER_SCALAR if transform is None else transform.summed_bits(cohort)

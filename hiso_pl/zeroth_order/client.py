@@ -16,7 +16,7 @@ from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import NO_DRIFT
 from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundRecord
-from hiso_pl.zeroth_order.transform import Departure, Transform
+from hiso_pl.zeroth_order.transform import Departure, State, Transform
 
 Scalars = NDArray[np.float32]
 
@@ -32,6 +32,7 @@ class Work:
         exchange: What carries rows to all processes.
         transform: What a client does to its scalars before they leave it.
         before: The record of the round before.
+        state: The transform's state.
 
     Attributes:
         exchange_s: Seconds spent in the exchange.
@@ -46,6 +47,7 @@ class Work:
         exchange: Exchange,
         transform: Transform | None,
         before: RoundRecord | None,
+        state: State,
     ) -> None:
         self._probe = probe
         self._plan = plan
@@ -55,6 +57,7 @@ class Work:
         self._transform = transform
         # a copy: the record is what a checkpoint holds
         self._before = None if before is None else replace(before, scalars=before.scalars.copy())
+        self._state = state
         self._withheld = transform is not None and transform.withholds_losses
         self.exchange_s = 0.0
 
@@ -143,7 +146,8 @@ class Work:
         if self._transform is None:
             return scalars
         site = self._plan.sites[0]
-        departure = Departure(site.seed, site.round, self._slots.clients[slot], self._before)
+        state = {name: value.copy() for name, value in self._state.items()}
+        departure = Departure(site.seed, site.round, self._slots.clients[slot], self._before, state)
         return self._transform.leaving(scalars, departure)
 
     def _send(self, rows: Scalars) -> Scalars:

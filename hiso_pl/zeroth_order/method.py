@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -13,21 +13,19 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, COUNTED, PARTS, check_data, filled
+from hiso_pl.zeroth_order.method_data import CARRIED, COUNTED, COUNTING, PARTS, STATEFUL, applied, check_data, filled
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
 from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
-from hiso_pl.zeroth_order.record import Bits, RoundRecord
+from hiso_pl.zeroth_order.record import BITS_PER_SCALAR, Bits, RoundRecord
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution
 from hiso_pl.zeroth_order.transform import Transform
 from hiso_pl.zeroth_order.update_rule import Sgd, UpdateRule
 from hiso_pl.zeroth_order.watching import check_compiled
-
-BITS_PER_SCALAR = 32
 
 
 @dataclass(frozen=True, init=False)
@@ -132,6 +130,7 @@ class Method(MethodBase):
                 f"aggregation={self.aggregation!r} compares slots, so directions={self.directions!r} must be 'shared': "
                 "scalars along other directions cannot be compared; Mean and WeightedMean only weigh them"
             )
+        self.aggregation.check_transform(self.transform)
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""
@@ -195,13 +194,21 @@ class Method(MethodBase):
 
     def bits(self, cohort: int, num_directions: int) -> Bits:
         """What a round costs a client of a cohort of so many, with so many directions P of a client."""
-        scalars = BITS_PER_SCALAR * self.local_steps * num_directions
-        return Bits(scalars, self.drawn(cohort, scalars))
+        scalars, transform = self.local_steps * num_directions, self.transform
+        up = BITS_PER_SCALAR * scalars if transform is None else transform.sent_bits(scalars)
+        if self.directions == "client":
+            return Bits(up, cohort * up)
+        return Bits(up, scalars * self.aggregation.received_bits(transform, cohort))
 
     @classmethod
-    def bits_of(cls, data: Mapping[str, Any], record: RoundRecord) -> Bits:
-        """What a recorded round cost a client, by the data of its method."""
-        counted = cls(**{name: data[name] for name in COUNTED if name in data})
+    def bits_of(cls, data: Mapping[str, Any], record: RoundRecord, mine: Method | None = None) -> Bits:
+        """What a recorded round cost a client, by the data of its method.
+
+        Raises:
+            ValueError: If a part counts that is another's, and ``mine`` does not have it.
+        """
+        names = (*COUNTED, "transform", "aggregation") if data.get(COUNTING) else COUNTED
+        counted = cls(**_values(data, names, mine))
         return counted.bits(record.cohort, record.scalars.shape[1] // counted.drawn(record.cohort, 1))
 
     def over(self, rounds: int) -> Method:
@@ -223,7 +230,13 @@ class Method(MethodBase):
     def as_data(self) -> dict[str, Any]:
         """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
-        return {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
+        data = {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
+        transform, counting = self.transform, type(self.aggregation).received_bits not in _SUMS
+        if transform is not None:
+            counting |= type(transform).sent_bits is not Transform.sent_bits
+            counting |= type(transform).summed_bits is not Transform.summed_bits
+        said = {STATEFUL: transform is not None and bool(transform.initial()), COUNTING: counting}
+        return data | {name: True for name, so in said.items() if so}
 
     @classmethod
     def applying(cls, data: Mapping[str, Any], mine: Method | None = None) -> Method:
@@ -244,20 +257,34 @@ class Method(MethodBase):
             if differing is not None:
                 raise ValueError(differing)
             return mine
-        plain = {name: data[name] for name in APPLIED if name in data}
-        for name, value in plain.items():
-            if name in PARTS:
-                try:
-                    plain[name] = built(PARTS[name][0], value)
-                except ValueError as error:
-                    raise ValueError(f"{error}; a part of your own is named by --method CONFIG") from error
-        return cls(**plain)
+        return cls(**_values(data, applied(data)))
 
     def differing(self, data: Mapping[str, Any]) -> str | None:
         """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
         mine, default = self.as_data(), Method().as_data()
-        for name in APPLIED:
+        for name in dict.fromkeys((*applied(data), *applied(mine))):
             there, here = (filled(name, value) for value in (data.get(name, default[name]), mine[name]))
             if there != here:
                 return f"{name} is {there} there and {here} here"
         return None
+
+
+_SUMS = (Aggregation.received_bits, Mean.received_bits)
+
+
+def _values(data: Mapping[str, Any], names: Collection[str], mine: Method | None = None) -> dict[str, Any]:
+    """Fields of a method's data, with parts built where they are registered, or ``mine``, where they are equal to it.
+
+    Raises:
+        ValueError: If a part is another's.
+    """
+    values = {name: data[name] for name in names if name in data}
+    for name, value in values.items():
+        if name not in PARTS or value is None:
+            continue
+        part = getattr(mine, name, None)
+        try:
+            values[name] = part if part is not None and part.as_data() == value else built(PARTS[name][0], value)
+        except ValueError as error:
+            raise ValueError(f"{error}; a part of your own is named by --method CONFIG") from error
+    return values

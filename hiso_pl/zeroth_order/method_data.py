@@ -27,8 +27,17 @@ APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
 COUNTED = ("local_steps", "directions")
 """The fields that the bits of a round depend on."""
+STATEFUL = "stateful_transform"
+"""Said in a method's data where records advance a state of the transform, so that replay needs the transform too."""
+COUNTING = "counted_by_parts"
+"""Said in a method's data where transform or aggregation count bits in their own way, so that counting needs them."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
+
+
+def applied(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that the update of a given record depends on, by a method's data."""
+    return (*APPLIED, "directions", "transform") if data.get(STATEFUL) else APPLIED
 
 
 def filled(name: str, value: Any) -> Any:
@@ -52,6 +61,8 @@ def check_data(data: Any, names: Collection[str]) -> None:
     if not isinstance(data, Mapping):
         raise ValueError(f"method is {type(data).__name__}, must be a mapping")
     for name, value in data.items():
+        if name in (STATEFUL, COUNTING) and value is True:
+            continue
         if name not in names or name in CARRIED:
             raise ValueError(f"method has {str(name)[:80]!r}, which this version does not know")
         if name not in PARTS and isinstance(value, Mapping | list):

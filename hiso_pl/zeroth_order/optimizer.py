@@ -177,7 +177,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         plan = self._plan()
         probe = self._probe()
 
-        work = Work(probe, plan, losses, slots, self.exchange, self.method.transform, self.record)
+        work = Work(probe, plan, losses, slots, self.exchange, self.method.transform, self.record, self.transform_state)
         displacing = probe.displacing_s
         started = time.perf_counter()
         sent, first = work.shared() if slots.shares else work.alone()

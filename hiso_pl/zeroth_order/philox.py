@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     PARTITION = 3
     NOISE = 4
     SPLIT = 5
+    ROUNDING = 8
 
 
 def check_seed(seed: int) -> int:
@@ -95,6 +96,40 @@ def philox4x32(counter: NDArray[np.uint32], seed: int) -> NDArray[np.uint32]:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
+def uniforms(seed: int, purpose: Purpose, owner: int, round: int, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """A number strictly between 0 and 1 for each local step k and direction p, the first of its own :class:`Draws`.
+
+    Args:
+        seed: The run's seed.
+        purpose: What is drawn.
+        owner: The client.
+        round: The round.
+        shape: Local steps and directions.
+
+    Returns:
+        ``Draws(seed, purpose, owner=owner, round=round, k=k, p=p).uniform(1)`` at ``[k, p]``.
+
+    Raises:
+        ValueError: If there are more steps or directions than counters have.
+    """
+    last_word(purpose, shape[0] - 1, shape[1] - 1)
+    counter = np.zeros((*shape, 4), dtype=np.uint32)
+    counter[..., 1:3] = owner, round
+    k, p = np.indices(shape, dtype=np.uint32)
+    counter[..., 3] = np.uint32(last_word(purpose)) | k << np.uint32(14) | p
+    return _unit(_wide(philox4x32(counter, check_seed(seed)))[..., 0])
+
+
+def _wide(words: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Integers of 64 bits, each of two words, the lower one first."""
+    wide = words.astype(np.uint64)
+    return wide[..., 0::2] | wide[..., 1::2] << np.uint64(32)
+
+
+def _unit(draws: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return ((draws >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
 class Draws:
     """A sequence of integers for one purpose at one place of a run.
 
@@ -125,15 +160,14 @@ class Draws:
         counter = np.empty((last - first, 4), dtype=np.uint32)
         counter[:, 0] = np.arange(first, last, dtype=np.uint32)
         counter[:, 1:] = np.array(self._words, dtype=np.uint32)
-        words = philox4x32(counter, self._seed).astype(np.uint64).reshape(-1, 2)
-        draws = words[:, 0] | words[:, 1] << np.uint64(32)
+        draws = _wide(philox4x32(counter, self._seed)).reshape(-1)
         offset = self._next - 2 * first
         self._next += count
         return draws[offset : offset + count]
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """The next ``count`` draws as numbers strictly between 0 and 1, shape ``[count]``."""
-        return ((self.uint64(count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        return _unit(self.uint64(count))
 
     def sample(self, population: int, size: int) -> NDArray[np.int64]:
         """``size`` distinct integers of ``range(population)``, every subset equally likely, ascending.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 _PIECE = 1 << 12
 
+BITS_PER_SCALAR = 32
+
 
 class SlotSet(Collection[int]):
     """Slots of a cohort, ascending, a bit each: a file of megabytes may tell of millions in every record.

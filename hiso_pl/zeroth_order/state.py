@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hiso_pl.zeroth_order import transform_state
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
@@ -19,6 +20,7 @@ from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
 from hiso_pl.zeroth_order.streams import Site, check_numel
 from hiso_pl.zeroth_order.tensors import Target, check_finite
+from hiso_pl.zeroth_order.transform import State
 from hiso_pl.zeroth_order.update import Update
 
 
@@ -90,7 +92,15 @@ class AppliedRecords(Optimizer):
         return [state.value for state in self.tensors() if state.kind == "hessian"]
 
     def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        return {kind: value for kind, value in self.state[parameter].items() if kind != "hessian"}
+        kept = self.state[parameter].items()
+        return {
+            kind: value for kind, value in kept if kind != "hessian" and not kind.startswith(transform_state.PREFIX)
+        }
+
+    @property
+    def transform_state(self) -> State:
+        """What a transform keeps, by name, copied."""
+        return transform_state.told(self.state[self.parameters[0]])
 
     def _targets(self) -> list[Target]:
         pairs = enumerate(zip(self.names, self.parameters, strict=True))
@@ -112,11 +122,13 @@ class AppliedRecords(Optimizer):
                 self.state[parameter]["hessian"] = hessian
             rule_state = self.method.update_rule.initial(parameter, target)
             check_initial(rule_state, parameter, target.name, f"update_rule={self.method.update_rule!r}", True)
-            if rule_state.keys() & {"x", "hessian"}:
+            if any(kind in ("x", "hessian") or kind.startswith(transform_state.PREFIX) for kind in rule_state):
                 raise ValueError(f"update_rule={self.method.update_rule!r} must not call its state x or hessian")
             self.state[parameter].update(rule_state)
         if self._owners != list(range(len(targets))) and not preconditioner.uses_squares:
             raise ValueError(f"preconditioner={preconditioner!r} shares an H between tensors: it must use squares")
+        first = self.parameters[0]
+        self.state[first].update(transform_state.create(self.method.transform, first, self.names[0]))
 
     def _sites(self, round: int) -> list[Site]:
         seed = self._group["seed"]
@@ -150,6 +162,8 @@ class AppliedRecords(Optimizer):
         self._intact = False  # until the last tensor is done: a state in between is never written
         if not record.empty:
             self._update(record)
+            averaged = 1 if self.method.directions == "client" else record.cohort - len(record.dropped)
+            transform_state.advance(self.method.transform, self.state[self.parameters[0]], record, averaged)
             check_finite(self.tensors(), record)
             self._group["applied"] += 1
         self.record = record
