@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, COUNTED, PARTS, check_data, filled
-from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
+from hiso_pl.zeroth_order.method_data import ALLOWING, APPLIED, CARRIED, COUNTED, LATER, PARTS, check_data, filled
+from hiso_pl.zeroth_order.options import (
+    DTYPES,
+    ComputeDtype,
+    check_choices,
+    check_count,
+    check_directions_per_forward,
+    check_enough,
+    check_local_lr,
+)
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
@@ -40,6 +48,8 @@ class Method(MethodBase):
         num_directions: Directions P probed in a local step.
         local_steps: Local steps tau of a client in a round.
         directions: ``shared``, the same P for the whole cohort, or ``client``, P of its own for each client of it.
+        local_lr: Learning rate of a client's own moves between its local steps, which no scheduler moves; that of the
+            round if null.
         difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
         distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
@@ -66,6 +76,7 @@ class Method(MethodBase):
     num_directions: int
     local_steps: int
     directions: Directions
+    local_lr: float | None
     difference: Difference
     distribution: Distribution
     preconditioner: Preconditioner
@@ -87,6 +98,7 @@ class Method(MethodBase):
         num_directions: int = 5,
         local_steps: int = 1,
         directions: Directions = "shared",
+        local_lr: float | None = None,
         difference: Difference = "forward",
         distribution: Distribution = "normal",
         preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
@@ -103,8 +115,9 @@ class Method(MethodBase):
         given = locals()
         for field in fields(self):
             object.__setattr__(self, field.name, given[field.name])
-        if isinstance(lr, Tensor):
-            object.__setattr__(self, "lr", float(lr))
+        for name in ("lr", "local_lr"):
+            if isinstance(given[name], Tensor):
+                object.__setattr__(self, name, float(given[name]))
         self._check()
 
     def _check(self) -> None:
@@ -132,6 +145,9 @@ class Method(MethodBase):
                 f"aggregation={self.aggregation!r} compares slots, so directions={self.directions!r} must be 'shared': "
                 "scalars along other directions cannot be compared; Mean and WeightedMean only weigh them"
             )
+        check_local_lr(self.local_lr, self.local_steps, self.update_rule)
+        if self.num_directions_schedule is None and self.directions == "shared":
+            check_enough(self.num_directions, self.num_directions, self.update_rule)
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""
@@ -183,6 +199,7 @@ class Method(MethodBase):
                 self.mu_at(round)
         for round in rounds[:1] if self.num_directions_schedule is None else rounds:
             count = self.num_directions_at(round)
+            check_enough(count, self.drawn(cohort, count), self.update_rule, round)
             if (together := self.drawn(cohort, count)) >= MAX_DIRECTIONS:
                 raise ValueError(
                     f"num_directions={count} in round {round} and directions={self.directions!r} make {together} "
@@ -223,6 +240,7 @@ class Method(MethodBase):
     def as_data(self) -> dict[str, Any]:
         """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
+        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         return {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
 
     @classmethod
@@ -244,7 +262,7 @@ class Method(MethodBase):
             if differing is not None:
                 raise ValueError(differing)
             return mine
-        plain = {name: data[name] for name in APPLIED if name in data}
+        plain = {name: data[name] for name in (*APPLIED, *ALLOWING) if name in data}
         for name, value in plain.items():
             if name in PARTS:
                 try:

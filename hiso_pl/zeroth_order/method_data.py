@@ -25,8 +25,12 @@ PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
 """The fields that are parts: kind, class, and whether there must be one."""
 APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
+ALLOWING = ("local_lr",)
+"""The fields without which those would be refused together, though no record depends on them."""
 COUNTED = ("local_steps", "directions")
 """The fields that the bits of a round depend on."""
+LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None}
+"""Fields that data tell only where they are something else: older data have none, and what is told stays the same."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
 
