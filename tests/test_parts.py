@@ -183,7 +183,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
 @pytest.mark.parametrize(
     ("data", "named"),
     [
-        ({"directions": "client"}, "'directions', which this version does not know"),
+        ({"direction": "client"}, "'direction', which this version does not know"),
         ({"memory": "low"}, "'memory', which this version does not know"),
         ({"preconditioner": None}, "preconditioner must be one name"),
         ({"preconditioner": {"Diagonal": {}, "Scalar": {}}}, "must be one name with a mapping"),

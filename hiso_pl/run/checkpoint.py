@@ -20,6 +20,7 @@ from torch import nn
 from hiso_pl.run.checkpoint_file import FORMAT, check_form, load
 from hiso_pl.run.checkpoint_file import KEY as KEY
 from hiso_pl.run.checkpoint_state import check_state
+from hiso_pl.run.configuration import default_of
 from hiso_pl.run.folder import checkpoints
 
 log = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ def _compare_options(saved: Mapping[str, str], mine: Mapping[str, str], allowed:
         key
         for key in sorted({*saved, *mine})
         if saved.get(key, _ABSENT) != mine.get(key, _ABSENT) and concerns(key, (*COMPARED, *WARNED))
+        if key in saved or mine[key] != default_of(key, mine)
     ]
     refused, changed = [], []
     for key in differing:

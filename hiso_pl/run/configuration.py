@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +27,23 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
 def as_text(tree: Any) -> dict[str, str]:
     """The same with each leaf as Python spells it, for comparisons."""
     return {key: repr(value) for key, value in leaves(tree).items()}
+
+
+def default_of(key: str, options: Mapping[str, str]) -> str | None:
+    """How the default of a class's option is spelt: what a configuration meant that is older than the option.
+
+    Args:
+        key: The option, as :func:`as_text` names it.
+        options: The configuration that names the class, by :func:`as_text`; nothing is imported for it.
+
+    Returns:
+        None if the option is of no class that is known here, or has no default.
+    """
+    owner, _, name = key.rpartition(".init_args.")
+    module, _, kind = options.get(f"{owner}.class_path", "").strip("'").rpartition(".")
+    found = getattr(sys.modules.get(module), kind, None)
+    parameter = inspect.signature(found).parameters.get(name) if inspect.isclass(found) else None
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else repr(parameter.default)
 
 
 def of_the_launch(tree: Any) -> dict[str, str]:

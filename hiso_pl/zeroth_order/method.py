@@ -13,8 +13,27 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.method_data import CARRIED, COUNTED, COUNTING, PARTS, STATEFUL, applied, check_data, filled
-from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
+from hiso_pl.zeroth_order.method_data import (
+    CARRIED,
+    COUNTED,
+    COUNTING,
+    LATER,
+    PARTS,
+    STATEFUL,
+    applied,
+    check_data,
+    filled,
+    needed,
+)
+from hiso_pl.zeroth_order.options import (
+    DTYPES,
+    ComputeDtype,
+    check_choices,
+    check_count,
+    check_directions_per_forward,
+    check_enough,
+    check_local_lr,
+)
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
@@ -38,6 +57,8 @@ class Method(MethodBase):
         num_directions: Directions P probed in a local step.
         local_steps: Local steps tau of a client in a round.
         directions: ``shared``, the same P for the whole cohort, or ``client``, P of its own for each client of it.
+        local_lr: Learning rate of a client's own moves between its local steps, which no scheduler moves; that of the
+            round if null.
         difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
         distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
@@ -64,6 +85,7 @@ class Method(MethodBase):
     num_directions: int
     local_steps: int
     directions: Directions
+    local_lr: float | None
     difference: Difference
     distribution: Distribution
     preconditioner: Preconditioner
@@ -85,6 +107,7 @@ class Method(MethodBase):
         num_directions: int = 5,
         local_steps: int = 1,
         directions: Directions = "shared",
+        local_lr: float | None = None,
         difference: Difference = "forward",
         distribution: Distribution = "normal",
         preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
@@ -101,8 +124,9 @@ class Method(MethodBase):
         given = locals()
         for field in fields(self):
             object.__setattr__(self, field.name, given[field.name])
-        if isinstance(lr, Tensor):
-            object.__setattr__(self, "lr", float(lr))
+        for name in ("lr", "local_lr"):
+            if isinstance(given[name], Tensor):
+                object.__setattr__(self, name, float(given[name]))
         self._check()
 
     def _check(self) -> None:
@@ -121,9 +145,9 @@ class Method(MethodBase):
             compute_dtype=self.compute_dtype,
         )
         check_directions_per_forward(self.directions_per_forward, self.memory)
-        for name, (_, kind, needed) in PARTS.items():
+        for name, (_, kind, required) in PARTS.items():
             part = getattr(self, name)
-            if not isinstance(part, kind) and (needed or part is not None):
+            if not isinstance(part, kind) and (required or part is not None):
                 raise ValueError(f"{name}={part!r} must be a {kind.__name__}")
         if self.directions == "client" and not self.aggregation.only_weighs:
             raise ValueError(
@@ -131,6 +155,9 @@ class Method(MethodBase):
                 "scalars along other directions cannot be compared; Mean and WeightedMean only weigh them"
             )
         self.aggregation.check_transform(self.transform)
+        check_local_lr(self.local_lr, self.local_steps, self.update_rule)
+        if self.num_directions_schedule is None and self.directions == "shared":
+            check_enough(self.num_directions, self.num_directions, self.update_rule)
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""
@@ -182,6 +209,7 @@ class Method(MethodBase):
                 self.mu_at(round)
         for round in rounds[:1] if self.num_directions_schedule is None else rounds:
             count = self.num_directions_at(round)
+            check_enough(count, self.drawn(cohort, count), self.update_rule, round)
             if (together := self.drawn(cohort, count)) >= MAX_DIRECTIONS:
                 raise ValueError(
                     f"num_directions={count} in round {round} and directions={self.directions!r} make {together} "
@@ -230,6 +258,7 @@ class Method(MethodBase):
     def as_data(self) -> dict[str, Any]:
         """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
+        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         data = {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
         transform, counting = self.transform, type(self.aggregation).received_bits not in _SUMS
         if transform is not None:
@@ -257,11 +286,11 @@ class Method(MethodBase):
             if differing is not None:
                 raise ValueError(differing)
             return mine
-        return cls(**_values(data, applied(data)))
+        return cls(**_values(data, needed(data)))
 
     def differing(self, data: Mapping[str, Any]) -> str | None:
         """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
-        mine, default = self.as_data(), Method().as_data()
+        mine, default = {**LATER, **self.as_data()}, {**LATER, **Method().as_data()}
         for name in dict.fromkeys((*applied(data), *applied(mine))):
             there, here = (filled(name, value) for value in (data.get(name, default[name]), mine[name]))
             if there != here:

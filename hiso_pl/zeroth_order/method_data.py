@@ -25,12 +25,16 @@ PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
 """The fields that are parts: kind, class, and whether there must be one."""
 APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
+ALLOWING = ("local_lr",)
+"""The fields without which those would be refused together, though no record depends on them."""
 COUNTED = ("local_steps", "directions")
 """The fields that the bits of a round depend on."""
 STATEFUL = "stateful_transform"
 """Said in a method's data where records advance a state of the transform, so that replay needs the transform too."""
 COUNTING = "counted_by_parts"
 """Said in a method's data where transform or aggregation count bits in their own way, so that counting needs them."""
+LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None}
+"""Fields that data tell only where they are something else: older data have none, and what is told stays the same."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
 
@@ -38,6 +42,11 @@ CARRIED = ("memory", "backend")
 def applied(data: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields that the update of a given record depends on, by a method's data."""
     return (*APPLIED, "directions", "transform") if data.get(STATEFUL) else APPLIED
+
+
+def needed(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of which a method is made that applies records: those, and what they would be refused without."""
+    return (*applied(data), *ALLOWING)
 
 
 def filled(name: str, value: Any) -> Any:

@@ -211,13 +211,18 @@ class ZerothOrderOptimizer(AppliedRecords):
         )
         return torch.tensor(math.nan if loss is None else loss, dtype=torch.float32)
 
+    @property
+    def _lr(self) -> float:
+        """The round's learning rate, where schedulers put it."""
+        return float(self._group["lr"])
+
     def _plan(self) -> Plan:
         method, round = self.method, self.round
         return Plan(
             self._sites(round),
             self.hessians,
             method.mu_at(round),
-            float(self._group["lr"]),
+            self._lr if method.local_lr is None else method.local_lr,
             method.num_directions_at(round),
             method.local_steps,
             method.difference,
@@ -237,7 +242,7 @@ class ZerothOrderOptimizer(AppliedRecords):
                 present[:] = False
                 scalars = nothing
         dropped = tuple(int(s) for s in np.flatnonzero(~present))
-        return RoundRecord(self.round, plan.lr, plan.mu, scalars, slots.size, dropped)
+        return RoundRecord(self.round, self._lr, plan.mu, scalars, slots.size, dropped)
 
 
 @new_optimizer.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
+from hiso_pl.zeroth_order.update_rule import UpdateRule
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,6 +57,50 @@ def check_directions_per_forward(value: int | str, memory: str) -> None:
     if value != 1 and memory == "low":
         raise ValueError(
             f"directions_per_forward={value} must be 1 with memory='low': several points at once take several copies"
+        )
+
+
+def check_local_lr(value: Any, local_steps: int, rule: UpdateRule) -> None:
+    """Refuses a rate of local moves that is none, that would have no effect, or that is missing where it is needed.
+
+    Args:
+        value: The rate; the round's if null.
+        local_steps: Local steps tau.
+        rule: What is done with the round's direction.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    if value is None:
+        if local_steps > 1 and not rule.plain_rate:
+            raise ValueError(
+                f"local_lr=None must be given with local_steps={local_steps} and update_rule={rule!r}: that rule's lr "
+                "is not one for the plain moves of a client between its local steps"
+            )
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+        raise ValueError(f"local_lr={value!r} must be finite and not negative, or null for the round's lr")
+    if local_steps == 1:
+        raise ValueError(f"local_lr={value} must be null with local_steps=1: there are no local moves that count")
+
+
+def check_enough(num_directions: int, together: int, rule: UpdateRule, round: int | None = None) -> None:
+    """Refuses fewer directions than a rule needs.
+
+    Args:
+        num_directions: P, as messages name it.
+        together: Directions that a round's record has.
+        rule: What is done with the round's direction.
+        round: The round, if P depends on it.
+
+    Raises:
+        ValueError: If they are too few.
+    """
+    if together < rule.least_directions:
+        when = "" if round is None else f" in round {round}"
+        raise ValueError(
+            f"num_directions={num_directions}{when} must be such that a round has at least {rule.least_directions} "
+            f"for update_rule={rule!r}"
         )
 
 

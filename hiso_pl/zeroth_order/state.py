@@ -171,15 +171,15 @@ class AppliedRecords(Optimizer):
         self._intact = True
 
     def _update(self, record: RoundRecord) -> None:
+        states, targets = [self._rule_state(p) for p in self.parameters], self._targets()
         step = Update(
             kernels=self._kernels(),
             preconditioner=self.method.preconditioner,
             rule=self.method.update_rule,
             weights=directional_weights(record.scalars, record.scalars.shape[1]),
-            lr=record.lr,
+            lr=self.method.update_rule.rate_of(record, states[0], targets[0]),
         )
-        states = [self._rule_state(p) for p in self.parameters]
-        step.run(self.parameters, self.hessians, states, self._sites(record.round), self._targets())
+        step.run(self.parameters, self.hessians, states, self._sites(record.round), targets)
 
     # Checkpoints
 

@@ -330,6 +330,12 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
             of_class("hiso_pl.zeroth_order.Linear", final=0.0005, rounds=12),
         ],
     ),
+    # elementwise state and local moves with a rate of their own; one number for all, by the spread of the scalars
+    "adam": (
+        (1, 2, 3),
+        [*(f"{METHOD}.update_rule", "Adam", f"{METHOD}.local_steps", "2", f"{METHOD}.local_lr", "0.02")],
+    ),
+    "fzoo": ((1, 3), [f"{METHOD}.update_rule", "Normalized", f"{METHOD}.update_rule.size", "spread"]),
     "vit": ((1, 3), ["--model.network", of_class("hiso_pl.models.DigitsViT", width=8, depth=1)]),
     # as many clients as ranks on three, where a client is a rank; dealt on one and two
     "fixed": ((1, 2, 3), [f"{DATA}.clients", "3", f"{DATA}.cohort", "2"]),

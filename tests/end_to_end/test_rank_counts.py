@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("default", (2, 3, 4)),
         ("options", (3,)),
         ("weighted", (4,)),
+        ("adam", (2, 3)),
+        ("fzoo", (3,)),
         ("vit", (3,)),
         ("fixed", (2, 3)),
         ("lora", (2,)),

@@ -19,11 +19,13 @@ from hiso_pl.ledger import (
     stored_path,
 )
 from hiso_pl.zeroth_order import (
+    Adam,
     Diagonal,
     Identity,
     Linear,
     Method,
     Momentum,
+    Normalized,
     PerTensor,
     Scalar,
     Steps,
@@ -41,6 +43,8 @@ METHODS = {
     "rademacher, central": lambda: {"distribution": "rademacher", "difference": "central"},
     "momentum": lambda: {"update_rule": Momentum(0.5), "local_steps": 3},
     "momentum, scalar": lambda: {"update_rule": Momentum(), "preconditioner": Scalar()},
+    "adam": lambda: {"update_rule": Adam(0.7, 0.9), "local_steps": 3, "local_lr": 0.01},
+    "fzoo": lambda: {"update_rule": Normalized("spread"), "preconditioner": Identity()},
     "schedules": lambda: {
         "num_directions_schedule": Steps([4, 11], [5.0, 1.0]),
         "mu_schedule": Linear(final=1e-4, rounds=15),

@@ -173,6 +173,20 @@ def test_the_order_of_the_tensors_is_the_runs(content):
         checkpoint.compare(content, turned, resuming=True)
 
 
+def test_an_option_that_is_younger_than_the_checkpoint_had_its_default(content):
+    facts = content[checkpoint.KEY]
+    method = {"model.method.class_path": "'hiso_pl.zeroth_order.Method'"}
+    facts["config"] = dict(method)
+
+    def compared(value):
+        config = {**method, "model.method.init_args.local_lr": value}
+        return checkpoint.compare(content, checkpoint.RunFacts(config, facts["trainable"], facts["frozen"]), True)
+
+    assert compared("None") == []
+    with pytest.raises(ValueError, match=r"model\.method\.init_args\.local_lr was absent and is 0\.1"):
+        compared("0.1")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

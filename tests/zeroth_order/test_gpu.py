@@ -5,7 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from hiso_pl.zeroth_order import Diagonal, Momentum, RoundRecord, Scalar, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import (
+    Adagrad,
+    Adam,
+    Diagonal,
+    Identity,
+    Momentum,
+    Normalized,
+    RoundRecord,
+    Scalar,
+    Yogi,
+    ZerothOrderOptimizer,
+)
 from hiso_pl.zeroth_order.digest import checksums, digest
 from hiso_pl.zeroth_order.kernels import Decay, Offset, select
 from hiso_pl.zeroth_order.streams import Site, direction
@@ -30,6 +41,10 @@ def test_directions_equal_the_reference(backend, distribution):
         {"preconditioner": Diagonal(hessian_update="all")},
         {"preconditioner": Scalar()},
         {"update_rule": Momentum(), "distribution": "rademacher"},
+        {"update_rule": Adam()},
+        {"update_rule": Yogi(), "preconditioner": Identity()},
+        {"update_rule": Adagrad()},
+        {"update_rule": Normalized("spread")},
     ],
 )
 def test_three_updates_equal_those_of_the_cpu(backend, options):

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from hiso_pl.zeroth_order import (
+    Adagrad,
+    Adam,
     Aggregation,
     Cosine,
     Diagonal,
     Identity,
     Linear,
     Momentum,
+    Normalized,
     PerTensor,
     Preconditioner,
     RoundRecord,
@@ -22,6 +25,7 @@ from hiso_pl.zeroth_order import (
     Steps,
     Transform,
     UpdateRule,
+    Yogi,
     ZerothOrderOptimizer,
 )
 from hiso_pl.zeroth_order.digest import checksums, digest
@@ -124,8 +128,10 @@ def test_an_update_broken_off_is_never_written(monkeypatch):
         {"preconditioner": PerTensor()},
         {"update_rule": Momentum(0.5), "preconditioner": Diagonal(hessian_update="all"), "local_steps": 2},
         {"distribution": "rademacher", "difference": "central"},
+        {"update_rule": Adam(), "local_steps": 2, "local_lr": 0.01},
+        {"update_rule": Normalized("spread")},
     ],
-    ids=["hiso", "decomfl", "scalar", "per tensor", "momentum", "rademacher central"],
+    ids=["hiso", "decomfl", "scalar", "per tensor", "momentum", "rademacher central", "adam", "fzoo"],
 )
 def test_apply_alone_rebuilds_the_run_from_its_records(options):
     """Promise 4 in small: no data, no forward, the same bits."""
@@ -142,7 +148,18 @@ def test_apply_alone_rebuilds_the_run_from_its_records(options):
     assert digest(replayed) == digest(optimizer)
 
 
-@pytest.mark.parametrize("options", [{}, {"update_rule": Momentum()}, {"preconditioner": Scalar()}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"update_rule": Momentum()},
+        {"preconditioner": Scalar()},
+        {"update_rule": Adam()},
+        {"update_rule": Yogi(), "preconditioner": Identity()},
+        {"update_rule": Adagrad()},
+        {"update_rule": Normalized(), "preconditioner": Scalar()},
+    ],
+)
 def test_state_dict_resumes_to_the_bit(tmp_path, options):
     straight = trained(7, **options)
     first = trained(3, **options)

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from hiso_pl.zeroth_order import Diagonal, Identity, Momentum, PerTensor, RoundRecord, Scalar, Sgd
+from hiso_pl.zeroth_order import (
+    Adagrad,
+    Adam,
+    Diagonal,
+    Identity,
+    Momentum,
+    Normalized,
+    PerTensor,
+    RoundRecord,
+    Scalar,
+    Sgd,
+    Yogi,
+)
 from hiso_pl.zeroth_order.digest import digest
 
 SHAPES = {"scalar": (), "odd": (7,), "long": (3, 1367), "empty": (0, 3), "conv": (5, 3, 3, 3), "even": (4, 8)}
@@ -30,6 +42,15 @@ PRECONDITIONERS = {"Identity": lambda _: Identity()} | {
     for kind in (Diagonal, Scalar, PerTensor)
 }
 RULES = {"Sgd": Sgd, "Momentum": lambda: Momentum(beta=0.7)}
+# with a rate of their own for local moves, of which no record knows; eps is felt
+OWN_RATE = {
+    "Adam": lambda: Adam(0.7, 0.9, 1e-3),
+    "Adam uncorrected": lambda: Adam(0.7, 0.9, 1e-3, bias_correction=False),
+    "Yogi": lambda: Yogi(0.7, 0.9, 1e-3),
+    "Adagrad": lambda: Adagrad(1e-3),
+    "Normalized": lambda: Normalized(beta=0.7, eps=1e-3),
+    "Normalized spread": lambda: Normalized("spread", beta=0.7, eps=1e-5),
+}
 CASES = {
     f"{preconditioner} {rule} tau={tau} {distribution} {update}": {
         "preconditioner": PRECONDITIONERS[preconditioner](update),
@@ -40,6 +61,15 @@ CASES = {
     for preconditioner, rule, tau, distribution, update in itertools.product(
         PRECONDITIONERS, RULES, (1, 3), ("normal", "rademacher"), ("last", "first", "all")
     )
+} | {
+    f"{preconditioner} {rule} tau={tau} normal last": {
+        "preconditioner": PRECONDITIONERS[preconditioner]("last"),
+        "update_rule": OWN_RATE[rule](),
+        "local_steps": tau,
+        "local_lr": None if tau == 1 else 0.01,
+        "distribution": "normal",
+    }
+    for preconditioner, rule, tau in itertools.product(("Identity", "Diagonal"), OWN_RATE, (1, 3))
 }
 
 

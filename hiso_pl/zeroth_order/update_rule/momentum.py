@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule.base import UpdateRule
+from hiso_pl.zeroth_order.update_rule.numbers import check_share, fp32
 
 
 class Momentum(UpdateRule):
@@ -18,8 +18,7 @@ class Momentum(UpdateRule):
     """
 
     def __init__(self, beta: float = 0.9) -> None:
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"beta={beta} must be in [0, 1)")
+        check_share("beta", beta)
         self.beta = beta
 
     def initial(self, parameter: Tensor, target: Target) -> dict[str, Tensor]:
@@ -29,6 +28,6 @@ class Momentum(UpdateRule):
     def move(self, x: Tensor, direction: Tensor, lr: float, state: dict[str, Tensor], target: Target) -> None:
         """One step; each operation rounds once."""
         velocity = state["momentum"]
-        velocity.mul_(float(np.float32(self.beta)))
+        velocity.mul_(fp32(self.beta))
         velocity.add_(direction)
-        x.sub_(velocity * float(np.float32(lr)))
+        x.sub_(velocity * fp32(lr))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule.base import UpdateRule
+from hiso_pl.zeroth_order.update_rule.numbers import fp32
 
 
 class Sgd(UpdateRule):
@@ -16,4 +16,4 @@ class Sgd(UpdateRule):
 
     def move(self, x: Tensor, direction: Tensor, lr: float, state: dict[str, Tensor], target: Target) -> None:
         """The same step by buffer, for a structured preconditioner."""
-        x.sub_(direction * float(np.float32(lr)))
+        x.sub_(direction * fp32(lr))
