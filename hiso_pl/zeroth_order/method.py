@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
-from hiso_pl.zeroth_order.method_data import CARRIED, COUNTED, COUNTING, PARTS, STATEFUL, applied, check_data, filled
+from hiso_pl.zeroth_order.method_data import (
+    CARRIED,
+    COUNTED,
+    COUNTING,
+    LATER,
+    PARTS,
+    STATEFUL,
+    applied,
+    check_data,
+    filled,
+)
 from hiso_pl.zeroth_order.options import DTYPES, ComputeDtype, check_choices, check_count, check_directions_per_forward
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
@@ -230,6 +240,7 @@ class Method(MethodBase):
     def as_data(self) -> dict[str, Any]:
         """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
+        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         data = {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
         transform, counting = self.transform, type(self.aggregation).received_bits not in _SUMS
         if transform is not None:
@@ -261,7 +272,7 @@ class Method(MethodBase):
 
     def differing(self, data: Mapping[str, Any]) -> str | None:
         """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
-        mine, default = self.as_data(), Method().as_data()
+        mine, default = ({**LATER, **method.as_data()} for method in (self, Method()))
         for name in dict.fromkeys((*applied(data), *applied(mine))):
             there, here = (filled(name, value) for value in (data.get(name, default[name]), mine[name]))
             if there != here:

@@ -31,6 +31,8 @@ STATEFUL = "stateful_transform"
 """Said in a method's data where records advance a state of the transform, so that replay needs the transform too."""
 COUNTING = "counted_by_parts"
 """Said in a method's data where transform or aggregation count bits in their own way, so that counting needs them."""
+LATER: Mapping[str, Any] = {"directions": "shared"}
+"""Fields that data tell only where they are something else: older data have none, and what is told stays the same."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
 

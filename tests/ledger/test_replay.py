@@ -41,6 +41,12 @@ METHODS = {
     "rademacher, central": lambda: {"distribution": "rademacher", "difference": "central"},
     "momentum": lambda: {"update_rule": Momentum(0.5), "local_steps": 3},
     "momentum, scalar": lambda: {"update_rule": Momentum(), "preconditioner": Scalar()},
+    "own directions": lambda: {"directions": "client", "local_steps": 3},
+    "own directions, per tensor": lambda: {
+        "directions": "client",
+        "preconditioner": PerTensor(),
+        "difference": "central",
+    },
     "schedules": lambda: {
         "num_directions_schedule": Steps([4, 11], [5.0, 1.0]),
         "mu_schedule": Linear(final=1e-4, rounds=15),
