@@ -183,7 +183,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
 @pytest.mark.parametrize(
     ("data", "named"),
     [
-        ({"direction": "client"}, "'direction', which this version does not know"),
+        ({"colour": "red"}, "'colour', which this version does not know"),
         ({"memory": "low"}, "'memory', which this version does not know"),
         ({"preconditioner": None}, "preconditioner must be one name"),
         ({"preconditioner": {"Diagonal": {}, "Scalar": {}}}, "must be one name with a mapping"),
@@ -191,6 +191,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
         ({"local_steps": True}, "local_steps=True must be an integer"),
         ({"local_steps": 1 << 20}, "local_steps=1048576 must be an integer in"),
         ({"distribution": "os.system"}, "distribution='os.system' must be one of"),
+        ({"directions": "mine"}, "directions='mine' must be one of shared, client"),
         ([], "method is list, must be a mapping"),
     ],
 )

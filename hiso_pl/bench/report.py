@@ -28,7 +28,7 @@ def _head(found: Mapping[str, Any]) -> str:
     return (
         f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}\n"
         f"batch {settings['batch_size']} x {settings['tokens']} tokens, "
-        f"P = {method['num_directions']} {method['directions']}, tau = {method['local_steps']}, "
+        f"P = {method['num_directions']} {method.get('directions', 'shared')}, tau = {method['local_steps']}, "
         f"cohort {settings['clients']}, {method['difference']} differences, {method['distribution']}, "
         f"{', '.join(method['preconditioner'])}\n"
         f"{method['compute_dtype']}, memory {settings['memory']}, "

@@ -93,11 +93,11 @@ def test_kernels_are_set_against_the_copy_of_the_same_run() -> None:
 
 @pytest.mark.parametrize("difference", ["forward", "central"])
 @pytest.mark.parametrize("memory", ["fast", "low"])
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("steps", "directions"), [(1, "shared"), (2, "shared"), (2, "client")])
 def test_displacements_are_those_of_a_round(
-    difference: Any, memory: Any, steps: int, monkeypatch: pytest.MonkeyPatch
+    difference: Any, memory: Any, steps: int, directions: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = Method(num_directions=3, local_steps=steps, difference=difference, memory=memory)
+    method = Method(num_directions=3, local_steps=steps, directions=directions, difference=difference, memory=memory)
     settings = Settings(method, model="opt-tiny", batch_size=2, tokens=8, clients=2)
     work = build_workload(settings, CPU)
     work.round()

@@ -67,9 +67,9 @@ def test_a_round_that_drops_a_client_is_an_error() -> None:
         work.round()
 
 
-@pytest.mark.parametrize("difference", ["forward", "central"])
-def test_usual_way_is_put_back_to_the_bit(difference: str) -> None:
-    work = built(difference=difference)
+@pytest.mark.parametrize(("difference", "directions"), [("forward", "client"), ("central", "shared")])
+def test_usual_way_is_put_back_to_the_bit(difference: str, directions: str) -> None:
+    work = built(difference=difference, directions=directions)
     before = state(work)
     way = work.usual_way()
     with Kept([*work.optimizer.parameters, *work.optimizer.stored_hessians]).restored():

@@ -346,6 +346,18 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
         (1, 3),
         [*(f"{DATA}.cohort", "1", f"{DATA}.spare_ranks", "help", f"{METHOD}.local_steps", "3")],
     ),
+    "own": (
+        (1, 2, 3, 4),
+        [f"{METHOD}.directions", "client", f"{METHOD}.aggregation", "hiso_pl.federation.WeightedMean"],
+    ),
+    "own with steps": (
+        (1, 3),
+        [
+            *(f"{METHOD}.directions", "client", f"{METHOD}.local_steps", "3", f"{METHOD}.difference", "central"),
+            *(f"{DATA}.cohort", "2", f"{DATA}.spare_ranks", "help", f"{METHOD}.update_rule"),
+            "hiso_pl.zeroth_order.Momentum",
+        ],
+    ),
     "16 bit": ((1, 2), [f"{METHOD}.compute_dtype", "bfloat16", f"{METHOD}.memory", "low", f"{METHOD}.mu", "0.02"]),
     "small": ((1, 2), ["--trainer.callbacks+", of_class("meddling.Collectives", path="{root}/small-seen")]),
     "large": (

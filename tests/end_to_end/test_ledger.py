@@ -34,6 +34,7 @@ def stopped(number, round):
     return [*BASE_RUN, "--trainer.callbacks+", of_class("meddling.Stop", rank=0, round=round, number=number)]
 
 
+OWN = [f"{METHOD}.directions", "client", f"{METHOD}.local_steps", "2"]
 COSINE = ["--model.lr_scheduler", of_class("torch.optim.lr_scheduler.CosineAnnealingLR", T_max=12)]
 PLATEAU = ["--model.lr_scheduler", of_class("torch.optim.lr_scheduler.ReduceLROnPlateau")]
 ALONE = [
@@ -45,6 +46,8 @@ ALONE = [
     ("begun", stopped(15, 5)),
     ("begun schedule", [*stopped(15, 5), *COSINE]),
     ("begun plateau", [*stopped(15, 5), *PLATEAU]),
+    ("own", [*BASE_RUN, *OWN]),
+    ("begun own", [*stopped(15, 5), *OWN]),
     ("off", [*BASE_RUN, "--ledger.enabled", "false"]),
 ]
 
@@ -166,10 +169,11 @@ def test_a_resumed_run_continues_its_ledger(alone, fit, tmp_path):
     same(root, alone["straight"])
 
 
-def test_a_late_rank_begins_with_the_initial_weights_and_the_ledger(alone, fit, tmp_path):
-    root = copy(alone["begun"], tmp_path, checkpoints=False)
-    assert "from the initial weights and rounds.ledger" in fit(root, "--ckpt_path", "ledger", ranks=2)
-    same(root, alone["straight"], metrics=False)
+@pytest.mark.parametrize(("begun", "straight", "options"), [("begun", "straight", []), ("begun own", "own", OWN)])
+def test_a_late_rank_begins_with_the_initial_weights_and_the_ledger(alone, fit, tmp_path, begun, straight, options):
+    root = copy(alone[begun], tmp_path, checkpoints=False)
+    assert "from the initial weights and rounds.ledger" in fit(root, "--ckpt_path", "ledger", *options, ranks=2)
+    same(root, alone[straight], metrics=False)
 
 
 def test_newest_checkpoint_and_later_records(alone, fit, tmp_path):

@@ -22,7 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixture
 
 METHOD = "--model.method.init_args"
 VIT = {"class_path": "hiso_pl.models.DigitsViT", "init_args": {"width": 8, "depth": 1}}
-DIGITS = {"CNN": [], "ViT": ["--model.network", json.dumps(VIT)]}
+DIGITS = {
+    "CNN": [],
+    "ViT": ["--model.network", json.dumps(VIT)],
+    "CNN, own directions": [f"{METHOD}.directions", "client"],
+}
 LANGUAGE = {
     "language": [],
     "language, tau = 3": [f"{METHOD}.local_steps", "3"],

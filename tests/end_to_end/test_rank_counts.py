@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("nan", (2,)),
         ("spare", (3, 4)),
         ("spare with steps", (3,)),
+        ("own", (2, 3, 4)),
+        ("own with steps", (3,)),
         ("16 bit", (2,)),
         ("candidates", (3,)),
         ("generation", (3,)),
@@ -99,6 +101,7 @@ def test_generated_answers_are_each_example_once_and_in_order(matrix):
 
 def test_the_options_of_these_runs_act(matrix):
     names = ("default", "options", "weighted", "vit", "fixed", "nan", "lora", "spare", "spare with steps", "16 bit")
+    names += ("own", "own with steps")
     assert len({matrix(1)[name].summary["digest"] for name in names}) == len(names)
 
 

@@ -118,6 +118,14 @@ def test_ledger_tells_what_is_there(run, capsys):
         run_ledger([str(made.path)])
 
 
+def test_ledger_tells_whose_directions_they_are(run, capsys):
+    run_ledger([str(run(rounds=3, num_directions=5, directions="client").path)])
+    out = capsys.readouterr().out
+    assert "directions client" in out
+    assert [line.split()[3] for line in out.splitlines()[-3:]] == ["3x5"] * 3
+    assert "15 in all" in out
+
+
 def test_text_of_a_file_does_not_command_a_terminal(ledger, header_of, tmp_path, capsys, start):
     from dataclasses import replace
 

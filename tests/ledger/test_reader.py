@@ -9,13 +9,14 @@ import struct
 import time
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hiso_pl.ledger import Header, LedgerError, LedgerReader, show
+from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, show
 from hiso_pl.ledger import format as fmt
 from hiso_pl.zeroth_order import Method, RoundRecord
 
@@ -292,6 +293,18 @@ def test_a_record_that_contradicts_itself(ledger):
     ):
         changed = [*bodies[:4], (0, change(bodies[4][1])), *bodies[5:]]
         assert refused(ledger, chained_again(ledger, changed)).number == 3
+
+
+def test_a_record_has_as_many_directions_of_every_client_where_they_are_their_own(
+    tmp_path, header_of, record_of, start
+):
+    header = replace(header_of(), method=Method(directions="client", num_directions=2).as_data())
+    with LedgerWriter(tmp_path / "own.ledger", header, start) as writer:
+        writer.append(record_of(0, directions=6))
+        writer.append(record_of(1, directions=7))
+    error = refused(writer.path, writer.path.read_bytes())
+    assert error.number == 1
+    assert "no record with tau=1 and a cohort of 3 and directions of each client's own has 51 bytes" in str(error)
 
 
 def test_zeros_at_the_end_are_said_to_be_zeros(ledger):

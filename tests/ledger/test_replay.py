@@ -45,6 +45,12 @@ METHODS = {
     "momentum, scalar": lambda: {"update_rule": Momentum(), "preconditioner": Scalar()},
     "adam": lambda: {"update_rule": Adam(0.7, 0.9), "local_steps": 3, "local_lr": 0.01},
     "fzoo": lambda: {"update_rule": Normalized("spread"), "preconditioner": Identity()},
+    "own directions": lambda: {"directions": "client", "local_steps": 3},
+    "own directions, per tensor": lambda: {
+        "directions": "client",
+        "preconditioner": PerTensor(),
+        "difference": "central",
+    },
     "schedules": lambda: {
         "num_directions_schedule": Steps([4, 11], [5.0, 1.0]),
         "mu_schedule": Linear(final=1e-4, rounds=15),
