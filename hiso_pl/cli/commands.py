@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hiso_pl.cli.nearest import did_you_mean
+from hiso_pl.nearest import did_you_mean
 
 RUN = "hiso_pl.cli.running"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hiso_pl.cli.mistakes import Answered, ConfigurationError
-from hiso_pl.cli.nearest import did_you_mean
+from hiso_pl.nearest import did_you_mean
 from hiso_pl.ranks import environment
 from hiso_pl.run import going_on
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from hiso_pl.cli.nearest import by_likeness, did_you_mean, nearest
 from hiso_pl.errors import one_line
+from hiso_pl.nearest import by_likeness, did_you_mean, nearest
 
 TYPES = {
     "int": "an integer",

@@ -17,9 +17,9 @@ from hiso_pl.cli.config_option import of_presets
 from hiso_pl.cli.mistakes import Answered as Answered
 from hiso_pl.cli.mistakes import ConfigurationError as ConfigurationError
 from hiso_pl.cli.mistakes import as_said, given_class, marked, split, why_not, wrong_class, wrong_value
-from hiso_pl.cli.nearest import did_you_mean
 from hiso_pl.cli.options import DEPTH, every_option
 from hiso_pl.errors import one_line
+from hiso_pl.nearest import did_you_mean
 
 T = TypeVar("T")
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 
+from hiso_pl.nearest import nearest
 from hiso_pl.presets import paper
 
 FILE = ".yaml"
 NEAREST = 6
-ALIKE, CLOSE = 0.7, 0.1
-"""Share of the letters that agree in names that may be meant, and how much less than in the nearest it may be."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +133,8 @@ def _path(name: str) -> Path | None:
 def _nearest(wanted: str, known: list[str], all_of: bool) -> str:
     """Words that tell which names may be meant: those of that folder, with that last part, or spelt alike; or all."""
     wanted = f"/{wanted.strip('/')}".rpartition("/configs/")[2].strip("/")
-    last = label(wanted)
-    near = [name for name in known if wanted and name.startswith(wanted)] or [n for n in known if label(n) == last]
-    if not near:
-        like = {name: max(_likeness(wanted, name), _likeness(last, label(name))) for name in known}
-        least = max(ALIKE, max(like.values()) - CLOSE)
-        near = sorted((name for name in known if like[name] >= least), key=lambda name: -like[name])
+    near = [name for name in known if wanted and name.startswith(wanted)]
+    near = near or [name for name in known if label(name) == label(wanted)] or nearest(wanted, known, len(known), "/")
     if not near:
         return f": {', '.join(known)}" if all_of else ""
     return f"; the nearest: {', '.join(near[:NEAREST])}{', ...' if len(near) > NEAREST else ''}"
-
-
-def _likeness(given: str, known: str) -> float:
-    return SequenceMatcher(None, given[:100], known).ratio()
