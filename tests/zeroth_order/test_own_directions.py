@@ -141,6 +141,13 @@ def test_a_round_is_the_mean_of_what_clients_find_along_directions_of_their_own(
             assert np.array_equal(mine, expected)
 
 
+def test_weights_multiply_before_they_are_divided_by():
+    """A number near the middle of two of fp32, where g (m n) / s and g (m n / s) are not the same."""
+    sent = np.full((4, 1, 1), 16177245.0, dtype=F)
+    found = WeightedMean().side_by_side(sent, np.ones(4, dtype=bool), np.array([31.0, 10.0, 9.0, 10.0]))
+    assert found[0, 0] == F(16177245.0 * 124.0 / 60.0) != F(16177245.0 * (124.0 / 60.0))
+
+
 @pytest.mark.parametrize("rule", [None, Momentum(0.7)])
 @pytest.mark.parametrize("kind", PRECONDITIONERS)
 @pytest.mark.parametrize("tau", [1, 3])
