@@ -16,6 +16,9 @@ pytestmark = pytest.mark.usefixtures("process_settings")
 
 METHOD = "--model.method.init_args"
 DATA = "--data.init_args"
+OWN = (f"{METHOD}.directions", "client")
+LATE = {"class_path": "hiso_pl.zeroth_order.Steps", "init_args": {"milestones": [11], "values": [5000]}}
+VOTE = ("hiso_pl.federation.MajorityVote", f"{METHOD}.transform", "hiso_pl.federation.Sign")
 
 
 @pytest.fixture
@@ -67,6 +70,16 @@ def finished(base, tmp_path_factory):
         ([f"{METHOD}.lr", ".nan"], "lr=nan must be finite"),
         ([f"{METHOD}.mu", "0.0"], r"mu=0\.0 must be finite and positive"),
         ([f"{METHOD}.num_directions", "0"], r"num_directions=0 must be an integer in \[1, "),
+        ([*OWN, f"{METHOD}.num_directions", "4096"], "num_directions=4096 in round 0 .* make 16384 of a cohort of 4"),
+        (
+            [*OWN, f"{METHOD}.num_directions_schedule", json.dumps(LATE)],
+            "num_directions=5000 in round 11 .* 20000",
+        ),
+        (
+            [*OWN, f"{METHOD}.aggregation", *VOTE, f"{METHOD}.transform.scale", "none"],
+            r"aggregation=MajorityVote\(\) compares slots, so directions='client' must be 'shared'",
+        ),
+        ([f"{METHOD}.directions", "5"], "directions=5 must be one of shared, client"),
         ([f"{METHOD}.local_steps", "0"], r"local_steps=0 must be an integer in \[1, "),
         ([f"{METHOD}.difference", "backward"], "difference.*backward"),
         ([f"{METHOD}.seed", "5"], "seed"),
