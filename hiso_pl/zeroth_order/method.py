@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -19,11 +19,12 @@ from hiso_pl.zeroth_order.method_data import (
     COUNTING,
     LATER,
     PARTS,
-    STATEFUL,
     applied,
     check_data,
     filled,
     needed,
+    said_of,
+    values_of,
 )
 from hiso_pl.zeroth_order.options import (
     DTYPES,
@@ -34,7 +35,7 @@ from hiso_pl.zeroth_order.options import (
     check_enough,
     check_local_lr,
 )
-from hiso_pl.zeroth_order.part import Part, built
+from hiso_pl.zeroth_order.part import Part
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
 from hiso_pl.zeroth_order.points import Memory
@@ -236,7 +237,7 @@ class Method(MethodBase):
             ValueError: If a part counts that is another's, and ``mine`` does not have it.
         """
         names = (*COUNTED, "transform", "aggregation") if data.get(COUNTING) else COUNTED
-        counted = cls(**_values(data, names, mine))
+        counted = cls(**values_of(data, names, mine))
         return counted.bits(record.cohort, record.scalars.shape[1] // counted.drawn(record.cohort, 1))
 
     def over(self, rounds: int) -> Method:
@@ -260,12 +261,7 @@ class Method(MethodBase):
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
         values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         data = {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
-        transform, counting = self.transform, type(self.aggregation).received_bits not in _SUMS
-        if transform is not None:
-            counting |= type(transform).sent_bits is not Transform.sent_bits
-            counting |= type(transform).summed_bits is not Transform.summed_bits
-        said = {STATEFUL: transform is not None and bool(transform.initial()), COUNTING: counting}
-        return data | {name: True for name, so in said.items() if so}
+        return data | said_of(self.transform, self.aggregation)
 
     @classmethod
     def applying(cls, data: Mapping[str, Any], mine: Method | None = None) -> Method:
@@ -286,7 +282,7 @@ class Method(MethodBase):
             if differing is not None:
                 raise ValueError(differing)
             return mine
-        return cls(**_values(data, needed(data)))
+        return cls(**values_of(data, needed(data)))
 
     def differing(self, data: Mapping[str, Any]) -> str | None:
         """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
@@ -296,24 +292,3 @@ class Method(MethodBase):
             if there != here:
                 return f"{name} is {there} there and {here} here"
         return None
-
-
-_SUMS = (Aggregation.received_bits, Mean.received_bits)
-
-
-def _values(data: Mapping[str, Any], names: Collection[str], mine: Method | None = None) -> dict[str, Any]:
-    """Fields of a method's data, with parts built where they are registered, or ``mine``, where they are equal to it.
-
-    Raises:
-        ValueError: If a part is another's.
-    """
-    values = {name: data[name] for name in names if name in data}
-    for name, value in values.items():
-        if name not in PARTS or value is None:
-            continue
-        part = getattr(mine, name, None)
-        try:
-            values[name] = part if part is not None and part.as_data() == value else built(PARTS[name][0], value)
-        except ValueError as error:
-            raise ValueError(f"{error}; a part of your own is named by --method CONFIG") from error
-    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hiso_pl.zeroth_order.aggregation import Aggregation
+from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.options import check_choices, check_count
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_LOCAL_STEPS
@@ -47,6 +47,39 @@ def applied(data: Mapping[str, Any]) -> tuple[str, ...]:
 def needed(data: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields of which a method is made that applies records: those, and what they would be refused without."""
     return (*applied(data), *ALLOWING)
+
+
+def said_of(transform: Transform | None, aggregation: Aggregation) -> dict[str, bool]:
+    """What a method's data say besides its fields: nothing, unless parts have a state or count bits in their way."""
+    stateful = transform is not None and bool(transform.initial())
+    counting = type(aggregation).received_bits not in (Aggregation.received_bits, Mean.received_bits)
+    if transform is not None:
+        counting |= type(transform).sent_bits is not Transform.sent_bits
+        counting |= type(transform).summed_bits is not Transform.summed_bits
+    return {name: True for name, so in ((STATEFUL, stateful), (COUNTING, counting)) if so}
+
+
+def values_of(data: Mapping[str, Any], names: Collection[str], mine: object = None) -> dict[str, Any]:
+    """Fields from a method's data, with their parts built where they are registered.
+
+    Args:
+        data: The data; they may come from anyone.
+        names: Which fields; those that are absent are left out.
+        mine: A method whose parts are taken where they are equal, registered or not.
+
+    Raises:
+        ValueError: If a part is another's.
+    """
+    values = {name: data[name] for name in names if name in data}
+    for name, value in values.items():
+        if name not in PARTS or value is None:
+            continue
+        part = getattr(mine, name, None)
+        try:
+            values[name] = part if part is not None and part.as_data() == value else built(PARTS[name][0], value)
+        except ValueError as error:
+            raise ValueError(f"{error}; a part of your own is named by --method CONFIG") from error
+    return values
 
 
 def filled(name: str, value: Any) -> Any:

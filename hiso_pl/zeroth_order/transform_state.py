@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from hiso_pl.zeroth_order.transform import State, Transform
 
 PREFIX = "transform."
 """What the names of a transform's state begin with, among those that are kept beside a tensor."""
+MOST = 1 << 16
+"""Numbers that a state may have."""
 
 
 def create(transform: Transform | None, parameter: Tensor, name: str) -> dict[str, Tensor]:
@@ -28,7 +31,13 @@ def create(transform: Transform | None, parameter: Tensor, name: str) -> dict[st
     """
     if transform is None:
         return {}
-    given = transform.initial()
+    given, what = transform.initial(), f"transform={transform!r}: initial() gave"
+    for key, value in given.items() if isinstance(given, Mapping) else [("", given)]:
+        if not isinstance(value, np.ndarray):
+            said = f"{type(value).__name__}{f' as {key!r}' if key else ''}"
+            raise ValueError(f"{what} {said}, must give float32 arrays by name")
+    if (size := sum(value.size for value in given.values())) > MOST:
+        raise ValueError(f"{what} {size} numbers, must give at most {MOST}: all clients keep them")
     kept = {PREFIX + key: torch.from_numpy(value.copy()).to(parameter.device) for key, value in given.items()}
     check_initial(kept, parameter, name, f"transform={transform!r}", own_shape=True)
     return kept

@@ -358,6 +358,14 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
             "hiso_pl.zeroth_order.Momentum",
         ],
     ),
+    # on two ranks clients send scalars, on three losses that all transform
+    "few bits": (
+        (1, 2, 3),
+        [
+            *(f"{DATA}.cohort", "2", f"{METHOD}.transform"),
+            of_class("hiso_pl.federation.Quantize", bits=3, scale="shared"),
+        ],
+    ),
     "16 bit": ((1, 2), [f"{METHOD}.compute_dtype", "bfloat16", f"{METHOD}.memory", "low", f"{METHOD}.mu", "0.02"]),
     "small": ((1, 2), ["--trainer.callbacks+", of_class("meddling.Collectives", path="{root}/small-seen")]),
     "large": (

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("spare with steps", (3,)),
         ("own", (2, 3, 4)),
         ("own with steps", (3,)),
+        ("few bits", (2, 3)),
         ("16 bit", (2,)),
         ("candidates", (3,)),
         ("generation", (3,)),
@@ -100,7 +101,19 @@ def test_generated_answers_are_each_example_once_and_in_order(matrix):
 
 
 def test_the_options_of_these_runs_act(matrix):
-    names = ("default", "options", "weighted", "vit", "fixed", "nan", "lora", "spare", "spare with steps", "16 bit")
+    names = (
+        "default",
+        "options",
+        "weighted",
+        "vit",
+        "fixed",
+        "nan",
+        "lora",
+        "spare",
+        "spare with steps",
+        "few bits",
+        "16 bit",
+    )
     names += ("own", "own with steps")
     assert len({matrix(1)[name].summary["digest"] for name in names}) == len(names)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hiso_pl.federation import Quantize
 from hiso_pl.ledger import (
     LedgerError,
     LedgerReader,
@@ -29,6 +30,7 @@ from hiso_pl.zeroth_order import (
     PerTensor,
     Scalar,
     Steps,
+    Transform,
     UpdateRule,
     ZerothOrderOptimizer,
 )
@@ -51,6 +53,8 @@ METHODS = {
         "preconditioner": PerTensor(),
         "difference": "central",
     },
+    "shared scale": lambda: {"transform": Quantize(3, scale="shared"), "local_steps": 2},
+    "shared scale, own directions": lambda: {"transform": Quantize(3, scale="shared"), "directions": "client"},
     "schedules": lambda: {
         "num_directions_schedule": Steps([4, 11], [5.0, 1.0]),
         "mu_schedule": Linear(final=1e-4, rounds=15),
@@ -223,6 +227,46 @@ def test_a_part_from_outside_the_package_is_caught_up_by_its_own_code_only(run):
         rebuilt(made)
     parameters = [(name, torch.nn.Parameter(t.clone())) for name, t in made.initial.items()]
     late = ZerothOrderOptimizer(parameters, seed=5, update_rule=Signed())
+    catch_up(late, LedgerReader(made.path))
+    assert digest(late) == made.digests[8]
+
+
+class Running(Transform):
+    """From outside, with a state: sends what is above the running mean of all records."""
+
+    withholds_losses = False
+
+    def __call__(self, scalars, departure):
+        return scalars - departure.state["mean"]
+
+    def initial(self):
+        return {"mean": np.zeros(1, np.float32)}
+
+    def advance(self, state, record, averaged):
+        state["mean"][0] = np.float32(0.5) * state["mean"][0] + np.float32(0.5) * record.scalars[0, 0]
+
+
+class Halved(Transform):
+    """From outside, without."""
+
+    def __call__(self, scalars, departure):
+        return scalars * np.float32(0.5)
+
+
+def test_a_transform_from_outside_is_needed_only_where_it_has_a_state(run, tmp_path):
+    """What it sent is in the records; what it remembers is not."""
+    made = run(rounds=6, transform=Halved())
+    assert digest(rebuilt(made)) == made.digests[6]
+    made.path.unlink()
+    made = run(rounds=8, transform=Running())
+    with pytest.raises(ValueError, match=r"transform='.*Running' is not one of .* named by --method CONFIG$"):
+        rebuilt(made)
+    assert digest(rebuilt(made, method=made.optimizer.method)) == made.digests[8]
+    with pytest.raises(ValueError, match=r"transform is \{'.*Running': \{\}\} there and None here"):
+        rebuilt(made, method=Method())
+    late = ZerothOrderOptimizer(
+        [(name, torch.nn.Parameter(t.clone())) for name, t in made.initial.items()], seed=5, transform=Running()
+    )
     catch_up(late, LedgerReader(made.path))
     assert digest(late) == made.digests[8]
 

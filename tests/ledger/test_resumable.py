@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hiso_pl.federation import Quantize
 from hiso_pl.ledger import LedgerError, LedgerReader, LedgerWriter
 from hiso_pl.ledger.resumable import checkpoint_of, go_on, with_state, without_state
 from hiso_pl.run import checkpoint
@@ -27,9 +28,9 @@ def restored(made, content, **options):
     return optimizer
 
 
-def base_of(made, rounds):
+def base_of(made, rounds, **options):
     """A checkpoint as the run would have written it after some rounds."""
-    optimizer = optimizer_at_start(made)
+    optimizer = optimizer_at_start(made, **options)
     for record in made.records[:rounds]:
         optimizer.apply(record)
     content = checkpoint_of(LedgerReader(made.path), optimizer)
@@ -51,6 +52,17 @@ def test_from_the_start_and_from_a_checkpoint(run):
         assert facts["measured_bytes"] == (0 if base is None else 77)
         assert facts["last_validation"] == ({} if base is None else {"val/loss": 1.5})
         assert content["callbacks"] == ({} if base is None else {"summary": {"seconds": 3.0}})
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_state_of_a_transform_comes_from_the_records(run, begun):
+    options = {"transform": Quantize(3, scale="shared")}
+    made = run(**options)
+    base = base_of(made, 8, **options) if begun else None
+    content = go_on(LedgerReader(made.path), optimizer_at_start(made, **options), base)
+    assert digest(restored(made, content, **options)) == made.digests[20]
+    # three slots of three clients: 3 bits a scalar up, 3 + 2 down, for two scalars
+    assert content[checkpoint.KEY]["traffic"]["paper_bytes"] == pytest.approx(20 * (2 * 3 + 2 * 5) / 8)
 
 
 def test_a_checkpoint_at_the_end_of_the_ledger_is_taken_as_it_is(run):

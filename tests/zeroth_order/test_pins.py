@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hiso_pl.federation import Quantize
 from hiso_pl.zeroth_order import (
     Adagrad,
     Adam,
@@ -70,6 +71,16 @@ CASES = {
         "distribution": "normal",
     }
     for preconditioner, rule, tau in itertools.product(("Identity", "Diagonal"), OWN_RATE, (1, 3))
+}
+# x moves as it does without them, and their state with it
+CASES |= {
+    f"Identity Sgd tau={tau} normal last, {bits} bits on a scale shared along {directions} directions": {
+        "preconditioner": Identity(),
+        "transform": Quantize(bits, scale="shared", start=0.7, nu=0.3, floor=1e-3),
+        "local_steps": tau,
+        "directions": directions,
+    }
+    for tau, bits, directions in itertools.product((1, 3), (2, 8), ("shared", "client"))
 }
 
 
