@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ TIMEOUT_S = 240.0
 INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "4"))
 # rounds enough for each interrupt to meet some, and validations that are due now and then
 INTERRUPTED = [
-    *("--trainer.max_steps", str(100 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
+    *("--trainer.max_steps", str(60 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
     *("--checkpoint.every_n_train_steps", "40", "--model.method.init_args.num_directions", "1"),
 ]
 WORDS = [
@@ -429,8 +430,32 @@ EVALUATED = ("--ckpt_path", "{root}/default/checkpoints/last.ckpt", "--trainer.c
 
 
 @pytest.fixture(scope="session")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[], dict[str, Outcome]]], dict[str, Outcome]]:
+    """Outcomes that all processes of the tests share: the first to ask makes them while the others wait."""
+
+    def shared(name: str, make: Callable[[], dict[str, Outcome]]) -> dict[str, Outcome]:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            return make()
+        path = tmp_path_factory.getbasetemp().parent / f"{name}.json"
+        with path.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_text("{}")  # of one that fails
+                path.write_text(json.dumps({key: asdict(made) for key, made in make().items()}, default=str))
+        found = json.loads(path.read_text())
+        return {key: Outcome(Path(made.pop("root")), **made) for key, made in found.items()}
+
+    return shared
+
+
+@pytest.fixture(scope="session")
 def matrix(
-    run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str], clients_files: Callable[..., str]
+    run_jobs: Callable[..., dict[str, Outcome]],
+    shared: Callable[..., dict[str, Outcome]],
+    text_args: list[str],
+    clients_files: Callable[..., str],
 ) -> Callable[[int], dict[str, Outcome]]:
     """All runs that are made with so many ranks; made once."""
     made: dict[int, dict[str, Outcome]] = {}
@@ -465,7 +490,7 @@ def matrix(
             if ranks == 1:
                 jobs.append(("straight", ["fit", "--config", BASE, *INTERRUPTED]))
             made[ranks] = {}  # one that fails is not tried again by every test
-            made[ranks] = run_jobs(ranks, jobs)
+            made[ranks] = shared(f"ranks{ranks}", lambda: run_jobs(ranks, jobs))
         assert made[ranks], f"the launch of {ranks} ranks failed"
         return made[ranks]
 
