@@ -19,10 +19,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from hiso_pl.cli import program as cli
+
 HERE = Path(__file__).parent
 BASE = str(HERE / "base.yaml")
 TIMEOUT_S = 240.0
-INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "4"))
+INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "3"))
 # rounds enough for each interrupt to meet some, and validations that are due now and then
 INTERRUPTED = [
     *("--trainer.max_steps", str(60 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
@@ -139,6 +141,20 @@ def launch(start: Callable[..., Launch]) -> Callable[..., tuple[int, str, Path]]
         return status, started.out, root
 
     return launch
+
+
+@pytest.fixture
+def here(
+    process_settings: None, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str], Path], tuple[int, str, Path]]:
+    """Runs the program in this process, as ``launch`` does on one rank: for what is no matter of processes."""
+
+    def here(args: list[str], root: Path) -> tuple[int, str, Path]:
+        capsys.readouterr()
+        status = cli.main([*args, "--trainer.default_root_dir", str(root)])
+        return status, "".join(capsys.readouterr()), root
+
+    return here
 
 
 @dataclass
