@@ -100,9 +100,10 @@ class Parser(ArgumentParser):
 
     def _placed(self, error: Exception, config: Namespace) -> Exception:
         """A constructor's error, said with the place of the option that it names."""
-        command = config.get("subcommand") if self._commands() else None
-        parser = self if command is None else self._subcommands_action.choices[command]
-        return placed(error, dict((config if command is None else config[command]).items()), parser.args, parser.files)
+        parser, commands = self, self._subcommands_action
+        if commands is not None and (command := config.get("subcommand")) is not None:
+            parser, config = commands.choices[command], config[command]
+        return placed(error, dict(config.items()), parser.args, parser.files)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Ends the program after an answer, told from whatever else may end it with status 0.
