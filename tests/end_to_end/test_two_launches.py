@@ -97,7 +97,7 @@ def test_of_two_that_begin_at_the_same_moment_one_runs(start, straight, base, tm
     same(tmp_path / "runs" / "run", straight)
 
 
-def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder(start, here, straight, base, tmp_path, slowly):
+def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder_and_end(start, here, straight, base, tmp_path, slowly):
     root = tmp_path / "run"
     live = start(2, [*base, *RUN, *slowly], root)
     until(lambda: rounds(root) == 12, live)
@@ -107,9 +107,11 @@ def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder(start, here, str
     status, said, _ = here([*base, *RUN, "--ckpt_path", "last"], root)
     assert status == 1
     assert any(f"in use by process {orphan.pid} " in said for orphan in orphans), said
-    for orphan in orphans:
-        orphan.send_signal(signal.SIGKILL)
-    psutil.wait_procs(orphans, 60)
+    (tmp_path / "go").touch()
+    assert not psutil.wait_procs(orphans, 120)[1], live.out[-3000:]
+    assert json.loads((root / "summary.json").read_text())["interrupted"] is True
+    assert rounds(root) == 13
+    assert live.errors == [], live.out[-3000:]
     status, said, _ = here([*base, *RUN, "--ckpt_path", "last"], root)
     assert status == 0, said[-3000:]
     same(root, straight)
