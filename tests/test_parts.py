@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from hiso_pl.cli import program as cli
 from hiso_pl.cli.replay import run as replay
 from hiso_pl.ledger import LedgerReader
 from hiso_pl.zeroth_order import Diagonal, Identity, Method, Momentum, PerTensor, Scalar, Sgd, ZerothOrderOptimizer
@@ -108,8 +110,27 @@ def program(outside: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=240)
 
 
+@pytest.fixture
+def replayed(
+    outside: Path, process_settings: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Replays where the parts can be found: the status, what is written, and the errors."""
+    monkeypatch.syspath_prepend(str(outside))
+    before = set(sys.modules)
+
+    def replayed(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return cli.main(["replay", *args]), *capsys.readouterr()
+
+    yield replayed
+    for name in set(FILES) & set(sys.modules) - before:
+        del sys.modules[name]
+
+
 @pytest.mark.slow
-def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(outside: Path, tmp_path: Path) -> None:
+def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(
+    outside: Path, replayed: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     options = [f"--model.method.{kind}={name}" for kind, name in CHOSEN.items()]
     done = program(outside, "fit", "--config", str(BASE), *options, "--trainer.default_root_dir", str(run))
@@ -119,23 +140,24 @@ def test_a_part_of_each_kind_from_outside_runs_and_is_replayed(outside: Path, tm
     assert header.method["update_rule"] == {"warmed.Warmed": {"rounds": 5}}
     assert {round(record.mu, 6) for record in LedgerReader(ledger)} == {0.001, 0.0005}
 
-    alone = program(outside, "replay", str(ledger), "--verify")
-    assert (alone.returncode, alone.stdout) == (1, "")
-    assert "--method CONFIG" in alone.stderr
-    (said,) = [line for line in done.stderr.splitlines() if "hiso-pl replay" in line]  # at the start of the fit
-    assert "preconditioner=grouped.Grouped, update_rule=warmed.Warmed: no part of this package" in said
-    command = shlex.split(said.partition("imported: hiso-pl ")[2])
+    status, said, errors = replayed(str(ledger), "--verify")
+    assert (status, said) == (1, "")
+    assert "--method CONFIG" in errors
+    assert not set(FILES) & set(sys.modules)
+    (line,) = [line for line in done.stderr.splitlines() if "hiso-pl replay" in line]  # at the start of the fit
+    assert "preconditioner=grouped.Grouped, update_rule=warmed.Warmed: no part of this package" in line
+    command = shlex.split(line.partition("imported: hiso-pl ")[2])
     assert command == ["replay", str(ledger), "--method", str(run / "config.yaml")]
-    named = program(outside, *command, "--verify")
-    assert named.returncode == 0, named.stderr
+    status, said, errors = replayed(*command[1:], "--verify")
+    assert status == 0, errors
     digest = json.loads((run / "summary.json").read_text())["digest"]
-    assert f"digest {digest}" in named.stdout
-    assert "verified" in named.stdout
+    assert f"digest {digest}" in said
+    assert "verified" in said
     other = (run / "config.yaml").read_text().replace("rounds: 5", "rounds: 6")
     (tmp_path / "other.yaml").write_text(other)
-    refused = program(outside, "replay", str(ledger), "--method", str(tmp_path / "other.yaml"))
-    assert refused.returncode == 1
-    assert "update_rule is {'warmed.Warmed': {'rounds': 5}} there" in refused.stderr
+    status, _, errors = replayed(str(ledger), "--method", str(tmp_path / "other.yaml"))
+    assert status == 1
+    assert "update_rule is {'warmed.Warmed': {'rounds': 5}} there" in errors
 
 
 def test_a_ledger_never_imports_what_it_names(outside: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,23 @@ def go_on(loggers: Sequence[Logger], root: Path, rounds: int) -> None:
                 lightning_privates.purge_beyond(logger, rounds)
             else:
                 lightning_privates.keep_rows(logger, rounds)
+
+
+def make_folders(loggers: Sequence[Logger], root: Path) -> None:
+    """Makes the folders of loggers of files elsewhere than in the run's own; on rank 0.
+
+    Raises:
+        ValueError: If one cannot be made, or not be written into.
+    """
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger | TensorBoardLogger) or Path(logger.root_dir).resolve() == root.resolve():
+            continue
+        try:
+            Path(logger.root_dir).mkdir(parents=True, exist_ok=True)
+            if not os.access(logger.root_dir, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise ValueError(
+                f"trainer.logger: save_dir={logger.save_dir} cannot be made or written into "
+                f"({error.strerror}): give a folder that you may write into"
+            ) from error

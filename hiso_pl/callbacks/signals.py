@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ from hiso_pl.ranks import early_signals, environment
 from hiso_pl.ranks.last_words import delay
 from hiso_pl.run.folder import CHECKPOINTS_FOLDER, LAST
 
+log = logging.getLogger(__name__)
+
 DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -28,6 +31,8 @@ class DeferredSignals(OrderedCallback):
     A handler only notes the wish. It travels with the next exchange, so that every rank learns of it in the same
     round. That round is completed, ``checkpoints/last.ckpt`` is written and the run ends without a validation; if one
     was due, it is made up for on resume. The checkpoint is written at a run's normal end as well.
+
+    Ranks whose launcher has been killed, so that nobody is left to end them or start them again, wish so themselves.
 
     Lightning's own handler is kept out: it runs a collective inside the handler, where another may be under way.
 
@@ -40,6 +45,7 @@ class DeferredSignals(OrderedCallback):
     def __init__(self) -> None:
         self._handlers: dict[signal.Signals, Any] = {}
         self.interrupted = False
+        self._orphaned = False
         self._rounds = -1
 
     @override
@@ -72,6 +78,14 @@ class DeferredSignals(OrderedCallback):
             heard = [n for n in DEFERRED if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, wish) for number in heard}
             delay.deliver(None)  # to this run, which repeats one that has failed
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Looks whether whoever started this rank is still there."""
+        if not self._orphaned and environment.orphaned():
+            self._orphaned = True
+            log.warning("The launcher of this rank has been killed: the run ends after its round.")
+            federated(pl_module).request_stop()
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -9,11 +9,12 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, add_instantiator
+from jsonargparse import ArgumentParser, Namespace
 
 from hiso_pl.cli import overrides, parser_privates
 from hiso_pl.cli.config_file import ConfigFile, place
-from hiso_pl.cli.config_option import of_presets
+from hiso_pl.cli.config_option import of_presets, with_presets
+from hiso_pl.cli.constructing import failed, placed
 from hiso_pl.cli.mistakes import Answered as Answered
 from hiso_pl.cli.mistakes import ConfigurationError as ConfigurationError
 from hiso_pl.cli.mistakes import as_said, given_class, marked, split, why_not, wrong_class, wrong_value
@@ -63,6 +64,18 @@ class Parser(ArgumentParser):
             self.files.append(ConfigFile(os.fspath(path)))
         return super().parse_path(path, *args, **options)
 
+    def parse_string(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Parses a configuration; what it builds upon, by its own option ``config``, may be a preset."""
+        name = next((name for name in ("content", "cfg_str") if name in options), None)  # as versions call it
+        text = args[0] if name is None else options.pop(name)
+        try:
+            text = with_presets(text, self._actions)
+        except ValueError as error:
+            lines = [(file.path, file.line_of(["config"])) for file in self.files]
+            where = next((f"{path} line {line}: " for path, line in reversed(lines) if line is not None), "")
+            raise ConfigurationError(f"{where}{error}") from error
+        return super().parse_string(text, *args[1:], **options)
+
     def validate(self, namespace: Namespace, *args: Any, **options: Any) -> None:  # type: ignore[override]
         """Checks what has been parsed; a group of options must be one."""
         for action in filter(parser_privates.is_group, self._actions):
@@ -75,18 +88,22 @@ class Parser(ArgumentParser):
             self.error(str(error.args[0] if error.args else error), error)
 
     def instantiate(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
-        """Builds what has been parsed; an error in a constructor comes out as it is.
-
-        An option that may be several things is tried as each of them, and would report the last attempt.
-        """
+        """Builds what has been parsed; an error in a constructor comes out as it is."""
         if self._outermost:
-            del _failed[:]
+            del failed[:]
         try:
             return super().instantiate(*args, **options)
         except Exception:
-            if _failed:
-                raise _failed[0] from None
+            if failed:
+                raise self._placed(failed[0], args[0]) from None
             raise
+
+    def _placed(self, error: Exception, config: Namespace) -> Exception:
+        """A constructor's error, said with the place of the option that it names."""
+        parser, commands = self, self._subcommands_action
+        if commands is not None and (command := config.get("subcommand")) is not None:
+            parser, config = commands.choices[command], config[command]
+        return placed(error, dict(config.items()), parser.args, parser.files)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Ends the program after an answer, told from whatever else may end it with status 0.
@@ -188,22 +205,6 @@ class Parser(ArgumentParser):
     def _must_hold(self, group: str) -> str:
         known = (name for name, _ in every_option(self, depth=0) if name.startswith(f"{group}."))
         return f"must hold options, such as {next(known, group)}, or name a file that does"
-
-
-_failed: list[Exception] = []
-"""What constructors have raised while a configuration is built."""
-
-
-def _built(class_type: type[T], *args: Any, **kwargs: Any) -> T:
-    """Builds a part, and notes its error before others can hide it."""
-    try:
-        return class_type(*args, **kwargs)
-    except Exception as error:
-        _failed.append(error)
-        raise
-
-
-add_instantiator(_built, object)
 
 
 def add_traceback(parser: ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hiso_pl import callbacks
 from hiso_pl.callbacks import InStepCheck, Participation, RoundLedger, RoundProgressBar, TensorBoardPanels
-from hiso_pl.callbacks.loggers import go_on
+from hiso_pl.callbacks.loggers import go_on, make_folders
 from hiso_pl.callbacks.predictions import PredictionWriter
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_table
@@ -170,7 +170,10 @@ class FederatedCLI(LightningCLI):
         if self.start.content is not None:
             assert isinstance(self.model, FederatedModule)
             checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
-        if environment.rank() == 0 and (self.start.resumes or self.start.owns_folder):
+        if environment.rank() > 0:
+            return
+        make_folders(self.trainer.loggers, self.start.root)
+        if self.start.resumes or self.start.owns_folder:
             go_on(self.trainer.loggers, self.start.root, self.start.rounds if self.start.resumes else -1)
 
     def after_fit(self) -> None:

@@ -26,11 +26,21 @@ BY_LAUNCH = "HISO_PL_REASONS"
 """Set by ``hiso-pl launch`` to the folder in which its ranks leave why they end."""
 STARTED_BY = "HISO_PL_STARTED_BY"
 """Set by ``hiso-pl launch`` to the command line before the run's own, as it is to be repeated."""
+_PARENT = os.getppid()
+"""The process that started this one."""
 
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return BY_TORCHRUN in os.environ
+
+
+def orphaned() -> bool:
+    """Whether the launcher of this rank, torchrun or ``hiso-pl launch``, has ended before it, as a kill ends it.
+
+    Of other launchers nothing is known: a shell, for one, may end before what it has started in the background.
+    """
+    return under_torchrun() and os.getppid() != _PARENT
 
 
 def under_lightning() -> bool:

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from hiso_pl.callbacks import signals
 from hiso_pl.callbacks.signals import DeferredSignals
+from hiso_pl.ranks import environment
 from hiso_pl.ranks.last_words import delay, last_words
 
 
@@ -82,3 +84,21 @@ def test_a_run_that_repeats_the_one_that_failed_takes_it(ended, callback):
         assert (taken, ended) == ([signal.SIGTERM], [])
         signal.signal(signal.SIGTERM, before)
     assert ended == []
+
+
+def test_a_rank_whose_launcher_has_been_killed_wishes_to_stop_once(callback, monkeypatch):
+    wishes = []
+    run = SimpleNamespace(request_stop=lambda: wishes.append(1))
+    monkeypatch.setattr(signals, "federated", lambda _: run)
+    monkeypatch.delenv(environment.BY_TORCHRUN, raising=False)
+    monkeypatch.setattr(environment, "_PARENT", os.getppid() + 1)
+    callback.on_train_batch_start(None, None)
+    assert wishes == []  # a shell may end before what it has started
+    monkeypatch.setenv(environment.BY_TORCHRUN, "x")
+    for _ in range(3):
+        callback.on_train_batch_start(None, None)
+    assert wishes == [1]
+    other = DeferredSignals()
+    monkeypatch.setattr(environment, "_PARENT", os.getppid())
+    other.on_train_batch_start(None, None)
+    assert wishes == [1]

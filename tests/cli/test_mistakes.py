@@ -78,6 +78,16 @@ FILES = {  # content of the file: what is said, after its name
     "a: &x [*x]\n": " line 1: a value that is an alias of itself",
     "model: !!python/object:os.system x\n": " line 1: the tag tag:yaml.org,2002:python/object:os.system is not taken: "
     "leave it out",
+    "threads: 1\nconfig: quikstart\n": " line 2: config=quikstart must be a file or a name that `hiso-pl configs` "
+    "lists; the nearest: quickstart",
+    "config: [quickstart]\n": " line 1: config=[quickstart] must be one file or name",
+}
+# what a constructor refuses, whose line does not name the option whole
+REFUSED = {
+    "model:\n  method:\n    init_args:\n      num_directions: 0\n": " line 4: num_directions=0 must be an integer in",
+    "ledger:\n  sync_every_n_rounds: -1\n": " line 2: sync_every_n_rounds=-1 must be at least 0",
+    "data:\n  init_args:\n    partition:\n      class_path: Dirichlet\n      init_args:\n        alpha: -1\n": " line "
+    "6: alpha=-1.0 must be positive",
 }
 
 
@@ -96,6 +106,33 @@ def test_a_file_is_named_with_the_line(mistake, tmp_path, content):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content.encode(errors="surrogateescape"))
     assert mistake("--config", str(path)) == f"{path}{FILES[content]}"
+
+
+@pytest.mark.parametrize("content", REFUSED, ids=lambda content: content[:30])
+def test_a_value_that_a_constructor_refuses_is_named_with_the_line(say, process_settings, tmp_path, content):
+    path, root = tmp_path / "mine.yaml", str(tmp_path / "run")
+    path.write_text(content)
+    given = ("fit", "--config", BASE, "--config", str(path), "--trainer.default_root_dir", root)
+    status, _, errors = say(*given)
+    assert status == 1
+    assert errors.startswith(f"hiso-pl: error: {path}{REFUSED[content]}")
+
+
+def test_a_value_of_the_command_line_that_a_constructor_refuses_is_in_no_line(say, process_settings, tmp_path):
+    root = str(tmp_path / "run")
+    given = ("--trainer.default_root_dir", root, f"{METHOD}.num_directions", "-3")
+    status, _, errors = say("fit", "--config", BASE, *given)
+    assert (status, errors[:36]) == (1, "hiso-pl: error: num_directions=-3 mu")
+
+
+def test_a_file_builds_upon_a_preset_or_a_file_beside_it(say, tmp_path):
+    (tmp_path / "mine.yaml").write_text("config: quickstart\nthreads: 3\n")
+    (tmp_path / "other.yaml").write_text("config: mine.yaml\nseed_everything: 5\n")
+    status, told, _ = say("fit", "--config", str(tmp_path / "other.yaml"), "--print_config")
+    assert status == 0
+    assert "threads: 3\n" in told
+    assert "seed_everything: 5\n" in told
+    assert "DigitsCNN" in told
 
 
 def test_a_folder_is_no_file(mistake, tmp_path, monkeypatch):
@@ -137,6 +174,22 @@ def test_a_folder_that_cannot_be_written(say, tmp_path, place):
     assert re.fullmatch(
         rf"hiso-pl: error: {folder} cannot be made .*\(.*\): give a folder that you may write into\n", errors
     ), errors
+
+
+@pytest.mark.parametrize("kind", ["CSVLogger", "TensorBoardLogger"])
+def test_a_folder_of_a_logger_that_cannot_be_written(say, process_settings, tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    logger = f'{{"class_path": "lightning.pytorch.loggers.{kind}", "init_args": {{"save_dir": "{tmp_path}/file/x"}}}}'
+    root = tmp_path / "run"
+    status, _, errors = say(
+        "fit", "--config", BASE, "--trainer.default_root_dir", str(root), "--trainer.logger", logger
+    )
+    assert (status, errors) == (
+        1,
+        f"hiso-pl: error: trainer.logger: save_dir={tmp_path}/file/x cannot be made or written into (Not a directory): "
+        "give a folder that you may write into\n",
+    )
+    assert not root.exists()
 
 
 def test_a_file_that_is_not_there_is_named_without_its_errors_number(say):

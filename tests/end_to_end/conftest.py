@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from hiso_pl.cli import program as cli
+
 HERE = Path(__file__).parent
 BASE = str(HERE / "base.yaml")
 TIMEOUT_S = 240.0
-INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "4"))
+INTERRUPTS = int(os.environ.get("HISO_PL_INTERRUPTS", "3"))
 # rounds enough for each interrupt to meet some, and validations that are due now and then
 INTERRUPTED = [
-    *("--trainer.max_steps", str(100 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
+    *("--trainer.max_steps", str(60 * max(INTERRUPTS, 4)), "--trainer.val_check_interval", "30"),
     *("--checkpoint.every_n_train_steps", "40", "--model.method.init_args.num_directions", "1"),
 ]
 WORDS = [
@@ -138,6 +141,20 @@ def launch(start: Callable[..., Launch]) -> Callable[..., tuple[int, str, Path]]
         return status, started.out, root
 
     return launch
+
+
+@pytest.fixture
+def here(
+    process_settings: None, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str], Path], tuple[int, str, Path]]:
+    """Runs the program in this process, as ``launch`` does on one rank: for what is no matter of processes."""
+
+    def here(args: list[str], root: Path) -> tuple[int, str, Path]:
+        capsys.readouterr()
+        status = cli.main([*args, "--trainer.default_root_dir", str(root)])
+        return status, "".join(capsys.readouterr()), root
+
+    return here
 
 
 @dataclass
@@ -437,8 +454,32 @@ EVALUATED = ("--ckpt_path", "{root}/default/checkpoints/last.ckpt", "--trainer.c
 
 
 @pytest.fixture(scope="session")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[], dict[str, Outcome]]], dict[str, Outcome]]:
+    """Outcomes that all processes of the tests share: the first to ask makes them while the others wait."""
+
+    def shared(name: str, make: Callable[[], dict[str, Outcome]]) -> dict[str, Outcome]:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            return make()
+        path = tmp_path_factory.getbasetemp().parent / f"{name}.json"
+        with path.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_text("{}")  # of one that fails
+                path.write_text(json.dumps({key: asdict(made) for key, made in make().items()}, default=str))
+        found = json.loads(path.read_text())
+        return {key: Outcome(Path(made.pop("root")), **made) for key, made in found.items()}
+
+    return shared
+
+
+@pytest.fixture(scope="session")
 def matrix(
-    run_jobs: Callable[..., dict[str, Outcome]], text_args: list[str], clients_files: Callable[..., str]
+    run_jobs: Callable[..., dict[str, Outcome]],
+    shared: Callable[..., dict[str, Outcome]],
+    text_args: list[str],
+    clients_files: Callable[..., str],
 ) -> Callable[[int], dict[str, Outcome]]:
     """All runs that are made with so many ranks; made once."""
     made: dict[int, dict[str, Outcome]] = {}
@@ -473,7 +514,7 @@ def matrix(
             if ranks == 1:
                 jobs.append(("straight", ["fit", "--config", BASE, *INTERRUPTED]))
             made[ranks] = {}  # one that fails is not tried again by every test
-            made[ranks] = run_jobs(ranks, jobs)
+            made[ranks] = shared(f"ranks{ranks}", lambda: run_jobs(ranks, jobs))
         assert made[ranks], f"the launch of {ranks} ranks failed"
         return made[ranks]
 

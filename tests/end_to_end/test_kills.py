@@ -21,8 +21,8 @@ from .conftest import of_class
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200), pytest.mark.usefixtures("process_settings")]
 
-KILLS = int(os.environ.get("HISO_PL_KILLS", "3"))
-ROUNDS = 60 * max(KILLS, 3)
+KILLS = int(os.environ.get("HISO_PL_KILLS", "2"))
+ROUNDS = 60 * max(KILLS, 2)
 RUN = [
     *("--trainer.max_steps", str(ROUNDS), "--trainer.val_check_interval", "50", "--trainer.logger", "false"),
     *("--checkpoint.every_n_train_steps", "7", "--checkpoint.save_top_k", "2", "--checkpoint.monitor", "step"),

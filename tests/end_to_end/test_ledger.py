@@ -90,11 +90,12 @@ def copy(run, tmp_path, checkpoints=True):
 
 
 @pytest.fixture
-def fit(launch):
+def fit(launch, here):
     """Goes on with a run, and returns what it said."""
 
     def fit(root, *args, ranks=1, status=0):
-        found, out, _ = launch(ranks, [*BASE_RUN, *args], root)
+        args = [*BASE_RUN, *args]
+        found, out, _ = launch(ranks, args, root) if ranks > 1 else here(args, root)
         assert found == status, out[-3000:]
         assert not (root / f"{LEDGER}.ckpt").exists()
         assert not list(root.rglob("*.part"))

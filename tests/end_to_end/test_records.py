@@ -104,13 +104,13 @@ def test_the_summary_has_its_keys(matrix):
     assert summary["interrupted"] is False
 
 
-def test_the_configuration_that_a_run_leaves_repeats_it(matrix, launch, tmp_path):
+def test_the_configuration_that_a_run_leaves_repeats_it(matrix, here, tmp_path):
     run = matrix(1)["default"]
     config = yaml.safe_load((run.root / "config.yaml").read_text())
     config["trainer"]["callbacks"] = None
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    status, out, root = launch(1, ["fit", "--config", str(path)], tmp_path / "again")
+    status, out, root = here(["fit", "--config", str(path)], tmp_path / "again")
     assert status == 0, out
     again = json.loads((root / "summary.json").read_text())
     assert (again["digest"], again["metrics"]) == (run.summary["digest"], run.summary["metrics"])

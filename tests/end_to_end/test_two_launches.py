@@ -60,22 +60,27 @@ def same(root, straight):
     assert not (root / LOCK).exists()
 
 
-@pytest.mark.parametrize(("ranks", "how"), [(1, ["--ckpt_path", "last"]), (2, ["--ckpt_path", "ledger"]), (1, [])])
+@pytest.mark.parametrize(("ranks", "ways"), [(1, [["--ckpt_path", "last"], []]), (2, [["--ckpt_path", "ledger"]])])
 def test_a_launch_beside_a_live_run_is_refused_and_changes_nothing(
-    start, launch, straight, base, tmp_path, slowly, ranks, how
+    start, launch, here, straight, base, tmp_path, slowly, ranks, ways
 ):
     root = tmp_path / "run"
     live = start(ranks, [*base, *RUN, *slowly], root)
     until(lambda: rounds(root) == 12, live)
     before = contents(root)
-    status, said, _ = launch(ranks, [*base, *RUN, *how], root)
-    assert contents(root) == before
-    assert status == 1
-    lines = [line for line in said.splitlines() if "hiso-pl: error" in line]
-    assert len(lines) == 1, said
-    assert (pid := re.search(r"is in use by process (\d+) on \S+ since 20\S+ \(hiso-pl fit --config .*\)", lines[0]))
-    mine = live.ranks if ranks > 1 else [psutil.Process(live.process.pid)]
-    assert int(pid.group(1)) in [process.pid for process in mine]
+    mine = [process.pid for process in (live.ranks if ranks > 1 else [psutil.Process(live.process.pid)])]
+    for how in ways:
+        args = [*base, *RUN, *how]
+        status, said, _ = launch(ranks, args, root) if ranks > 1 else here(args, root)
+        assert contents(root) == before
+        assert status == 1
+        lines = [line for line in said.splitlines() if "hiso-pl: error" in line]
+        assert len(lines) == 1, said
+        assert (
+            pid := re.search(r"is in use by process (\d+) on \S+ since 20\S+ \(hiso-pl fit --config .*\)", lines[0])
+        )
+        assert pid is not None, said
+        assert int(pid[1]) in mine
     (tmp_path / "go").touch()
     assert live.wait() == 0, live.out[-3000:]
     same(root, straight)
@@ -92,20 +97,22 @@ def test_of_two_that_begin_at_the_same_moment_one_runs(start, straight, base, tm
     same(tmp_path / "runs" / "run", straight)
 
 
-def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder(start, launch, straight, base, tmp_path, slowly):
+def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder_and_end(start, here, straight, base, tmp_path, slowly):
     root = tmp_path / "run"
     live = start(2, [*base, *RUN, *slowly], root)
     until(lambda: rounds(root) == 12, live)
     orphans = live.ranks
     os.kill(live.process.pid, signal.SIGKILL)
     live.wait()
-    status, said, _ = launch(1, [*base, *RUN, "--ckpt_path", "last"], root)
+    status, said, _ = here([*base, *RUN, "--ckpt_path", "last"], root)
     assert status == 1
     assert any(f"in use by process {orphan.pid} " in said for orphan in orphans), said
-    for orphan in orphans:
-        orphan.send_signal(signal.SIGKILL)
-    psutil.wait_procs(orphans, 60)
-    status, said, _ = launch(1, [*base, *RUN, "--ckpt_path", "last"], root)
+    (tmp_path / "go").touch()
+    assert not psutil.wait_procs(orphans, 120)[1], live.out[-3000:]
+    assert json.loads((root / "summary.json").read_text())["interrupted"] is True
+    assert rounds(root) == 13
+    assert live.errors == [], live.out[-3000:]
+    status, said, _ = here([*base, *RUN, "--ckpt_path", "last"], root)
     assert status == 0, said[-3000:]
     same(root, straight)
 
