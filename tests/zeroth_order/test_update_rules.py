@@ -253,6 +253,22 @@ def test_on_a_quadratic_a_rule_is_torchs_own(fixed, rule, theirs):
     near(mine, parameter.detach().numpy())
 
 
+@pytest.mark.parametrize("rule", [Adam(), Yogi(), Adagrad()], ids=repr)
+def test_a_large_tensor_in_pieces_is_a_large_tensor_whole(fixed, rule):
+    """A tensor that is not contiguous is not cut, one that is comes piece by piece, the last of them shorter."""
+    target = Target(0, "x", (401, 397))
+    found = []
+    for turn in (lambda t: t.clone(), lambda t: t.t().contiguous().t()):
+        x = turn(fixed((401, 397), 1))
+        state = rule.initial(x, target)
+        for t in range(3):
+            rule.move(x, turn(fixed((401, 397), 2 + t)), 0.1, state, target._replace(applied=t))
+        found.append([x, *state.values()])
+    assert found[0][0].is_contiguous() != found[1][0].is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert (found[0][0] - fixed((401, 397), 1)).abs().min() > 0
+
+
 # The seam
 
 
