@@ -206,6 +206,7 @@ def test_a_method_is_frozen_and_comes_back_from_its_data() -> None:
     ("data", "named"),
     [
         ({"colour": "red"}, "'colour', which this version does not know"),
+        ({"directions": "own"}, "directions='own' must be one of shared, client"),
         ({"memory": "low"}, "'memory', which this version does not know"),
         ({"preconditioner": None}, "preconditioner must be one name"),
         ({"preconditioner": {"Diagonal": {}, "Scalar": {}}}, "must be one name with a mapping"),

@@ -116,7 +116,7 @@ def test_a_file_that_there_is_wins_and_yaml_is_left_as_it_is(tmp_path: Path, mon
     [
         ("quikstart", "quickstart"),
         ("hiso", "method/hiso"),
-        ("method", "method/decomfl, "),
+        ("method", "method/"),
         ("configs/paper/opt-125m_sst2_hiso.yaml", "paper/opt-125m_sst2_hiso"),
         ("/elsewhere/configs/quickstart.yaml", "quickstart"),
         ("paper/opt-125m_sst2_his", "paper/opt-125m_sst2_hiso"),

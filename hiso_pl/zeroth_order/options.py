@@ -99,8 +99,8 @@ def check_enough(num_directions: int, together: int, rule: UpdateRule, round: in
     if together < rule.least_directions:
         when = "" if round is None else f" in round {round}"
         raise ValueError(
-            f"num_directions={num_directions}{when} must be such that a round has at least {rule.least_directions} "
-            f"for update_rule={rule!r}"
+            f"num_directions={num_directions}{when} gives a round {together} in all, must give at least "
+            f"{rule.least_directions} for update_rule={rule!r}"
         )
 
 

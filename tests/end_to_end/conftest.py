@@ -352,7 +352,10 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
         (1, 2, 3),
         [*(f"{METHOD}.update_rule", "Adam", f"{METHOD}.local_steps", "2", f"{METHOD}.local_lr", "0.02")],
     ),
-    "fzoo": ((1, 3), [f"{METHOD}.update_rule", "Normalized", f"{METHOD}.update_rule.size", "spread"]),
+    "fzoo": (
+        (1, 3),
+        [f"{METHOD}.update_rule", "Normalized", f"{METHOD}.update_rule.size", "spread", f"{METHOD}.lr", "2e-5"],
+    ),
     "vit": ((1, 3), ["--model.network", of_class("hiso_pl.models.DigitsViT", width=8, depth=1)]),
     # as many clients as ranks on three, where a client is a rank; dealt on one and two
     "fixed": ((1, 2, 3), [f"{DATA}.clients", "3", f"{DATA}.cohort", "2"]),

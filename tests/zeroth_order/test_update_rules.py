@@ -253,6 +253,22 @@ def test_on_a_quadratic_a_rule_is_torchs_own(fixed, rule, theirs):
     near(mine, parameter.detach().numpy())
 
 
+@pytest.mark.parametrize("rule", [Adam(), Yogi(), Adagrad()], ids=repr)
+def test_a_large_tensor_in_pieces_is_a_large_tensor_whole(fixed, rule):
+    """A tensor that is not contiguous is not cut, one that is comes piece by piece, the last of them shorter."""
+    target = Target(0, "x", (401, 397))
+    found = []
+    for turn in (lambda t: t.clone(), lambda t: t.t().contiguous().t()):
+        x = turn(fixed((401, 397), 1))
+        state = rule.initial(x, target)
+        for t in range(3):
+            rule.move(x, turn(fixed((401, 397), 2 + t)), 0.1, state, target._replace(applied=t))
+        found.append([x, *state.values()])
+    assert found[0][0].is_contiguous() != found[1][0].is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert (found[0][0] - fixed((401, 397), 1)).abs().min() > 0
+
+
 # The seam
 
 
@@ -336,7 +352,7 @@ def test_state_that_a_rate_would_lose_is_refused(optimizer_of, fixed):
         (lambda: Method(local_lr=0.1), "local_lr=0.1 must be null with local_steps=1"),
         (
             lambda: Method(num_directions=1, update_rule=Normalized("spread")),
-            r"num_directions=1 must be at least 2 for update_rule=Normalized\(size='spread'",
+            r"num_directions=1 gives a round 1 in all, must give at least 2 for update_rule=Normalized\(size='spread'",
         ),
     ],
 )
@@ -357,17 +373,23 @@ def test_local_moves_need_a_rate_of_their_own_where_lr_means_something_else(rule
 
 
 def test_the_fewest_directions_are_those_of_the_whole_schedule():
-    """Said at the start of a run of known length, and in the round itself otherwise."""
+    """Said before the first round of a run, and in the round itself in a plain loop."""
     spread = Normalized("spread")
     for schedule, at in ((Linear(1.0), 88), (Steps([3, 90], [5.0, 1.0]), 90)):
-        method = Method(num_directions=5, num_directions_schedule=schedule, update_rule=spread)
-        with pytest.raises(ValueError, match=rf"num_directions in round {at}=1 must be at least 2 for update_rule="):
-            method.over(100)
-    falling = Method(num_directions=5, num_directions_schedule=Linear(1.0, 100), update_rule=spread)
-    assert falling.over(50).directions_at(49) == 3
-    with pytest.raises(ValueError, match="num_directions in round 100=1 must be at least 2"):
-        falling.directions_at(100)
-    Method(num_directions=5, num_directions_schedule=Linear(1.0), update_rule=Normalized()).over(100)
+        method = Method(num_directions=5, num_directions_schedule=schedule, update_rule=spread).over(100)
+        with pytest.raises(ValueError, match=rf"num_directions=1 in round {at} gives a round 1 in all, must give at "):
+            method.check_rounds(4, range(100))
+        method.check_rounds(4, range(at))
+    with pytest.raises(ValueError, match="num_directions=1 in round 0 gives a round 1 in all"):
+        stepped(num_directions=2, num_directions_schedule=Steps([0], [1.0]), local_lr=0.1, update_rule=spread)
+    Method(num_directions=5, num_directions_schedule=Linear(1.0), update_rule=Normalized()).over(9).check_rounds(
+        4, range(9)
+    )
+    # of clients' own they are counted together
+    own = Method(num_directions=1, directions="client", update_rule=spread)
+    own.check_rounds(2, range(3))
+    with pytest.raises(ValueError, match="num_directions=1 in round 0 gives a round 1 in all"):
+        own.check_rounds(1, range(3))
 
 
 # Local moves
@@ -435,6 +457,23 @@ def test_another_rules_state_is_refused_by_what_it_holds(rule):
     with pytest.raises(ValueError, match=r"state of '0.weight' holds .*; this configuration keeps .*momentum"):
         stepped(0, update_rule=Momentum()).load_state_dict(state)
     assert issubclass(type(rule), UpdateRule)
+
+
+@pytest.mark.parametrize("rule", [Adam(), Normalized("spread")], ids=repr)
+def test_with_own_directions_the_record_is_a_round_of_all_of_them(rule):
+    """Replay knows no more than the record: mP directions; a slot that was dropped has zeros."""
+    made = stepped(0, lr=0.01, local_lr=0.01, num_directions=2, directions="client", update_rule=rule)
+    replayed = stepped(0, num_directions=2, local_lr=0.01, update_rule=rule)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).eval()
+    made = ZerothOrderOptimizer(model.named_parameters(), made.method, seed=3)
+    losses = slot_losses(model, 3)
+    for r in range(3):
+        made.step(losses=[*losses[:2], (lambda k: losses[2](k) * math.nan) if r == 1 else losses[2]])
+        assert made.record.scalars.shape == (3, 6)
+        assert made.record.dropped == ((2,) if r == 1 else ())
+        replayed.apply(made.record)
+        assert digest(replayed) == digest(made)
 
 
 def test_one_number_for_the_step_and_one_for_the_directions_go_together(optimizer_of, fixed):

@@ -8,7 +8,7 @@ from torch import Tensor
 from hiso_pl.zeroth_order.kernels.torch_ops import sqrt
 from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule.base import UpdateRule
-from hiso_pl.zeroth_order.update_rule.numbers import check_eps, fp32
+from hiso_pl.zeroth_order.update_rule.numbers import check_eps, fp32, pieces
 
 
 class Adagrad(UpdateRule):
@@ -39,8 +39,7 @@ class Adagrad(UpdateRule):
 
     def move(self, x: Tensor, direction: Tensor, lr: float, state: dict[str, Tensor], target: Target) -> None:
         """One step; each operation rounds once."""
-        total = state["sum_of_squares"]
-        total.add_(direction * direction)
-        step = direction / sqrt(total).add_(fp32(self.eps))
-        step.mul_(fp32(lr))
-        x.sub_(step)
+        for values, delta, total in pieces(x, direction, state["sum_of_squares"]):
+            total.add_(delta * delta)
+            step = delta / sqrt(total).add_(fp32(self.eps))
+            values.sub_(step.mul_(fp32(lr)))

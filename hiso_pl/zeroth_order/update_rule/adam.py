@@ -10,7 +10,7 @@ from torch import Tensor
 from hiso_pl.zeroth_order.kernels.torch_ops import sqrt
 from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule.base import UpdateRule
-from hiso_pl.zeroth_order.update_rule.numbers import check_eps, check_share, fp32, power
+from hiso_pl.zeroth_order.update_rule.numbers import check_eps, check_share, fp32, pieces, power
 
 
 class Adam(UpdateRule):
@@ -60,20 +60,19 @@ class Adam(UpdateRule):
 
     def move(self, x: Tensor, direction: Tensor, lr: float, state: dict[str, Tensor], target: Target) -> None:
         """One step; each operation rounds once."""
-        mean, square = state["first_moment"], state["second_moment"]
-        mean.mul_(fp32(self.beta1))
-        mean.add_(direction * fp32(1.0 - self.beta1))
-        self.advance_square(square, direction * direction)
         scale = 1.0
         if self.bias_correction:
             lr = lr / (1.0 - power(self.beta1, target.applied + 1))
             scale = 1.0 / math.sqrt(1.0 - power(self.beta2, target.applied + 1))
-        divisor = sqrt(square)
-        divisor.mul_(fp32(scale))
-        divisor.add_(fp32(self.eps))
-        step = mean / divisor
-        step.mul_(fp32(lr))
-        x.sub_(step)
+        for values, delta, mean, square in pieces(x, direction, state["first_moment"], state["second_moment"]):
+            mean.mul_(fp32(self.beta1))
+            mean.add_(delta * fp32(1.0 - self.beta1))
+            self.advance_square(square, delta * delta)
+            divisor = sqrt(square)
+            divisor.mul_(fp32(scale))
+            divisor.add_(fp32(self.eps))
+            step = mean / divisor
+            values.sub_(step.mul_(fp32(lr)))
 
     def advance_square(self, square: Tensor, fresh: Tensor) -> None:
         """Advances the running square in place, given the round's; ``fresh`` may be overwritten."""

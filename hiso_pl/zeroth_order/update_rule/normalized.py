@@ -32,6 +32,9 @@ class Normalized(Sgd):
     - ``size: spread``: :math:`\mu^2` times the variance over p (divisor P - 1) in each local step, averaged over k: the
       variance of the probed losses of FZOO, which has ``beta: 0``. It needs P of at least 2, and lr is smaller by mu.
 
+    With directions of clients' own P is m P here as well: the scalars of a record are one set, in which those of a slot
+    that was dropped are zeros.
+
     A round with q = 0 (scalars that are all zero, or for ``spread`` all equal) tells no size: the running one stays as
     it is, and where there is none yet x does, too. All is computed in float64, its sums by a fixed tree; kept are
     sqrt(c) and w, rounded to fp32 once a round, with the first tensor. The rate is rounded to fp32 where the step is

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
+_PIECE = {"cpu": 1 << 16}
+_LARGE = 1 << 24
 
 
 def fp32(value: float) -> float:
@@ -20,6 +25,20 @@ def power(base: float, exponent: int) -> float:
     while exponent:
         result, base, exponent = result * base if exponent & 1 else result, base * base, exponent >> 1
     return result
+
+
+def pieces(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
+    """The same elements of tensors of one shape, piece after piece: what is computed between stays small, and in cache.
+
+    They come whole where one is not contiguous.
+    """
+    count, size = tensors[0].numel(), _PIECE.get(tensors[0].device.type, _LARGE)
+    if count <= size or not all(t.is_contiguous() for t in tensors):
+        yield tensors
+        return
+    flat = [t.view(-1) for t in tensors]
+    for first in range(0, count, size):
+        yield [t[first : first + size] for t in flat]
 
 
 def check_share(name: str, value: Any) -> None:
