@@ -47,13 +47,14 @@ def displacements(settings: Settings, slots: int) -> int:
 def displace_all(work: Workload) -> Summary:
     """Seconds to write one displaced point of all trainable parameters, whole."""
     optimizer, settings = work.optimizer, work.settings
-    kernels = select(optimizer.method.backend, work.device)
-    bases = [p.data for p in optimizer.parameters]
-    outs = [torch.empty_like(x, dtype=settings.dtype) for x in bases]
-    sites = [Site(settings.seed, settings.method.distribution, t, 0) for t in range(len(bases))]
+    method, parameters = settings.method, optimizer.parameters
+    writer = Writer(parameters, select(method.backend, work.device), method.preconditioner)
+    writer.look()
+    outs = {t: torch.empty_like(x, dtype=settings.dtype) for t, x in enumerate(writer.bases)}
+    point = optimizer.point(Offset(0, method.mu))
 
     def run() -> None:
-        kernels.displace_all(outs, bases, optimizer.hessians, sites, 0, Offset(0, settings.method.mu), _NO_DRIFT, 0.0)
+        writer.write_all(outs, point)
 
     return alone(run, work.device, REPETITIONS, device_seconds_of)
 

@@ -220,7 +220,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         method, round = self.method, self.round
         return Plan(
             self._sites(round),
-            self.hessians,
+            self._frozen(),
             method.mu_at(round),
             self._lr if method.local_lr is None else method.local_lr,
             method.num_directions_at(round),

@@ -27,7 +27,7 @@ class Update:
         kernels: The passes over memory.
         preconditioner: How directions are divided and H advances.
         rule: How x moves.
-        weights: w = ghat / P, fp32, shape ``[tau, P]``.
+        weights: Coefficients of u, c ghat / P, fp32, shape ``[tau, P]``.
         lr: Learning rate.
     """
 
@@ -41,16 +41,20 @@ class Update:
         self,
         parameters: Sequence[Tensor],
         hessians: Sequence[Tensor | None],
+        divisors: Sequence[Any],
         states: Sequence[dict[str, Tensor]],
         sites: Sequence[Site],
         targets: Sequence[Target],
     ) -> None:
-        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end."""
+        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end.
+
+        ``divisors`` are what ``divide`` takes for H.
+        """
         squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
         filled = [t for t, x in enumerate(parameters) if x.numel()]
         if self.preconditioner.structured or not self.rule.fused:
             for t in filled:
-                sums = self._by_buffer(parameters[t], hessians[t], states[t], sites[t], targets[t])
+                sums = self._by_buffer(parameters[t], hessians[t], divisors[t], states[t], sites[t], targets[t])
                 squares[t] = 0.0 if sums is None else sums
         else:
             all_sums = self._fused(
@@ -82,15 +86,16 @@ class Update:
         return sums
 
     def _by_buffer(
-        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site, target: Target
+        self, x: Tensor, hessian: Tensor | None, divisor: Any, state: dict[str, Tensor], site: Site, target: Target
     ) -> NDArray[np.float64] | None:
         """Where rule or preconditioner do not run inside the kernel: directions, apply, add; the same bits."""
         sums = self._sums(x, site)
         total = sums[0].clone()
         for s in sums[1:]:
             total.add_(s)
-        direction = self._divided(total, hessian)
-        steps = [self._divided(s, hessian) for s in sums]
+        direction = self._divided(total, divisor)
+        # a rule may move its direction: D of a single step is a copy of it
+        steps = [direction.clone()] if len(sums) == 1 else [self._divided(s, divisor) for s in sums]
         before = dict(state)
         given: Any = self.rule.move(x.data, direction, self.lr, state, target)  # type: ignore[func-returns-value]
         if given is not None or state.keys() != before.keys() or any(state[k] is not before[k] for k in before):
@@ -100,7 +105,7 @@ class Update:
         self._advance("advance", hessian, steps, target)
         return None
 
-    def _divided(self, values: Tensor, hessian: Tensor | None) -> Tensor:
+    def _divided(self, values: Tensor, hessian: Any) -> Tensor:
         found = self.preconditioner.divide(values, hessian)
         if not isinstance(found, Tensor) or found.shape != values.shape or found.dtype != values.dtype:
             what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiso_pl.zeroth_order.kernels.blocks import BlockFactor, Blocks, TorchFactor
 from hiso_pl.zeroth_order.streams import Site
 
 NUMERICS = 1
@@ -141,6 +142,16 @@ class Kernels(ABC):
         Returns:
             The sums of ``D_k * D_k`` over the tensor by :func:`tree_sum`, shape ``[tau]``, if asked for.
         """
+
+    def factor(self, hessian: Tensor, blocks: Blocks, before: BlockFactor | None = None) -> BlockFactor | None:
+        """Cholesky factors of a tensor's blocks; None where one is not positive definite.
+
+        Args:
+            hessian: The blocks, packed, fp32 ``[rows, packed]``.
+            blocks: How the tensor is cut.
+            before: Factors that are done with, whose memory may serve again.
+        """
+        return TorchFactor.made(hessian, blocks)
 
     # Networks hold hundreds of tensors. Where a call is dear beside a pass, a backend takes them all in one.
 
