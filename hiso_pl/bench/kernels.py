@@ -20,14 +20,13 @@ from hiso_pl.bench.timing import Contestant, Summary, alone, device_seconds_of, 
 from hiso_pl.bench.usual import Noise, published_update
 from hiso_pl.bench.workload import Workload
 from hiso_pl.zeroth_order.kernels import Offset, select
+from hiso_pl.zeroth_order.points import NO_DRIFT, Writer
 from hiso_pl.zeroth_order.streams import Site
 from hiso_pl.zeroth_order.tensors import Target
 
 COPY_ELEMENTS = 1 << 26
 """Elements of each buffer of the copy, 256 MiB."""
 REPETITIONS = 5
-
-_NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 
 
 def displacements(settings: Settings, slots: int) -> int:
@@ -51,7 +50,7 @@ def displace_all(work: Workload) -> Summary:
     writer = Writer(parameters, select(method.backend, work.device), method.preconditioner)
     writer.look()
     outs = {t: torch.empty_like(x, dtype=settings.dtype) for t, x in enumerate(writer.bases)}
-    point = optimizer.point(Offset(0, method.mu))
+    point = optimizer.plan().point(0, Offset(0, method.mu), NO_DRIFT)
 
     def run() -> None:
         writer.write_all(outs, point)
@@ -76,7 +75,8 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
     preconditioner = settings.method.preconditioner
-    hessian = preconditioner.initial(x, Target(0, "x", (n,)))
+    # a structured H is beside the kernels
+    hessian = None if preconditioner.structured else preconditioner.initial(x, Target(0, "x", (n,)))
     decay, squares = preconditioner.decay, preconditioner.uses_squares
     elementwise = hessian is not None and hessian.numel() == n
     kernels, site = select("auto", device), Site(settings.seed, settings.method.distribution, 0, 0)
@@ -85,7 +85,7 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()
     contestants = {
         "copy": Contestant(lambda: target.copy_(source)),
-        "displace": Contestant(lambda: kernels.displace(out, x, hessian, site, 0, offset, _NO_DRIFT, METHOD.lr)),
+        "displace": Contestant(lambda: kernels.displace(out, x, hessian, site, 0, offset, NO_DRIFT, METHOD.lr)),
         "update": Contestant(lambda: kernels.update(x, hessian, site, weights, METHOD.lr, decay, squares)),
         "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, METHOD.lr, decay)),
         "careful": Contestant(lambda: noise.update(scalars, METHOD.lr, decay)),

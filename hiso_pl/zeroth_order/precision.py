@@ -39,9 +39,7 @@ def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
             p.data = p.data.to(dtype)
 
 
-def displacements_in_ulps(
-    parameters: Sequence[Tensor], frozen: Frozen, mu: float, dtype: torch.dtype
-) -> float:
+def displacements_in_ulps(parameters: Sequence[Tensor], frozen: Frozen, mu: float, dtype: torch.dtype) -> float:
     r"""How far a direction moves the weights in units in the last place of a type, in the median over weights.
 
     .. math:: \mathrm{median}\; \frac{\mu\, m\, c / \sqrt{H}}{\mathrm{ulp}(x)}

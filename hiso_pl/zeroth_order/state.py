@@ -186,6 +186,7 @@ class AppliedRecords(Optimizer):
             try:
                 self._frozen()
             except ValueError as error:
+                self._group["round"] = record.round
                 raise NotFiniteError(left_at(record, str(error))) from error
         self._intact = True
 

@@ -82,7 +82,7 @@ class Update:
             # it divides inside the kernel but advances by code of its own
             for x, hessian, site, target in zip(parameters, hessians, sites, targets, strict=True):
                 steps = [self._divided(s, hessian) for s in self._sums(x, site)]
-                self._advance("advance", hessian, steps, target)
+                self._advance("advance_by", self.kernels, hessian, steps, target)
         return sums
 
     def _by_buffer(
@@ -102,7 +102,7 @@ class Update:
             raise ValueError(f"update_rule={self.rule!r} must move x and state in place: what move() gives is lost")
         if self.preconditioner.uses_squares:
             return np.array([squares_sum(d) for d in steps])
-        self._advance("advance", hessian, steps, target)
+        self._advance("advance_by", self.kernels, hessian, steps, target)
         return None
 
     def _divided(self, values: Tensor, hessian: Any) -> Tensor:
@@ -117,9 +117,8 @@ class Update:
 
     def _advance(self, method: str, *args: Any) -> None:
         if getattr(self.preconditioner, method)(*args) is not None:
-            raise ValueError(
-                f"preconditioner={self.preconditioner!r} must advance H in place: what {method}() gives is lost"
-            )
+            given = f"what {method.removesuffix('_by')}() gives is lost"
+            raise ValueError(f"preconditioner={self.preconditioner!r} must advance H in place: {given}")
 
     def _sums(self, x: Tensor, site: Site) -> list[Tensor]:
         """s_k for each local step, each of the shape of x."""

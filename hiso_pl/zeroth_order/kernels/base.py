@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels.blocks import BlockFactor, Blocks, TorchFactor
+from hiso_pl.zeroth_order.kernels import blocks as torch_blocks
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks
 from hiso_pl.zeroth_order.streams import Site
 
 NUMERICS = 1
@@ -151,7 +152,11 @@ class Kernels(ABC):
             blocks: How the tensor is cut.
             before: Factors that are done with, whose memory may serve again.
         """
-        return TorchFactor.made(hessian, blocks)
+        return torch_blocks.TorchFactor.made(hessian, blocks)
+
+    def advance_blocks(self, hessian: Tensor, blocks: Blocks, d: Tensor, average: Average) -> None:
+        """Advances a tensor's blocks, packed, in place by the products of the elements of D."""
+        torch_blocks.advance(hessian, blocks, d, average)
 
     # Networks hold hundreds of tensors. Where a call is dear beside a pass, a backend takes them all in one.
 

@@ -10,6 +10,10 @@ Per block, in float64, every operation one rounding, none fused, each element of
     L^T z = v        for i = s-1, ...:   z[i] = v[i] / L[i,i];    v[j] = v[j] - L[i,j] z[i]   for j < i
     L M = I          for k = 0, 1, ...:  M[k,:] = R[k,:] / L[k,k];  R[i,:] = R[i,:] - L[i,k] M[k,:]  for i > k
 
+The average that advances A is the elementwise one of every product, its operations in that order::
+
+    A' = (1-nu) A + nu (d d^T + eps I)      in fp32;  A'[i,i] at least floor
+
 L is rounded to fp32 once A has been factored, and z once a block is done; what follows a factor is of the rounded L.
 The trace of a block's inverse is that of M^T M: the squares of M are added row by row, then the columns' sums.
 """
@@ -82,6 +86,22 @@ class Blocks(NamedTuple):
         return np.concatenate([np.empty(0, dtype=np.int64), *found])
 
 
+class Average(NamedTuple):
+    """The moving average of a direction's products, as fp32 has its constants.
+
+    Attributes:
+        keep: Weight of A, 1 - nu.
+        nu: Weight of the products.
+        eps: Added to the squares.
+        floor: Smallest value on the diagonal.
+    """
+
+    keep: np.float32
+    nu: np.float32
+    eps: np.float32
+    floor: np.float32
+
+
 class BlockFactor(ABC):
     """The factors L of a tensor's blocks.
 
@@ -107,8 +127,26 @@ class BlockFactor(ABC):
 def sqrt64(values: Tensor) -> Tensor:
     """Square root of float64 numbers, correctly rounded: on the CPU torch goes through a library that may not be."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.sqrt(values.numpy()))
+        with np.errstate(invalid="ignore"):
+            return torch.from_numpy(np.sqrt(values.numpy()))
     return torch.sqrt(values)
+
+
+def advance(hessian: Tensor, blocks: Blocks, d: Tensor, average: Average) -> None:
+    """Advances packed blocks in place by the products of a direction's elements."""
+    keep, nu, eps, floor = map(float, average)
+    flat = d.reshape(blocks.rows, blocks.width)
+    for elements, packed, count, size in blocks.parts:
+        i, j = (index.to(hessian.device) for index in torch.tril_indices(size, size))
+        on = torch.nonzero(i == j).reshape(-1)
+        for rows in _chunks(blocks.rows, packed.stop - packed.start, hessian.device):
+            part, h = flat[rows, elements].reshape(-1, count, size), hessian[rows, packed].view(-1, count, len(i))
+            fresh = part[:, :, i] * part[:, :, j]
+            fresh[:, :, on] += eps
+            h *= keep
+            h += fresh * nu
+            diagonal = h[:, :, on]
+            h[:, :, on] = torch.where(diagonal < floor, floor, diagonal)
 
 
 class TorchFactor(BlockFactor):

@@ -16,7 +16,7 @@ from numba import njit  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels.blocks import BlockFactor, Blocks, triangle
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks, triangle
 
 LANES = 8
 
@@ -29,6 +29,24 @@ def _diminish(y, a, b):
     """y = y - a b, lane by lane."""
     for w in range(LANES):
         y[w] -= a[w] * b[w]
+
+
+@_jit
+def _advance(packed, d, size, keep, nu, eps, floor, lo, hi):
+    """Advances the packed blocks of rows."""
+    width = d.shape[1]
+    for r in range(lo, hi):
+        at = 0
+        for block in range((width + size - 1) // size):
+            part = d[r, block * size : min(width, (block + 1) * size)]
+            for i in range(part.size):
+                row, x = packed[r, at : at + i + 1], part[i]
+                for j in range(i):
+                    row[j] = keep * row[j] + nu * (x * part[j])
+                last = keep * row[i] + nu * (x * x + eps)
+                row[i] = floor if last < floor else last
+                at += i + 1
+    return True
 
 
 @_jit
@@ -138,6 +156,21 @@ def _inverse_traces(factor, size, out, lo, hi):
     return True
 
 
+def _run(split: Split, groups: int, loop: Callable[..., bool], *args: Any) -> bool:
+    """Runs a loop over groups; whether all went well."""
+    good: list[bool] = []
+    split(groups, lambda lo, hi: good.append(loop(*args, lo, hi)))
+    return all(good)
+
+
+def advance(hessian: Tensor, blocks: Blocks, d: Tensor, average: Average, split: Split) -> None:
+    """As :func:`.blocks.advance`, in one pass."""
+    packed, flat = hessian.detach().contiguous(), d.detach().reshape(blocks.rows, blocks.width).contiguous()
+    _run(split, blocks.rows, _advance, packed.numpy(), flat.numpy(), blocks.size, *average)
+    if packed.data_ptr() != hessian.data_ptr():
+        hessian.copy_(packed)
+
+
 class NumbaFactor(BlockFactor):
     """Factors by compiled loops.
 
@@ -155,20 +188,16 @@ class NumbaFactor(BlockFactor):
     @classmethod
     def made(cls, hessian: Tensor, blocks: Blocks, split: Split, before: BlockFactor | None) -> NumbaFactor | None:
         """As :meth:`.blocks.TorchFactor.made`, in the memory of the factors before: new memory costs more than they."""
-        source, good = hessian.detach().contiguous().numpy(), []
+        source, positive = hessian.detach().contiguous().numpy(), True
         factors: Sequence[NDArray[np.float32]] = [
             np.empty((-(-blocks.rows * count // LANES), triangle(size), LANES), dtype=np.float32)
             for _, _, count, size in blocks.parts
         ]
         if isinstance(before, NumbaFactor) and before.blocks == blocks:
             factors = before._factors
-
-        def run(lo: int, hi: int) -> None:
-            good.append(_factor(source[:, packed], count, size, factor, lo, hi))
-
         for (_, packed, count, size), factor in zip(blocks.parts, factors, strict=True):
-            split(len(factor), run)
-        return cls(blocks, factors, split) if all(good) else None
+            positive &= _run(split, len(factor), _factor, source[:, packed], count, size, factor)
+        return cls(blocks, factors, split) if positive else None
 
     def solve(self, values: Tensor) -> Tensor:
         """In one pass."""
@@ -176,8 +205,7 @@ class NumbaFactor(BlockFactor):
         out = torch.empty_like(source)
         given, target = source.numpy(), out.numpy()
         for (elements, _, count, size), factor in zip(self.blocks.parts, self._factors, strict=True):
-            at, part = (elements.start, count, size, factor), target
-            self._split(len(factor), lambda lo, hi, at=at, part=part: _solve(given, *at, part, lo, hi))  # type: ignore[misc]
+            _run(self._split, len(factor), _solve, given, elements.start, count, size, factor, target)
         return out.view(values.shape)
 
     def of_rows(self, rows: Tensor) -> NumbaFactor:
@@ -195,6 +223,6 @@ class NumbaFactor(BlockFactor):
         found = []
         for (_, _, count, size), factor in zip(self.blocks.parts, self._factors, strict=True):
             out = np.empty((len(factor), LANES), dtype=np.float64)
-            self._split(len(factor), lambda lo, hi, f=factor, s=size, o=out: _inverse_traces(f, s, o, lo, hi))  # type: ignore[misc]
+            _run(self._split, len(factor), _inverse_traces, factor, size, out)
             found.append(out.reshape(-1)[: self.blocks.rows * count].reshape(self.blocks.rows, count))
         return np.concatenate(found, axis=1).reshape(-1) if found else np.empty(0, dtype=np.float64)

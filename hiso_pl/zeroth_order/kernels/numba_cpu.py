@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import numba_loops as loops
 from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, advancing, tree_sum
-from hiso_pl.zeroth_order.kernels.blocks import BlockFactor, Blocks
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks
 from hiso_pl.zeroth_order.streams import Site
 
 _NONE = np.ones(1, dtype=np.float32)
@@ -174,6 +174,12 @@ class NumbaKernels(Kernels):
         from hiso_pl.zeroth_order.kernels.numba_blocks import NumbaFactor
 
         return NumbaFactor.made(hessian, blocks, self._blocks, before)
+
+    def advance_blocks(self, hessian: Tensor, blocks: Blocks, d: Tensor, average: Average) -> None:
+        """By compiled loops."""
+        from hiso_pl.zeroth_order.kernels.numba_blocks import advance
+
+        advance(hessian, blocks, d, average, self._blocks)
 
     def displace_all(
         self,

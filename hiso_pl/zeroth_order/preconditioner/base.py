@@ -139,6 +139,10 @@ class Preconditioner(Part, ABC):
             moved = hessian * float(np.float32(1.0 - nu)) + fresh
             hessian.copy_(torch.where(moved < float(np.float32(floor)), float(np.float32(floor)), moved))
 
+    def advance_by(self, kernels: Kernels, hessian: Tensor | None, steps: Sequence[Tensor], target: Target) -> Any:
+        """:meth:`advance`, for whom it serves to know the passes over memory that the method has chosen."""
+        return self.advance(hessian, steps, target)
+
     def advance_by_squares(
         self, hessians: Sequence[Tensor | None], squares: NDArray[np.float64], targets: Sequence[Target]
     ) -> None:

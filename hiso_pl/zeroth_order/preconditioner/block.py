@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiso_pl.zeroth_order.kernels import Kernels, tree_sum
-from hiso_pl.zeroth_order.kernels.blocks import BlockFactor, Blocks
+from hiso_pl.zeroth_order.kernels import HessianUpdate, Kernels, advancing, tree_sum
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks
 from hiso_pl.zeroth_order.preconditioner.base import MovingAverage
 from hiso_pl.zeroth_order.tensors import Target
 
 MAX_SIZE = 64
-_CHUNK = 1 << 18  # packed numbers at a time: what is made of them stays in a cache
 
 
 class Block(MovingAverage):
@@ -36,7 +35,8 @@ class Block(MovingAverage):
         nu: Weight of a round's product in the moving average.
         eps: Added to the diagonal of the product.
         floor: Smallest value on the diagonal of H.
-        hessian_update: With several local steps, one step of the average for the last of them, or one for all in order.
+        hessian_update: With several local steps, one step of the average for the ``last`` or the ``first`` of them, or
+            one for each of ``all``, in order.
         normalize: ``trace`` multiplies directions by one number a round, so that their expected square is that of
             directions without H.
     """
@@ -50,7 +50,7 @@ class Block(MovingAverage):
         nu: float = 0.05,
         eps: float = 1e-8,
         floor: float = 1e-8,
-        hessian_update: Literal["last", "all"] = "last",
+        hessian_update: HessianUpdate = "last",
         normalize: Literal["none", "trace"] = "none",
     ) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
@@ -89,23 +89,9 @@ class Block(MovingAverage):
         """The diagonals, in the order of the elements."""
         return hessian[:, torch.from_numpy(Blocks.of(target.shape, self.size).diagonal)]
 
-    def advance(self, hessian: Tensor | None, steps: Sequence[Tensor], target: Target) -> None:
-        """One step of the average for each D in question; each operation rounds once, off the diagonal too."""
+    def advance_by(self, kernels: Kernels, hessian: Tensor | None, steps: Sequence[Tensor], target: Target) -> None:
+        """One step of the average for each D in question, by the method's kernels."""
         assert hessian is not None
-        blocks = Blocks.of(target.shape, self.size)
-        keep, nu, eps, floor = (float(np.float32(c)) for c in (1.0 - self.nu, self.nu, self.eps, self.floor))
-        for d in steps if self.hessian_update == "all" else steps[-1:]:
-            flat = d.reshape(blocks.rows, blocks.width)
-            for elements, packed, count, size in blocks.parts:
-                i, j = (index.to(hessian.device) for index in torch.tril_indices(size, size))
-                on = torch.nonzero(i == j).reshape(-1)
-                step = max(1, _CHUNK // (packed.stop - packed.start))
-                for start in range(0, blocks.rows, step):
-                    part = flat[start : start + step, elements].reshape(-1, count, size)
-                    h = hessian[start : start + step, packed].view(-1, count, len(i))
-                    fresh = part[:, :, i] * part[:, :, j]
-                    fresh[:, :, on] += eps
-                    h *= keep
-                    h += fresh * nu
-                    diagonal = h[:, :, on]
-                    h[:, :, on] = torch.where(diagonal < floor, floor, diagonal)
+        average = Average(*(np.float32(c) for c in (1.0 - self.nu, self.nu, self.eps, self.floor)))
+        for d in advancing(self.hessian_update, steps):
+            kernels.advance_blocks(hessian, Blocks.of(target.shape, self.size), d, average)
