@@ -20,14 +20,13 @@ from hiso_pl.bench.timing import Contestant, Summary, alone, device_seconds_of, 
 from hiso_pl.bench.usual import Noise, published_update
 from hiso_pl.bench.workload import Workload
 from hiso_pl.zeroth_order.kernels import Offset, select
+from hiso_pl.zeroth_order.points import NO_DRIFT, Writer
 from hiso_pl.zeroth_order.streams import Site
 from hiso_pl.zeroth_order.tensors import Target
 
 COPY_ELEMENTS = 1 << 26
 """Elements of each buffer of the copy, 256 MiB."""
 REPETITIONS = 5
-
-_NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 
 
 def displacements(settings: Settings, slots: int) -> int:
@@ -47,13 +46,14 @@ def displacements(settings: Settings, slots: int) -> int:
 def displace_all(work: Workload) -> Summary:
     """Seconds to write one displaced point of all trainable parameters, whole."""
     optimizer, settings = work.optimizer, work.settings
-    kernels = select(optimizer.method.backend, work.device)
-    bases = [p.data for p in optimizer.parameters]
-    outs = [torch.empty_like(x, dtype=settings.dtype) for x in bases]
-    sites = [Site(settings.seed, settings.method.distribution, t, 0) for t in range(len(bases))]
+    method, parameters = settings.method, optimizer.parameters
+    writer = Writer(parameters, select(method.backend, work.device), method.preconditioner)
+    writer.look()
+    outs = {t: torch.empty_like(x, dtype=settings.dtype) for t, x in enumerate(writer.bases)}
+    point = optimizer.plan().point(0, Offset(0, method.mu), NO_DRIFT)
 
     def run() -> None:
-        kernels.displace_all(outs, bases, optimizer.hessians, sites, 0, Offset(0, settings.method.mu), _NO_DRIFT, 0.0)
+        writer.write_all(outs, point)
 
     return alone(run, work.device, REPETITIONS, device_seconds_of)
 
@@ -75,7 +75,8 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     x, out = torch.randn(n, device=device), torch.empty(n, dtype=settings.dtype, device=device)
     source, target = torch.zeros(copied, device=device), torch.empty(copied, device=device)
     preconditioner = settings.method.preconditioner
-    hessian = preconditioner.initial(x, Target(0, "x", (n,)))
+    # a structured H is beside the kernels
+    hessian = None if preconditioner.structured else preconditioner.initial(x, Target(0, "x", (n,)))
     decay, squares = preconditioner.decay, preconditioner.uses_squares
     elementwise = hessian is not None and hessian.numel() == n
     kernels, site = select("auto", device), Site(settings.seed, settings.method.distribution, 0, 0)
@@ -84,7 +85,7 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()
     contestants = {
         "copy": Contestant(lambda: target.copy_(source)),
-        "displace": Contestant(lambda: kernels.displace(out, x, hessian, site, 0, offset, _NO_DRIFT, METHOD.lr)),
+        "displace": Contestant(lambda: kernels.displace(out, x, hessian, site, 0, offset, NO_DRIFT, METHOD.lr)),
         "update": Contestant(lambda: kernels.update(x, hessian, site, weights, METHOD.lr, decay, squares)),
         "published": Contestant(lambda: published_update(x, hessian, scalars, settings.seed, METHOD.lr, decay)),
         "careful": Contestant(lambda: noise.update(scalars, METHOD.lr, decay)),

@@ -116,8 +116,11 @@ class Workload:
         return [partial(_loss, self.network, client) for client in self.batches]
 
     def usual_way(self) -> UsualWay:
-        """The usual way of the same round, on the same weights and H."""
-        noise = Noise([p.data for p in self.optimizer.parameters], self.optimizer.hessians, self.settings.seed)
+        """The usual way of the same round, on the same weights and H; without one that is structured."""
+        # the usual way has no H but one that divides elementwise
+        structured = self.settings.method.preconditioner.structured
+        hessians = [None if structured else hessian for hessian in self.optimizer.hessians]
+        noise = Noise([p.data for p in self.optimizer.parameters], hessians, self.settings.seed)
         return UsualWay(self.network, noise, self.settings.method)
 
 

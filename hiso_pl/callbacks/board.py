@@ -20,6 +20,7 @@ from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_st
 from hiso_pl.callbacks.summary import best_with
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.traffic import BYTES_PER_KB
+from hiso_pl.zeroth_order.state import AppliedRecords
 
 
 class TensorBoardPanels(OrderedCallback):
@@ -154,7 +155,8 @@ class TensorBoardPanels(OrderedCallback):
 
     def _look(self, trainer: Trainer, boards: list[Board]) -> dict[str, float]:
         """Looks at the Hessian and the clients' losses; hands over histograms, and returns points."""
-        look = HessianLook(optimizer_of(trainer).tensors())
+        optimizer = optimizer_of(trainer)
+        look = HessianLook(optimizer.shown_hessians() if isinstance(optimizer, AppliedRecords) else optimizer.tensors())
         histograms = look.by_layer() | (self._losses.last() if self._losses is not None else {})
         for board in boards:
             board.histograms(histograms, trainer.global_step)

@@ -63,7 +63,7 @@ class Method(MethodBase):
         difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
         distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
-            the controls.
+            the controls, Block has small matrices.
         update_rule: What is done with the round's direction.
         transform: What a client does to its scalars before they leave it; nothing if null.
         aggregation: How the cohort's scalars are combined.
@@ -159,6 +159,10 @@ class Method(MethodBase):
         check_local_lr(self.local_lr, self.local_steps, self.update_rule)
         if self.num_directions_schedule is None and self.directions == "shared":
             check_enough(self.num_directions, self.num_directions, self.update_rule)
+        taken = self.preconditioner.distributions
+        if taken is not None and self.distribution not in taken:
+            wanted = f"must be {' or '.join(taken)} with preconditioner={self.preconditioner!r}"
+            raise ValueError(f"distribution={self.distribution!r} {wanted}")
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""

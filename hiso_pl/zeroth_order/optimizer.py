@@ -174,7 +174,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         if len(losses) != len(slots.own):
             raise ValueError(f"{len(losses)} losses given for {len(slots.own)} slots")
         self.method.check_rounds(slots.size, range(self.round, self.round + 1))
-        plan = self._plan()
+        plan = self.plan()
         probe = self._probe()
 
         work = Work(probe, plan, losses, slots, self.exchange, self.method.transform, self.record, self.transform_state)
@@ -216,11 +216,12 @@ class ZerothOrderOptimizer(AppliedRecords):
         """The round's learning rate, where schedulers put it."""
         return float(self._group["lr"])
 
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """What the round that comes next probes."""
         method, round = self.method, self.round
         return Plan(
             self._sites(round),
-            self.hessians,
+            self._frozen(),
             method.mu_at(round),
             self._lr if method.local_lr is None else method.local_lr,
             method.num_directions_at(round),

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from hiso_pl.zeroth_order.frozen import Frozen
 from hiso_pl.zeroth_order.kernels import Offset
 from hiso_pl.zeroth_order.points import NO_DRIFT, Point
 from hiso_pl.zeroth_order.streams import Site
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
     Attributes:
         sites: Each tensor's stream in this round.
-        hessians: H of the round, for each tensor.
+        frozen: H of the round.
         mu: Size of the displacements.
         lr: Learning rate of the local moves.
         num_directions: P.
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     """
 
     sites: list[Site]
-    hessians: list[Tensor | None]
+    frozen: Frozen
     mu: float
     lr: float
     num_directions: int
@@ -76,7 +76,9 @@ class Plan(NamedTuple):
 
     def point(self, k: int, offset: Offset | None, drift: NDArray[np.float32]) -> Point:
         """The point at an offset from a slot's local point."""
-        return Point(self.sites, self.hessians, self.lr, k, offset, drift)
+        if offset is not None:
+            offset = offset._replace(mu=offset.mu * self.frozen.scale)
+        return Point(self.sites, self.frozen.hessians, self.lr, k, offset, self.frozen.carried(drift))
 
     def scalars(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scalars of losses in the order of :attr:`offsets`: the last dimension goes from points to directions."""

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,11 @@ NO_DRIFT = np.empty((0, 1), dtype=np.float32)
 
 
 class Point(NamedTuple):
-    r"""Where to evaluate: :math:`x + (\pm\mu u_p - \eta S) / \sqrt{H}`.
+    r"""Where to evaluate: :math:`x + (\pm\mu u_p - \eta S) / \sqrt{H}`, with coefficients of u.
 
     Attributes:
         sites: Each tensor's stream in the round.
-        hessians: H of the round, for each tensor.
+        hessians: H of the round, for each tensor, as ``divide`` takes it.
         lr: Learning rate of the local moves.
         k: Local step.
         offset: Direction and signed mu; None for the local point itself.
@@ -47,7 +47,7 @@ class Point(NamedTuple):
     """
 
     sites: Sequence[Site]
-    hessians: Sequence[Tensor | None]
+    hessians: Sequence[Any]
     lr: float = 0.0
     k: int = 0
     offset: Offset | None = None
@@ -93,10 +93,15 @@ class Writer:
         if not self._preconditioner.structured or point.at_x:
             self._kernels.displace(out, base, hessian, site, k, offset, drift, lr, rows)
         else:
-            moved = torch.empty_like(base)
-            self._kernels.displace(moved, torch.zeros_like(base), None, site, k, offset, drift, lr)
+            some = None if rows is None or base.dim() < 2 else self._preconditioner.of_rows(hessian, rows)
+            if some is not None and rows is not None:
+                base, hessian, chosen, rows = base[rows], some, rows, None
+            else:
+                chosen = None
+            moved, zeros = torch.empty_like(base), torch.zeros_like(self.bases[t])
+            self._kernels.displace(moved, zeros, None, site, k, offset, drift, lr, chosen)
             whole = base + self._preconditioner.divide(moved, hessian)
-            out.copy_(whole if rows is None else whole[rows].view(out.shape))
+            out.copy_((whole if rows is None else whole[rows]).view(out.shape))
         self.seconds += time.perf_counter() - started
 
     def write_all(self, outs: Mapping[int, Tensor], point: Point) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from hiso_pl.zeroth_order.frozen import Frozen
 from hiso_pl.zeroth_order.points import standing_at
 
 _SAMPLE = 4096
@@ -38,29 +39,28 @@ def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
             p.data = p.data.to(dtype)
 
 
-def displacements_in_ulps(
-    parameters: Sequence[Tensor], hessians: Sequence[Tensor | None], mu: float, dtype: torch.dtype
-) -> float:
+def displacements_in_ulps(parameters: Sequence[Tensor], frozen: Frozen, mu: float, dtype: torch.dtype) -> float:
     r"""How far a direction moves the weights in units in the last place of a type, in the median over weights.
 
-    .. math:: \mathrm{median}\; \frac{\mu\, m / \sqrt{H}}{\mathrm{ulp}(x)}
+    .. math:: \mathrm{median}\; \frac{\mu\, m\, c / \sqrt{H}}{\mathrm{ulp}(x)}
 
-    with m = 0.6745, the median of a standard normal's magnitude, over at most 4096 evenly spaced weights a tensor.
+    with m = 0.6745, the median of a standard normal's magnitude, over at most 4096 evenly spaced weights a tensor. A
+    structured H is taken for 1.
 
     Args:
         parameters: x.
-        hessians: H, for each tensor.
+        frozen: H of the round.
         mu: Size of the displacements.
         dtype: The type.
     """
     found = []
-    for p, h in zip(parameters, hessians, strict=True):
+    for p, h in zip(parameters, frozen.hessians, strict=True):
         step = max(1, p.numel() // _SAMPLE)
         x = p.detach().reshape(-1)[::step].abs().double()
         root = torch.ones_like(x)
-        if h is not None and h.numel() in (1, p.numel()):
+        if isinstance(h, Tensor) and h.numel() in (1, p.numel()):
             root = h.reshape(-1)[:: step if h.numel() == p.numel() else 1].double().sqrt()
         info = torch.finfo(dtype)
         ulp = info.eps * torch.exp2(torch.floor(torch.log2(x.clamp(min=info.tiny))))
-        found.append((mu * _MEDIAN / root / ulp).expand(x.shape))
+        found.append((mu * frozen.scale * _MEDIAN / root / ulp).expand(x.shape))
     return float(torch.cat(found).median())

@@ -239,7 +239,7 @@ class Probe:
 
     def _warn_of_lost(self, plan: Plan) -> None:
         """Says so if most displacements are too small for the type that displaced weights are stored in."""
-        share = displacements_in_ulps(self._parameters, plan.hessians, plan.mu, self._dtype)
+        share = displacements_in_ulps(self._parameters, plan.frozen, plan.mu, self._dtype)
         if share < 1.0:
             log.warning(
                 "mu=%g moves the median weight by %.2g units in the last place of %s, so most displacements are "

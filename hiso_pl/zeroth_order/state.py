@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order import transform_state
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
+from hiso_pl.zeroth_order.frozen import Freezer, Frozen
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_initial, check_owners
@@ -19,7 +20,7 @@ from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
 from hiso_pl.zeroth_order.streams import Site, check_numel
-from hiso_pl.zeroth_order.tensors import Target, check_finite
+from hiso_pl.zeroth_order.tensors import NotFiniteError, Target, check_finite, left_at
 from hiso_pl.zeroth_order.transform import State
 from hiso_pl.zeroth_order.update import Update
 
@@ -54,6 +55,7 @@ class AppliedRecords(Optimizer):
         self.record: RoundRecord | None = None
         self._intact = True
         self._selected: Kernels | None = None
+        self._freezer = Freezer(method.preconditioner)
         for name, parameter in zip(self.names, self.parameters, strict=True):
             if parameter.dtype != torch.float32:
                 raise ValueError(
@@ -90,6 +92,16 @@ class AppliedRecords(Optimizer):
     def stored_hessians(self) -> list[Tensor]:
         """H where stored, each once, in tensor order."""
         return [state.value for state in self.tensors() if state.kind == "hessian"]
+
+    def shown_hessians(self) -> list[StateTensor]:
+        """What curves show of H where stored."""
+        shown = self.method.preconditioner.shown
+        rows = zip(self.parameters, self._targets(), strict=True)
+        kept = [(target, self.state[p]["hessian"]) for p, target in rows if "hessian" in self.state[p]]
+        return [StateTensor(target.name, "hessian", shown(value, target)) for target, value in kept]
+
+    def _frozen(self) -> Frozen:
+        return self._freezer(self.hessians, self._targets(), self._kernels())
 
     def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
         kept = self.state[parameter].items()
@@ -154,7 +166,8 @@ class AppliedRecords(Optimizer):
         Raises:
             ValueError: If the record is of another round.
             RuntimeError: If an earlier update was broken off, so that the state is of no round.
-            NotFiniteError: If the update leads to a state that is not finite; then it is of no round.
+            NotFiniteError: If the update leads to a state that is not finite, or to an H that no direction can be
+                divided by; then it is of no round.
         """
         self._check_intact()
         if record.round != self.round:
@@ -164,22 +177,30 @@ class AppliedRecords(Optimizer):
             self._update(record)
             averaged = 1 if self.method.directions == "client" else record.cohort - len(record.dropped)
             transform_state.advance(self.method.transform, self.state[self.parameters[0]], record, averaged)
-            check_finite(self.tensors(), record)
+            check_finite(self.tensors(), record, self.method.preconditioner.structured)
             self._group["applied"] += 1
         self.record = record
         self._group["round"] = record.round + 1
+        if not record.empty:
+            self._freezer.moved()
+            try:
+                self._frozen()
+            except ValueError as error:
+                self._group["round"] = record.round
+                raise NotFiniteError(left_at(record, str(error))) from error
         self._intact = True
 
     def _update(self, record: RoundRecord) -> None:
         states, targets = [self._rule_state(p) for p in self.parameters], self._targets()
+        frozen = self._frozen()
         step = Update(
             kernels=self._kernels(),
             preconditioner=self.method.preconditioner,
             rule=self.method.update_rule,
-            weights=directional_weights(record.scalars, record.scalars.shape[1]),
+            weights=frozen.carried(directional_weights(record.scalars, record.scalars.shape[1])),
             lr=self.method.update_rule.rate_of(record, states[0], targets[0]),
         )
-        step.run(self.parameters, self.hessians, states, self._sites(record.round), targets)
+        step.run(self.parameters, self.hessians, frozen.hessians, states, self._sites(record.round), targets)
 
     # Checkpoints
 
@@ -215,5 +236,11 @@ class AppliedRecords(Optimizer):
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             check_tensors(name, states.get(i, {}), self.state[parameter], not self.method.preconditioner.structured)
         super().load_state_dict({"state": states, "param_groups": [{**group, "params": list(range(count))}]})
+        self._freezer.moved()
+        self._intact = False  # H alone says whether it can be divided by
+        try:
+            self._frozen()
+        except ValueError as error:
+            raise ValueError(f"state of {error}") from error
         self.record = record
         self._intact = True

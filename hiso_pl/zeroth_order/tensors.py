@@ -36,12 +36,13 @@ class NotFiniteError(RunError):
     """An update has led to a state that is not finite; the message names round and tensor."""
 
 
-def check_finite(tensors: Iterable[StateTensor], record: RoundRecord) -> None:
+def check_finite(tensors: Iterable[StateTensor], record: RoundRecord, structured: bool = False) -> None:
     """Refuses a state in which a number is not finite, or an H is not positive, by one look at each tensor.
 
     Args:
         tensors: The state after an update.
         record: The round whose update it was.
+        structured: Whether numbers of H may be of either sign.
 
     Raises:
         NotFiniteError: At the first such tensor.
@@ -53,13 +54,18 @@ def check_finite(tensors: Iterable[StateTensor], record: RoundRecord) -> None:
     ends = torch.stack([torch.stack(torch.aminmax(state.value.detach())) for state in filled]).tolist()
     for state, (low, high) in zip(filled, ends, strict=True):
         what = "is not finite"
-        if state.kind == "hessian" and low <= 0.0:
+        if state.kind == "hessian" and low <= 0.0 and not structured:
             what = f"has fallen to {low:g}: give the preconditioner a floor above 0"
         elif math.isfinite(low) and math.isfinite(high):
             continue
         where = state.name if state.kind == "x" else f"{state.name} ({state.kind})"
-        largest = float(np.abs(record.scalars).max())
-        raise NotFiniteError(
-            f"round {record.round}: {where!r} {what} after the update with lr={record.lr:g} and scalars up to "
-            f"{largest:g}; nothing is saved of this round: go on from an earlier one with a smaller lr"
-        )
+        raise NotFiniteError(left_at(record, f"{where!r} {what}") + " with a smaller lr")
+
+
+def left_at(record: RoundRecord, what: str) -> str:
+    """What is said of an update that leads nowhere."""
+    largest = float(np.abs(record.scalars).max())
+    return (
+        f"round {record.round}: {what} after the update with lr={record.lr:g} and scalars up to {largest:g}; "
+        "nothing is saved of this round: go on from an earlier one"
+    )

@@ -27,7 +27,7 @@ class Update:
         kernels: The passes over memory.
         preconditioner: How directions are divided and H advances.
         rule: How x moves.
-        weights: w = ghat / P, fp32, shape ``[tau, P]``.
+        weights: Coefficients of u, c ghat / P, fp32, shape ``[tau, P]``.
         lr: Learning rate.
     """
 
@@ -41,16 +41,20 @@ class Update:
         self,
         parameters: Sequence[Tensor],
         hessians: Sequence[Tensor | None],
+        divisors: Sequence[Any],
         states: Sequence[dict[str, Tensor]],
         sites: Sequence[Site],
         targets: Sequence[Target],
     ) -> None:
-        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end."""
+        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end.
+
+        ``divisors`` are what ``divide`` takes for H.
+        """
         squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
         filled = [t for t, x in enumerate(parameters) if x.numel()]
         if self.preconditioner.structured or not self.rule.fused:
             for t in filled:
-                sums = self._by_buffer(parameters[t], hessians[t], states[t], sites[t], targets[t])
+                sums = self._by_buffer(parameters[t], hessians[t], divisors[t], states[t], sites[t], targets[t])
                 squares[t] = 0.0 if sums is None else sums
         else:
             all_sums = self._fused(
@@ -78,29 +82,30 @@ class Update:
             # it divides inside the kernel but advances by code of its own
             for x, hessian, site, target in zip(parameters, hessians, sites, targets, strict=True):
                 steps = [self._divided(s, hessian) for s in self._sums(x, site)]
-                self._advance("advance", hessian, steps, target)
+                self._advance("advance_by", self.kernels, hessian, steps, target)
         return sums
 
     def _by_buffer(
-        self, x: Tensor, hessian: Tensor | None, state: dict[str, Tensor], site: Site, target: Target
+        self, x: Tensor, hessian: Tensor | None, divisor: Any, state: dict[str, Tensor], site: Site, target: Target
     ) -> NDArray[np.float64] | None:
         """Where rule or preconditioner do not run inside the kernel: directions, apply, add; the same bits."""
         sums = self._sums(x, site)
         total = sums[0].clone()
         for s in sums[1:]:
             total.add_(s)
-        direction = self._divided(total, hessian)
-        steps = [self._divided(s, hessian) for s in sums]
+        direction = self._divided(total, divisor)
+        # a rule may move its direction: D of a single step is a copy of it
+        steps = [direction.clone()] if len(sums) == 1 else [self._divided(s, divisor) for s in sums]
         before = dict(state)
         given: Any = self.rule.move(x.data, direction, self.lr, state, target)  # type: ignore[func-returns-value]
         if given is not None or state.keys() != before.keys() or any(state[k] is not before[k] for k in before):
             raise ValueError(f"update_rule={self.rule!r} must move x and state in place: what move() gives is lost")
         if self.preconditioner.uses_squares:
             return np.array([squares_sum(d) for d in steps])
-        self._advance("advance", hessian, steps, target)
+        self._advance("advance_by", self.kernels, hessian, steps, target)
         return None
 
-    def _divided(self, values: Tensor, hessian: Tensor | None) -> Tensor:
+    def _divided(self, values: Tensor, hessian: Any) -> Tensor:
         found = self.preconditioner.divide(values, hessian)
         if not isinstance(found, Tensor) or found.shape != values.shape or found.dtype != values.dtype:
             what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -112,9 +117,8 @@ class Update:
 
     def _advance(self, method: str, *args: Any) -> None:
         if getattr(self.preconditioner, method)(*args) is not None:
-            raise ValueError(
-                f"preconditioner={self.preconditioner!r} must advance H in place: what {method}() gives is lost"
-            )
+            given = f"what {method.removesuffix('_by')}() gives is lost"
+            raise ValueError(f"preconditioner={self.preconditioner!r} must advance H in place: {given}")
 
     def _sums(self, x: Tensor, site: Site) -> list[Tensor]:
         """s_k for each local step, each of the shape of x."""

@@ -15,6 +15,7 @@ from hiso_pl.federation import Quantize
 from hiso_pl.zeroth_order import (
     Adagrad,
     Adam,
+    Block,
     Diagonal,
     Identity,
     Momentum,
@@ -81,6 +82,31 @@ CASES |= {
         "directions": directions,
     }
     for tau, bits, directions in itertools.product((1, 3), (2, 8), ("shared", "client"))
+}
+BLOCKS = {
+    f"Block {rule} tau={tau} normal {update}": (Block(4, 0.3, 1e-3, 0.4, update), rule, tau, "normal")
+    for rule, tau, update in itertools.product(RULES, (1, 3), ("last", "first", "all"))
+}
+NORMALIZED = {
+    f"{kind.__name__} trace {rule} tau={tau} {distribution} last": (
+        kind(nu=0.3, eps=1e-3, floor=0.4, normalize="trace"),
+        rule,
+        tau,
+        distribution,
+    )
+    for kind, (rule, tau, distribution) in itertools.product(
+        (Diagonal, Scalar, PerTensor, Block), [("Sgd", 3, "normal"), ("Momentum", 1, "rademacher")]
+    )
+    if kind is not Block or distribution == "normal"
+}
+CASES |= {
+    name: {
+        "preconditioner": preconditioner,
+        "update_rule": RULES[rule](),
+        "local_steps": tau,
+        "distribution": distribution,
+    }
+    for name, (preconditioner, rule, tau, distribution) in (BLOCKS | NORMALIZED).items()
 }
 
 

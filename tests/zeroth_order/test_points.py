@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hiso_pl.models import CausalLM, DigitsCNN, DigitsViT
 from hiso_pl.models.adapters import LoRA
-from hiso_pl.zeroth_order import ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Block, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
@@ -440,13 +440,12 @@ class RowPreconditioner(Preconditioner):
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
-def test_every_backend_and_a_structured_preconditioner_take_rows(backend, build):
+@pytest.mark.parametrize("preconditioner", [RowPreconditioner(), Block(4, normalize="trace")])
+def test_every_backend_and_a_structured_preconditioner_take_rows(backend, preconditioner, build):
     results = set()
     for memory, known in WAYS:
         network = build("tied, marked")
-        optimizer = optimizer_of(
-            network, memory, known, backend=backend, local_steps=2, preconditioner=RowPreconditioner()
-        )
+        optimizer = optimizer_of(network, memory, known, backend=backend, local_steps=2, preconditioner=preconditioner)
         for _ in range(2):
             optimizer.step(losses=losses_of(network, slots("ids")))
         results.add(digest(optimizer))

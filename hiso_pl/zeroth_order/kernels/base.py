@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiso_pl.zeroth_order.kernels import blocks as torch_blocks
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks
 from hiso_pl.zeroth_order.streams import Site
 
 NUMERICS = 1
@@ -141,6 +143,20 @@ class Kernels(ABC):
         Returns:
             The sums of ``D_k * D_k`` over the tensor by :func:`tree_sum`, shape ``[tau]``, if asked for.
         """
+
+    def factor(self, hessian: Tensor, blocks: Blocks, before: BlockFactor | None = None) -> BlockFactor | None:
+        """Cholesky factors of a tensor's blocks; None where one is not positive definite.
+
+        Args:
+            hessian: The blocks, packed, fp32 ``[rows, packed]``.
+            blocks: How the tensor is cut.
+            before: Factors that are done with, whose memory may serve again.
+        """
+        return torch_blocks.TorchFactor.made(hessian, blocks)
+
+    def advance_blocks(self, hessian: Tensor, blocks: Blocks, d: Tensor, average: Average) -> None:
+        """Advances a tensor's blocks, packed, in place by the products of the elements of D."""
+        torch_blocks.advance(hessian, blocks, d, average)
 
     # Networks hold hundreds of tensors. Where a call is dear beside a pass, a backend takes them all in one.
 

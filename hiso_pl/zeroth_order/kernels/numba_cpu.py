@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import numba_loops as loops
 from hiso_pl.zeroth_order.kernels.base import Decay, Kernels, Offset, advancing, tree_sum
+from hiso_pl.zeroth_order.kernels.blocks import Average, BlockFactor, Blocks
 from hiso_pl.zeroth_order.streams import Site
 
 _NONE = np.ones(1, dtype=np.float32)
@@ -167,6 +168,18 @@ class NumbaKernels(Kernels):
         if advance and h_argument is not None:
             h_argument.write_back()
         return np.array([tree_sum(row) for row in leaves]) if squares else None
+
+    def factor(self, hessian: Tensor, blocks: Blocks, before: BlockFactor | None = None) -> BlockFactor | None:
+        """By compiled loops, which are compiled for those alone who ask."""
+        from hiso_pl.zeroth_order.kernels.numba_blocks import NumbaFactor
+
+        return NumbaFactor.made(hessian, blocks, self._blocks, before)
+
+    def advance_blocks(self, hessian: Tensor, blocks: Blocks, d: Tensor, average: Average) -> None:
+        """By compiled loops."""
+        from hiso_pl.zeroth_order.kernels.numba_blocks import advance
+
+        advance(hessian, blocks, d, average, self._blocks)
 
     def displace_all(
         self,

@@ -6,7 +6,7 @@ sign. Every floating-point operation is a torch operation of its own, so none is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -185,11 +185,17 @@ def _leaf_sums(values: Tensor) -> Tensor:
 
 def squares_sum(values: Tensor) -> float:
     """The sum of the squares of fp32 values along the summation tree, in float64."""
+    return _total(values, lambda wide: wide * wide)
+
+
+def inverse_sum(values: Tensor) -> float:
+    """The sum of the inverses of fp32 values along the summation tree, in float64."""
+    return _total(values, lambda wide: torch.ones_like(wide) / wide)
+
+
+def _total(values: Tensor, term: Callable[[Tensor], Tensor]) -> float:
     flat = values.detach().reshape(-1)
-    leaves = []
-    for span in _chunks(flat):
-        wide = span.take(flat).to(torch.float64)
-        leaves.append(_leaf_sums(wide * wide))
+    leaves = [_leaf_sums(term(span.take(flat).to(torch.float64))) for span in _chunks(flat)]
     return tree_sum(torch.cat(leaves).cpu().numpy()) if leaves else 0.0
 
 
