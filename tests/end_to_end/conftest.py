@@ -145,14 +145,15 @@ def launch(start: Callable[..., Launch]) -> Callable[..., tuple[int, str, Path]]
 
 @pytest.fixture
 def here(
-    process_settings: None, capsys: pytest.CaptureFixture[str]
+    process_settings: None, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Callable[[list[str], Path], tuple[int, str, Path]]:
     """Runs the program in this process, as ``launch`` does on one rank: for what is no matter of processes."""
 
     def here(args: list[str], root: Path) -> tuple[int, str, Path]:
         capsys.readouterr()
+        caplog.clear()
         status = cli.main([*args, "--trainer.default_root_dir", str(root)])
-        return status, "".join(capsys.readouterr()), root
+        return status, "".join([*capsys.readouterr(), caplog.text]), root
 
     return here
 
