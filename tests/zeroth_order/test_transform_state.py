@@ -169,7 +169,7 @@ def test_a_zero_has_no_sign_whoever_computes_it(started):
     for shares in ((), ((0, 1),)):
         optimizer = started(transform=Negated())
         optimizer.step(losses=[lambda k: torch.tensor(1.0)], slots=Slots(1, (0,), (0,), None, shares))
-        assert not np.signbit(optimizer.record.scalars).any()
+        assert not np.signbit(optimizer.report.sent).any()
 
 
 @pytest.mark.parametrize(
