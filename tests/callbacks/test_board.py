@@ -8,6 +8,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from hiso_pl.callbacks import RunFolder, TensorBoardPanels
+from hiso_pl.callbacks.hyperparameters import chosen
 from hiso_pl.lightning_privates import log_together
 
 CURVES = {
@@ -166,6 +167,12 @@ def test_the_options_that_matter_stand_beside_last_best_and_test_metrics(events)
     assert metrics == {f"{kind}/{name}" for kind in ("val", "val_best", "test") for name in ("loss", "accuracy")}
     assert (metrics - {"test/loss"}) <= set(found.Tags()["scalars"])  # the stand-in measures no loss at its test
     assert [(event.step, event.value) for event in found.Scalars("test/accuracy")] == [(7, 0.5)]
+
+
+def test_a_method_is_named_by_what_it_is_made_of():
+    parts = "preconditioner: {class_path: hiso_pl.zeroth_order.Scalar}, directions: "
+    text = "model: {method: {class_path: hiso_pl.zeroth_order.Method, init_args: {lr: 0.1, " + parts + "%s}}}"
+    assert [chosen(text % word)["method"] for word in ("shared", "client")] == ["HiSo Scalar", "HiSo Scalar own"]
 
 
 @pytest.mark.parametrize(
