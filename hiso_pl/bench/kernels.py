@@ -26,6 +26,8 @@ from hiso_pl.zeroth_order.tensors import Target
 
 COPY_ELEMENTS = 1 << 26
 """Elements of each buffer of the copy, 256 MiB."""
+COLUMNS = 1024
+"""Columns of the tensor that the kernels are measured on."""
 REPETITIONS = 5
 
 
@@ -79,7 +81,9 @@ def measure_kernels(settings: Settings, device: torch.device, copied: int = COPY
     hessian = None if preconditioner.structured else preconditioner.initial(x, Target(0, "x", (n,)))
     decay, squares = preconditioner.decay, preconditioner.uses_squares
     elementwise = hessian is not None and hessian.numel() == n
-    kernels, site = select("auto", device), Site(settings.seed, settings.method.distribution, 0, 0)
+    shape = (-(-n // COLUMNS), COLUMNS)  # of directions that go by rows and columns; the last row may be a part of one
+    kernels, method = select("auto", device), settings.method
+    site = Site.of(settings.seed, method.distribution, method.rank, 0, shape, 0)
     offset = Offset(0, settings.method.mu)
     weights = np.linspace(-1.0, 1.0, tau * directions + 1, dtype=np.float32)[1:].reshape(tau, directions)
     noise, scalars = Noise([x], [hessian], settings.seed), (directions * weights).tolist()

@@ -24,10 +24,13 @@ WORDS = {
     (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0x299F31D0A4093822): "d16cfe09 94fdcceb 5001e420 24126ea1",
 }
 """Philox4x32-10's known answers (Random123, kat_vectors): four counter words, the key, and the words drawn."""
-NORMALS = {
+DIRECTIONS = {
     (Site(20261120, "normal", 0, 0), 0, 0): "3f9a2d0d 3f075a7f 4028d867 bccb243e bf9f118d bd5588c8 be792820 bfbdba65",
     (Site((1 << 63) + 5, "normal", 3, 1499), 2, 4): (
         "bfe11b16 bf8b32c0 c0050866 3eed4de1 bf75f24e 3ea78c26 bf511d71 3f96286e"
+    ),
+    (Site(20261120, "low_rank", 0, 0, 0, 2, 5), 0, 0): (
+        "bf31b131 bed5ad40 40140434 bef7de80 3e942873 bf61d631 be6ae85f c022af90"
     ),
 }
 """The vectors of ``stream: 1``: where they are drawn, local step and direction, and the bits."""
@@ -91,7 +94,7 @@ def _philox() -> str:
 
 def _backend(name: str, device: torch.device) -> str:
     kernels = select(name, device)
-    for (site, k, p), bits in NORMALS.items():
+    for (site, k, p), bits in DIRECTIONS.items():
         out = torch.empty(8, device=device)
         kernels.combine(out, site, k, np.eye(1, p + 1, p, dtype=np.float32)[0])
         found = _hex(np.frombuffer(_bytes(out), dtype=np.uint32))

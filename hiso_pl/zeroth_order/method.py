@@ -34,6 +34,7 @@ from hiso_pl.zeroth_order.options import (
     check_directions_per_forward,
     check_enough,
     check_local_lr,
+    check_rank,
 )
 from hiso_pl.zeroth_order.part import Part
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
@@ -61,7 +62,9 @@ class Method(MethodBase):
         local_lr: Learning rate of a client's own moves between its local steps, which no scheduler moves; that of the
             round if null.
         difference: ``forward`` probes P + 1 points a local step, ``central`` 2 P.
-        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs.
+        distribution: Elements of a direction are standard ``normal`` or ``rademacher`` signs; in ``low_rank`` ones a
+            matrix (what has more dimensions counts as one) is a product of two thin ones of normal elements.
+        rank: Rank of a direction of ``low_rank``, 1 to 8.
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
             the controls, Block has small matrices.
         update_rule: What is done with the round's direction.
@@ -89,6 +92,7 @@ class Method(MethodBase):
     local_lr: float | None
     difference: Difference
     distribution: Distribution
+    rank: int
     preconditioner: Preconditioner
     update_rule: UpdateRule
     transform: Transform | None
@@ -111,6 +115,7 @@ class Method(MethodBase):
         local_lr: float | None = None,
         difference: Difference = "forward",
         distribution: Distribution = "normal",
+        rank: int = 1,
         preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
         update_rule: UpdateRule = Sgd(),  # noqa: B008
         transform: Transform | None = None,
@@ -145,6 +150,7 @@ class Method(MethodBase):
             memory=self.memory,
             compute_dtype=self.compute_dtype,
         )
+        check_rank(self.rank, self.distribution)
         check_directions_per_forward(self.directions_per_forward, self.memory)
         for name, (_, kind, required) in PARTS.items():
             part = getattr(self, name)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
-from hiso_pl.zeroth_order.options import check_choices, check_count
+from hiso_pl.zeroth_order.options import check_choices, check_count, check_rank
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
@@ -23,7 +23,7 @@ PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
     "num_directions_schedule": ("schedule", Schedule, False),
 }
 """The fields that are parts: kind, class, and whether there must be one."""
-APPLIED = ("local_steps", "distribution", "preconditioner", "update_rule")
+APPLIED = ("local_steps", "distribution", "rank", "preconditioner", "update_rule")
 """The fields that the update of a given record depends on: replay needs no others."""
 ALLOWING = ("local_lr",)
 """The fields without which those would be refused together, though no record depends on them."""
@@ -33,7 +33,7 @@ STATEFUL = "stateful_transform"
 """Said in a method's data where records advance a state of the transform, so that replay needs the transform too."""
 COUNTING = "counted_by_parts"
 """Said in a method's data where transform or aggregation count bits in their own way, so that counting needs them."""
-LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None}
+LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None, "rank": 1}
 """Fields that data tell only where they are something else: older data have none, and what is told stays the same."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""
@@ -123,3 +123,4 @@ def check_data(data: Any, names: Collection[str]) -> None:
     if type(steps) is not int:
         raise ValueError(f"method.local_steps={str(steps)[:80]} must be an integer")
     check_count("method.local_steps", steps, MAX_LOCAL_STEPS)
+    check_rank(data.get("rank", 1), data.get("distribution", "normal"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels import BACKENDS
-from hiso_pl.zeroth_order.streams import DISTRIBUTIONS
+from hiso_pl.zeroth_order.streams import DISTRIBUTIONS, MAX_RANK
 from hiso_pl.zeroth_order.update_rule import UpdateRule
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -44,6 +44,18 @@ def check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(CHOICES[name])}")
+
+
+def check_rank(rank: int, distribution: str) -> None:
+    """Refuses what is no rank, and a rank of directions that have none to choose.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        raise ValueError(f"rank={str(rank)[:80]} must be an integer in [1, {MAX_RANK}]")
+    if rank != 1 and distribution != "low_rank":
+        raise ValueError(f"rank={rank} needs distribution='low_rank', not {distribution!r}: leave it at 1 elsewhere")
 
 
 def check_directions_per_forward(value: int | str, memory: str) -> None:

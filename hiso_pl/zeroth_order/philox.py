@@ -14,7 +14,7 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ MAX_DIRECTIONS = 1 << 14
 _MASK32 = 0xFFFFFFFF
 
 
+@unique
 class Purpose(IntEnum):
     """What a stream is drawn for: the top four bits of the last counter word."""
 
@@ -42,6 +43,8 @@ class Purpose(IntEnum):
     PARTITION = 3
     NOISE = 4
     SPLIT = 5
+    ROWS = 6
+    COLUMNS = 7
     ROUNDING = 8
 
 

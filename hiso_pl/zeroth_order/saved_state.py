@@ -23,12 +23,12 @@ def check_group(saved: Any, configured: Mapping[str, Any]) -> dict[str, Any]:
         configured: The optimizer's own group.
 
     Raises:
-        ValueError: If it is of another seed or distribution of directions, or says what cannot be.
+        ValueError: If it is of another seed, distribution or rank of directions, or says what cannot be.
     """
     if not isinstance(saved, Sequence) or len(saved) != 1 or not isinstance(saved[0], Mapping):
         raise ValueError("param_groups of a saved state must be a list of one mapping")
-    group = saved[0]
-    for key in ("seed", "distribution"):
+    group = {"rank": 1, **saved[0]}  # older states tell of none
+    for key in ("seed", "distribution", "rank"):
         if type(group.get(key)) is not type(configured[key]) or group[key] != configured[key]:
             said = _said_of(group.get(key))
             raise ValueError(f"{key}={configured[key]!r} configured, but the state was made with {said}")

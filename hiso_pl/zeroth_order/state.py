@@ -19,7 +19,7 @@ from hiso_pl.zeroth_order.philox import check_seed
 from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
-from hiso_pl.zeroth_order.streams import Site, check_numel
+from hiso_pl.zeroth_order.streams import Site, check_matrix, check_numel
 from hiso_pl.zeroth_order.tensors import NotFiniteError, Target, check_finite, left_at
 from hiso_pl.zeroth_order.transform import State
 from hiso_pl.zeroth_order.update import Update
@@ -46,6 +46,7 @@ class AppliedRecords(Optimizer):
             "lr": method.lr,
             "seed": check_seed(seed),
             "distribution": method.distribution,
+            "rank": method.rank,
             "round": 0,
             "applied": 0,
         }
@@ -62,6 +63,8 @@ class AppliedRecords(Optimizer):
                     f"parameter {name!r} is {parameter.dtype}; masters are fp32: load the model in float32"
                 )
             check_numel(parameter.numel(), name)
+            if method.distribution == "low_rank" and parameter.dim() > 1:
+                check_matrix(parameter.shape, name)
         self._create_state()
 
     @property
@@ -143,8 +146,9 @@ class AppliedRecords(Optimizer):
         self.state[first].update(transform_state.create(self.method.transform, first, self.names[0]))
 
     def _sites(self, round: int) -> list[Site]:
-        seed = self._group["seed"]
-        return [Site(seed, self.method.distribution, t, round) for t in range(len(self.parameters))]
+        method, seed = self.method, self._group["seed"]
+        shapes = enumerate(p.shape for p in self.parameters)
+        return [Site.of(seed, method.distribution, method.rank, t, shape, round) for t, shape in shapes]
 
     def _kernels(self) -> Kernels:
         if self._selected is None:
@@ -226,7 +230,7 @@ class AppliedRecords(Optimizer):
         """Restores H, the rule's state, the round, its record and the learning rate; the options stay as configured.
 
         Raises:
-            ValueError: If the state is of another model, seed or distribution of directions, or holds what cannot be.
+            ValueError: If the state is of another model, seed, distribution or rank, or holds what cannot be.
         """
         group = check_group(state_dict.get("param_groups"), self._group)
         record = check_record(state_dict["param_groups"][0].get("record"), group["round"])

@@ -24,13 +24,26 @@ The polynomials are those of Cephes' ``logf``, ``sinf`` and ``cosf`` (S. Moshier
 **rademacher.** One bit an element, 128 elements a call: the counter's first word is ``e >> 7``; with ``b = e & 127``
 the bit is bit ``b & 31`` (least significant first) of word ``b >> 5``; a set bit gives -1, a clear one +1.
 
-Vectors (seed 20261120, tensor 0, round 0, k 0, p 0), as fp32 bits of elements 0 to 7::
+**low_rank.** A tensor of two dimensions or more, flattened to ``[rows, columns]`` (columns: elements of an entry of its
+first dimension), has a direction of rank n <= 8; a tensor of fewer dimensions has a normal one. The factors U, of shape
+``[rows, n]``, and V, ``[columns, n]``, are drawn as normal elements are, with ``e = 8 row + j`` and purpose 6 in the
+top four bits of the last counter word for ``U[row, j]``, ``e = 8 column + j`` and purpose 7 for ``V[column, j]``. Every
+operation is one fp32 rounding, none fused; c is 1 / sqrt(n) rounded once::
+
+    u[row, column] = c * (((U[row,0] V[column,0]) + U[row,1] V[column,1]) + ...)
+
+Vectors (seed 20261120, tensor 0, round 0, k 0, p 0), as fp32 bits of elements 0 to 7, of a matrix of 5 columns::
 
     normal      3f9a2d0d 3f075a7f 4028d867 bccb243e bf9f118d bd5588c8 be792820 bfbdba65
+    rank 1      bf05bae1 be639f82 3d8d361c bdd02ec0 bdddc3e3 bfe60b96 bf43c7f5 3e72ea34
+    rank 2      bf31b131 bed5ad40 40140434 bef7de80 3e942873 bf61d631 be6ae85f c022af90
+    rank 8      c03706d8 bf817dda 3fd5334d c059552d bfad3744 be6e31c7 bde901f4 bfdfaad8
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -38,8 +51,11 @@ from numpy.typing import NDArray
 
 from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, Purpose, last_word, philox4x32
 
-Distribution = Literal["normal", "rademacher"]
+Distribution = Literal["normal", "rademacher", "low_rank"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
+
+MAX_RANK = 8
+"""The largest rank of a direction: as many numbers stand between one row's factors and the next row's."""
 
 LOG_COEFFICIENTS = (
     7.0376836292e-2,
@@ -66,11 +82,13 @@ class Site(NamedTuple):
 
     Attributes:
         seed: The run's 64-bit seed.
-        distribution: ``normal`` or ``rademacher``.
+        distribution: ``normal``, ``rademacher`` or ``low_rank``.
         tensor: The tensor's position in the order handed to the optimizer.
         round: The round r.
         first: Number of the site's first direction, which every p is counted from: who probes directions of its own
             has a stretch of the numbers for itself.
+        rank: Rank of a direction of low rank.
+        columns: Columns of a direction of low rank; 0 where elements are drawn one by one.
     """
 
     seed: int
@@ -78,20 +96,31 @@ class Site(NamedTuple):
     tensor: int
     round: int
     first: int = 0
+    rank: int = 1
+    columns: int = 0
 
-    def word(self, k: int, p: int = 0, count: int = 1) -> int:
+    @classmethod
+    def of(
+        cls, seed: int, distribution: Distribution, rank: int, tensor: int, shape: Sequence[int], round: int
+    ) -> Site:
+        """The site of a tensor of a shape."""
+        low = distribution == "low_rank" and len(shape) > 1
+        return cls(seed, distribution, tensor, round, 0, rank, math.prod(shape[1:]) if low else 0)
+
+    def word(self, k: int, p: int = 0, count: int = 1, purpose: Purpose = Purpose.DIRECTIONS) -> int:
         """The last counter word of direction p in local step k, after which come those of p + 1, p + 2 and so on.
 
         Args:
             k: The local step.
             p: The direction, counted from the site's first.
             count: How many directions are to be drawn from p on.
+            purpose: What is drawn: elements, or factors of rows or columns.
 
         Raises:
             ValueError: If one of them does not fit 14 bits, or k does not.
         """
-        last_word(Purpose.DIRECTIONS, k, self.first + p + count - 1)
-        return last_word(Purpose.DIRECTIONS, k, self.first + p)
+        last_word(purpose, k, self.first + p + count - 1)
+        return last_word(purpose, k, self.first + p)
 
 
 def check_numel(numel: int, name: str) -> None:
@@ -104,13 +133,26 @@ def check_numel(numel: int, name: str) -> None:
         raise ValueError(f"tensor {name!r} has {numel} elements; a stream addresses at most 2**34 a tensor")
 
 
-def counter_words(index: NDArray[np.int64], site: Site, k: int, p: int) -> NDArray[np.uint32]:
+def check_matrix(shape: Sequence[int], name: str) -> None:
+    """Refuses matrices whose factors the counter cannot address.
+
+    Raises:
+        ValueError: If rows or columns exceed 2**31.
+    """
+    for what, count in (("rows", shape[0]), ("columns", math.prod(shape[1:]))):
+        if MAX_RANK * count > MAX_ELEMENTS:
+            raise ValueError(f"tensor {name!r} has {count} {what}; a direction of low rank has at most 2**31 of them")
+
+
+def counter_words(
+    index: NDArray[np.int64], site: Site, k: int, p: int, purpose: Purpose = Purpose.DIRECTIONS
+) -> NDArray[np.uint32]:
     """Random words of the blocks ``index``, shape ``[len(index), 4]``."""
     counter = np.empty((len(index), 4), dtype=np.uint32)
     counter[:, 0] = index
     counter[:, 1] = site.tensor
     counter[:, 2] = site.round
-    counter[:, 3] = site.word(k, p)
+    counter[:, 3] = site.word(k, p, purpose=purpose)
     return philox4x32(counter, site.seed)
 
 
@@ -162,6 +204,38 @@ def box_muller(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> tuple[NDArray[np
     return radius * cosine, radius * sine
 
 
+def normals(words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Four standard normals from the four words of each call, shape ``[calls, 4]``."""
+    values = np.empty(words.shape, dtype=np.float32)
+    values[:, 0], values[:, 1] = box_muller(words[:, 0], words[:, 1])
+    values[:, 2], values[:, 3] = box_muller(words[:, 2], words[:, 3])
+    return values
+
+
+def signs(words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """128 signs from the four words of each call, shape ``[calls, 128]``."""
+    bits = words[:, :, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
+    return (_F(1) - _F(2) * bits.astype(np.float32)).reshape(len(words), 128)
+
+
+def factors(site: Site, purpose: Purpose, k: int, p: int, start: int, count: int) -> NDArray[np.float32]:
+    """U of ``count`` rows from ``start`` on, or V of columns, shape ``[count, rank]``."""
+    calls = np.arange(MAX_RANK * start // 4, MAX_RANK * (start + count) // 4, dtype=np.int64)
+    return normals(counter_words(calls, site, k, p, purpose)).reshape(count, MAX_RANK)[:, : site.rank]
+
+
+def low_rank(site: Site, k: int, p: int, start: int, count: int) -> NDArray[np.float32]:
+    """Elements ``start`` to ``start + count - 1`` of a direction of low rank, row after row, shape ``[count]``."""
+    row, column = np.divmod(np.arange(start, start + count, dtype=np.int64), site.columns)
+    first, last = int(row[0]), int(row[-1])
+    u = factors(site, Purpose.ROWS, k, p, first, last - first + 1)[row - first]
+    v = factors(site, Purpose.COLUMNS, k, p, 0, site.columns)[column]
+    total = u[:, 0] * v[:, 0]
+    for j in range(1, site.rank):
+        total = total + u[:, j] * v[:, j]
+    return _F(1.0 / math.sqrt(site.rank)) * total
+
+
 def direction(site: Site, k: int, p: int, start: int, count: int) -> NDArray[np.float32]:
     """Elements ``start`` to ``start + count - 1`` of u(r, k, p) for one tensor, shape ``[count]``, fp32.
 
@@ -169,15 +243,10 @@ def direction(site: Site, k: int, p: int, start: int, count: int) -> NDArray[np.
         ValueError: If ``k`` or ``p`` do not fit 14 bits or the elements lie beyond 2**34.
     """
     check_numel(start + count, f"tensor {site.tensor}")
-    per_block = 4 if site.distribution == "normal" else 128
+    if site.columns and count:
+        return low_rank(site, k, p, start, count)
+    per_block, drawn = (128, signs) if site.distribution == "rademacher" else (4, normals)
     first, last = start // per_block, -(-(start + count) // per_block)
-    words = counter_words(np.arange(first, last, dtype=np.int64), site, k, p)
-    if site.distribution == "normal":
-        values = np.empty(words.shape, dtype=np.float32)
-        values[:, 0], values[:, 1] = box_muller(words[:, 0], words[:, 1])
-        values[:, 2], values[:, 3] = box_muller(words[:, 2], words[:, 3])
-    else:
-        bits = words[:, :, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
-        values = _F(1) - _F(2) * bits.astype(np.float32)
+    values = drawn(counter_words(np.arange(first, last, dtype=np.int64), site, k, p))
     offset = start - first * per_block
     return values.reshape(-1)[offset : offset + count]

@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher", "low_rank"])
 def test_directions_equal_the_reference(backend, distribution):
     count = (1 << 22) + 5
-    site = Site(2**63 + 5, distribution, 3, 1499)
+    site = Site.of(2**63 + 5, distribution, 3, 3, (1, 1000), 1499)
     out = torch.empty(count, device="cuda")
     select(backend, out.device).combine(out, site, 1, np.ones(1, dtype=np.float32))
     assert np.array_equal(out.cpu().numpy().view(np.uint32), direction(site, 1, 0, 0, count).view(np.uint32))
@@ -41,6 +41,7 @@ def test_directions_equal_the_reference(backend, distribution):
         {"preconditioner": Diagonal(hessian_update="all")},
         {"preconditioner": Scalar()},
         {"update_rule": Momentum(), "distribution": "rademacher"},
+        {"preconditioner": Diagonal(), "distribution": "low_rank", "rank": 2},
         {"update_rule": Adam()},
         {"update_rule": Yogi(), "preconditioner": Identity()},
         {"update_rule": Adagrad()},
@@ -88,9 +89,9 @@ def test_a_large_tensor_is_updated_as_on_the_cpu():
             assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
 
 
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher", "low_rank"])
 def test_rows_and_16_bit_points_equal_those_of_the_cpu(distribution):
-    site, none = Site(7, distribution, 1, 3), np.empty((0, 1), dtype=np.float32)
+    site, none = Site.of(7, distribution, 5, 1, (500, 96), 3), np.empty((0, 1), dtype=np.float32)
     base = torch.randn(500, 96, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([3, 499, 3, 0])
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -1,5 +1,6 @@
 """Promise 7: the same update from every backend, whatever the size, the strides and the number of threads."""
 
+import math
 import sys
 import types
 
@@ -12,6 +13,7 @@ from hiso_pl.zeroth_order.philox import MAX_ELEMENTS, Purpose, last_word
 from hiso_pl.zeroth_order.streams import Site, direction
 
 CPU = torch.device("cpu")
+DISTRIBUTIONS = ["normal", "rademacher", "low_rank"]
 
 
 @pytest.fixture
@@ -32,13 +34,13 @@ def tensors(numel, kind, generator):
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
 @pytest.mark.parametrize("numel", [1, 3, 127, 1024, 5003])
 def test_every_pass_equals_the_reference(backend, distribution, kind, numel):
     generator = torch.Generator().manual_seed(numel)
     fast, plain = select(backend, CPU), select("reference", CPU)
-    site = Site(2**63 + 5, distribution, 3, 1499)
+    site = Site.of(2**63 + 5, distribution, 3, 3, (numel, 37), 1499)
     weights = torch.randn(3, 4, generator=generator).numpy()
     for drift in (weights[:0], weights[:1], weights[:2]):
         for offset in (Offset(2, 1e-3), Offset(1, -1e-3), None):
@@ -81,13 +83,14 @@ def test_elements_are_counted_by_logical_index_not_by_memory(backend):
     assert same_bits(out, out_strided)
 
 
-def test_threads_do_not_change_a_bit(threads):
-    results = []
+@pytest.mark.parametrize("distribution", ["normal", "low_rank"])
+def test_threads_do_not_change_a_bit(threads, distribution):
+    results, site = [], Site.of(1, distribution, 2, 0, (300_001, 1501), 0)
     for count in (1, 2, 3):
         threads(count)
         x, h = torch.ones(300_001), torch.ones(300_001)
         weights = np.array([[0.5, -2.0, 1e-3]], dtype=np.float32)
-        sums = select("numba", CPU).update(x, h, Site(1, "normal", 0, 0), weights, 0.1, Decay(0.05, 0, 0, "last"), True)
+        sums = select("numba", CPU).update(x, h, site, weights, 0.1, Decay(0.05, 0, 0, "last"), True)
         results.append((x, h, sums))
     for x, h, sums in results[1:]:
         assert same_bits(x, results[0][0])
@@ -152,8 +155,28 @@ def passes(kernels, site, x, hessian, k, p, weights, rows):
     return found
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("most", [1 << 24, 0])
+@pytest.mark.parametrize("shape", [(3, 1), (1, 7), (1, 2500), (40, 5), (3, 1030), (5, 3, 3, 3), (2, 1024), (1500, 1)])
+def test_matrices_of_every_shape_equal_the_reference(backend, most, shape, monkeypatch):
+    """Rows shorter and longer than a block, single ones, and column factors that are kept or not."""
+    monkeypatch.setattr("hiso_pl.zeroth_order.kernels.numba_cpu.MOST_KEPT", most)
+    if backend == "torch" and not most:
+        pytest.skip("the torch operations keep none")
+    for rank in (1, 2, 5, 8):
+        generator = torch.Generator().manual_seed(rank)
+        x, hessian = (t.view(shape) for t in tensors(math.prod(shape), "elementwise", generator))
+        site = Site.of(2**63 + 5, "low_rank", rank, 3, shape, 1499)
+        weights = torch.randn(2, 3, generator=generator).numpy()
+        rows = torch.tensor([0, shape[0] - 1, 0])
+        found, expected = (
+            passes(select(name, CPU), site, x, hessian, 2, 1, weights, rows) for name in (backend, "reference")
+        )
+        assert all(same_bits(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_directions_are_counted_from_the_site_s_first(backend, distribution):
     """Direction p of a site whose first is f is direction p + f: here by a sum whose first f weights are zero."""
     generator = torch.Generator().manual_seed(3)
@@ -161,7 +184,8 @@ def test_directions_are_counted_from_the_site_s_first(backend, distribution):
     x, hessian = (t.view(11, 103) for t in tensors(11 * 103, "elementwise", generator))
     weights = torch.randn(2, 3, generator=generator).numpy()
     padded = np.concatenate([np.zeros((2, first), dtype=np.float32), weights], axis=1)
-    own, whole = (Site(2**63 + 5, distribution, 3, 1499, f) for f in (first, 0))
+    whole = Site.of(2**63 + 5, distribution, 5, 3, (11, 103), 1499)
+    own = whole._replace(first=first)
     rows = torch.tensor([6, 0, 3, 3])
     found = passes(kernels, own, x, hessian, 2, 1, weights, rows)
     for mine, theirs in zip(found, passes(kernels, whole, x, hessian, 2, 1 + first, padded, rows), strict=True):
@@ -188,13 +212,13 @@ def test_directions_beyond_their_bits_are_refused(backend):
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
 @pytest.mark.parametrize("width", [1, 6, 128, 1030])
 def test_rows_of_a_point_equal_those_of_the_whole(backend, distribution, kind, width):
     generator = torch.Generator().manual_seed(width)
     kernels, plain = select(backend, CPU), select("reference", CPU)
-    site, rows = Site(7, distribution, 2, 5), torch.tensor([6, 0, 3, 3])
+    site, rows = Site.of(7, distribution, 6, 2, (7, width), 5), torch.tensor([6, 0, 3, 3])
     weights = torch.randn(2, 3, generator=generator).numpy()
     x, hessian = tensors(7 * width, kind, generator)
     x = x.view(7, width)
@@ -230,31 +254,35 @@ def test_16_bit_storage_is_the_fp32_result_rounded_to_nearest_even(backend, dtyp
     assert torch.equal(rows, whole[[3, 1]].to(dtype))
 
 
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_last_addressable_elements_are_drawn_right(distribution):
     loops = pytest.importorskip("hiso_pl.zeroth_order.kernels.numba_loops")
     start, count = MAX_ELEMENTS - 1024, 1024
     drawn, words = np.empty(count + 128, dtype=np.float32), np.empty((4, 288), dtype=np.uint32)
     key = 2**63 + 5
     word = last_word(Purpose.DIRECTIONS, 1, 2)
-    stream = (distribution == "normal", 9, key & 0xFFFFFFFF, key >> 32)
-    loops._draw(start, count, stream, 3, word, words, drawn)
-    expected = direction(Site(key, distribution, 3, 9), 1, 2, start, count)
+    site = Site.of(key, distribution, 1, 3, (1 << 31, 8), 9)  # the most rows there can be
+    stream = (distribution == "rademacher", 9, key & 0xFFFFFFFF, key >> 32, 1, np.float32(1), 0)
+    room = words, np.empty((1, 1024), dtype=np.float32), np.empty((1, 1024), dtype=np.float32)
+    place, none = (3, site.columns), np.empty((0, 1, 1), dtype=np.float32)
+    loops._draw(start, count, stream, place, word, 0, none, room, drawn)
+    expected = direction(site, 1, 2, start, count)
     assert np.array_equal(drawn[:count].view(np.uint32), expected.view(np.uint32))
     span = torch_ops._Span(CPU, count, first=start)
-    assert np.array_equal(torch_ops._direction(Site(key, distribution, 3, 9), 1, 2, span).numpy(), expected)
+    assert np.array_equal(torch_ops._direction(site, 1, 2, span).numpy(), expected)
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @pytest.mark.parametrize("kind", ["none", "one", "elementwise"])
-@pytest.mark.parametrize("strided", [False, True])
-def test_all_tensors_in_one_call_are_as_one_at_a_time(backend, kind, strided, threads):
+@pytest.mark.parametrize(("strided", "distribution"), [(False, "normal"), (True, "normal"), (False, "low_rank")])
+def test_all_tensors_in_one_call_are_as_one_at_a_time(backend, kind, strided, distribution, threads):
     threads(2)
     generator = torch.Generator().manual_seed(1)
     kernels, plain = select(backend, CPU), select("reference", CPU)
     wide = 700 if backend == "numba" else 7  # enough blocks for both threads, where there are any
     sizes = [(3,), (1,), (300, wide), (1025,), (40, 6)]
-    sites = [Site(9, "normal", t, 4) for t in (0, 1, 2, 5, 6)]  # an empty tensor may lie between them
+    numbers = (0, 1, 2, 5, 6)  # an empty tensor may lie between them
+    sites = [Site.of(9, distribution, 3, t, size, 4) for t, size in zip(numbers, sizes, strict=True)]
     weights = torch.randn(2, 3, generator=generator).numpy()
     bases = [torch.randn(size, generator=generator) for size in sizes]
     shared = torch.tensor([0.3])

@@ -110,6 +110,18 @@ CASES |= {
 }
 
 
+# directions of low rank: each preconditioner once, and another rank
+CASES |= {
+    f"{preconditioner} Sgd tau={tau} low_rank {rank}": {
+        "preconditioner": PRECONDITIONERS[preconditioner]("last"),
+        "local_steps": tau,
+        "distribution": "low_rank",
+        "rank": rank,
+    }
+    for preconditioner, tau, rank in [*((name, 3, 3) for name in PRECONDITIONERS), ("Diagonal", 1, 1)]
+}
+
+
 @pytest.fixture
 def replayed(optimizer_of, fixed):
     """The optimizer after the records."""

@@ -7,7 +7,7 @@ from scipy import stats
 
 from hiso_pl.zeroth_order.kernels import select
 from hiso_pl.zeroth_order.philox import Draws, Purpose, last_word, philox4x32
-from hiso_pl.zeroth_order.streams import Site, counter_words, direction
+from hiso_pl.zeroth_order.streams import Site, box_muller, check_matrix, counter_words, direction, factors
 
 BACKENDS = ["reference", "numba", "torch"]
 CPU = torch.device("cpu")
@@ -65,6 +65,14 @@ def test_integers_of_the_format():
             4,
             "bfe11b16 bf8b32c0 c0050866 3eed4de1 bf75f24e 3ea78c26 bf511d71 3f96286e",
         ),
+        *(
+            (Site(20261120, "low_rank", 0, 0, 0, rank, 5), 0, 0, bits)
+            for rank, bits in (
+                (1, "bf05bae1 be639f82 3d8d361c bdd02ec0 bdddc3e3 bfe60b96 bf43c7f5 3e72ea34"),
+                (2, "bf31b131 bed5ad40 40140434 bef7de80 3e942873 bf61d631 be6ae85f c022af90"),
+                (8, "c03706d8 bf817dda 3fd5334d c059552d bfad3744 be6e31c7 bde901f4 bfdfaad8"),
+            )
+        ),
     ],
 )
 def test_normals_of_the_format(backend, site, k, p, bits):
@@ -82,25 +90,23 @@ def test_signs_of_the_format(backend):
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher", "low_rank"])
 def test_backends_agree_on_a_million_elements(backend, distribution):
-    site = Site(7, distribution, 11, 123456)
+    site = Site.of(7, distribution, 2, 11, (1, 3001), 123456)
     count = (1 << 20) + 4099  # past the torch path's chunk, with a tail
     expected = direction(site, 3, 1, 0, count)
     assert np.array_equal(drawn(backend, site, 3, 1, count).view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+@pytest.mark.parametrize("distribution", ["normal", "rademacher", "low_rank"])
 def test_any_stretch_equals_the_same_stretch_of_the_whole(distribution):
-    site = Site(1, distribution, 0, 5)
+    site = Site.of(1, distribution, 3, 0, (1, 7), 5)
     whole = direction(site, 0, 2, 0, 1000)
     for start, count in ((0, 1), (1, 3), (3, 127), (129, 512), (997, 3)):
         assert np.array_equal(direction(site, 0, 2, start, count), whole[start : start + count])
 
 
 def test_extreme_words_give_finite_normals():
-    from hiso_pl.zeroth_order.streams import box_muller
-
     corner = np.array([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFF7F, 0xFFFFFFFF], dtype=np.uint32)
     a, b = (x.reshape(-1) for x in np.meshgrid(corner, corner))
     for values in box_muller(a, b):
@@ -137,6 +143,68 @@ def test_streams_are_independent_of_each_other(distribution):
         assert abs(np.dot(base.astype(np.float64), other)) / n < 5 / np.sqrt(n), what
 
 
+def test_a_direction_of_low_rank_is_the_product_of_its_factors():
+    """By the definition, element by element in float64; a tensor of one dimension has a normal direction."""
+    site = Site.of(5, "low_rank", 3, 2, (6, 2, 2), 9)
+    factors = {
+        purpose: np.array(
+            [[normal_of(site, purpose, 8 * i + j, k=1, p=4) for j in range(3)] for i in range(count)], np.float64
+        )
+        for purpose, count in ((Purpose.ROWS, 6), (Purpose.COLUMNS, 4))
+    }
+    expected = factors[Purpose.ROWS] @ factors[Purpose.COLUMNS].T / np.sqrt(3.0)
+    found = direction(site, 1, 4, 0, 24).reshape(6, 4)
+    assert np.allclose(found, expected, rtol=0, atol=1e-6)
+    assert np.linalg.matrix_rank(found.astype(np.float64), tol=1e-5) == 3
+    vector = Site.of(5, "low_rank", 3, 2, (24,), 9)
+    assert np.array_equal(direction(vector, 1, 4, 0, 24), direction(Site(5, "normal", 2, 9), 1, 4, 0, 24))
+
+
+def normal_of(site, purpose, element, k, p):
+    """The normal of an element index by its own counter, for a purpose."""
+    counter = np.array([[element >> 2, site.tensor, site.round, purpose << 28 | k << 14 | p]], dtype=np.uint32)
+    words = philox4x32(counter, site.seed)[0]
+    first = 2 * (element >> 1 & 1)
+    return box_muller(words[first : first + 1], words[first + 1 : first + 2])[element & 1][0]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_moments_of_low_rank(rank):
+    """Mean 0, variance 1, no two elements correlated, E[W W^T] = columns I; fourth moment 3 + 6 / rank."""
+    rows, columns, n = 4, 3, 6000
+    site = Site.of(8, "low_rank", rank, 1, (rows, columns), 2)
+    u = np.stack([direction(site, 0, p, 0, rows * columns) for p in range(n)]).astype(np.float64)
+    kurtosis = 3 + 6 / rank
+    assert np.abs(u.mean(axis=0)).max() < 5 / np.sqrt(n)
+    covariance = u.T @ u / n
+    # between elements of one row a product's variance is E[u^2 u'^2] < kurtosis
+    assert np.abs(covariance - np.eye(rows * columns)).max() < 5 * np.sqrt(kurtosis / n)
+    w = u.reshape(n, rows, columns)
+    assert np.abs(np.einsum("nij,nkj->ik", w, w) / n - columns * np.eye(rows)).max() < 8 * np.sqrt(
+        columns * kurtosis / n
+    )
+    assert abs((u**4).mean() - kurtosis) < 0.25 * kurtosis
+
+
+def test_factors_are_independent_of_each_other():
+    n = 1 << 15
+    site = Site.of(3, "low_rank", 8, 2, (n, n), 9)
+    base = factors(site, Purpose.ROWS, 1, 1, 0, n).reshape(-1)
+    others = {
+        "columns": factors(site, Purpose.COLUMNS, 1, 1, 0, n),
+        "direction": factors(site, Purpose.ROWS, 1, 2, 0, n),
+        "first direction": factors(site._replace(first=1), Purpose.ROWS, 1, 1, 0, n),
+        "local step": factors(site, Purpose.ROWS, 2, 1, 0, n),
+        "tensor": factors(site._replace(tensor=3), Purpose.ROWS, 1, 1, 0, n),
+        "round": factors(site._replace(round=10), Purpose.ROWS, 1, 1, 0, n),
+        "elements": direction(Site(3, "normal", 2, 9), 1, 1, 0, 8 * n),
+        "next factor": np.roll(base, 1),
+        "next row": np.roll(base, 8),
+    }
+    for what, other in others.items():
+        assert abs(np.dot(base.astype(np.float64), other.reshape(-1))) / (8 * n) < 5 / np.sqrt(8 * n), what
+
+
 def test_purposes_do_not_share_numbers():
     draws = {purpose: tuple(Draws(5, purpose).uint64(4).tolist()) for purpose in Purpose}
     assert len(set(draws.values())) == len(Purpose)
@@ -167,3 +235,13 @@ def test_elements_beyond_the_counter_are_refused():
     with pytest.raises(ValueError, match=r"2\*\*34"):
         direction(Site(0, "normal", 0, 0), 0, 0, (1 << 34) - 2, 4)
     assert len(direction(Site(0, "normal", 0, 0), 0, 0, (1 << 34) - 4, 4)) == 4
+
+
+def test_rows_and_columns_beyond_the_counter_are_refused():
+    check_matrix((1 << 31, 1, 2), "w")
+    with pytest.raises(
+        ValueError, match=r"tensor 'w' has 2147483649 rows; a direction of low rank has at most 2\*\*31"
+    ):
+        check_matrix(((1 << 31) + 1, 1), "w")
+    with pytest.raises(ValueError, match=r"4294967296 columns"):
+        check_matrix((1, 1 << 16, 1 << 16), "w")

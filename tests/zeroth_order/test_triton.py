@@ -21,7 +21,7 @@ from hiso_pl.zeroth_order.streams import Site, direction
 
 CPU = torch.device("cpu")
 KINDS = ["none", "one", "elementwise"]
-DISTRIBUTIONS = ["normal", "rademacher"]
+DISTRIBUTIONS = ["normal", "rademacher", "low_rank"]
 CASES = {}  # type: ignore[var-annotated]
 
 
@@ -69,9 +69,9 @@ def check_update(fast, plain, x, hessian, site, weights, lr, decay, squares=True
 
 def check_passes(distribution, kind):
     fast, plain = backends()
-    site = Site(2**63 + 5, distribution, 3, 1499)
-    for numel in (1, 3, 127, 1024, 5003):
+    for rank, numel in enumerate((1, 3, 127, 1024, 5003), 1):
         generator = torch.Generator().manual_seed(numel)
+        site = Site.of(2**63 + 5, distribution, rank, 3, (numel, 37), 1499)
         weights = torch.randn(2, 3, generator=generator).numpy()
         x, hessian = tensors(numel, kind, generator)
         out, expected = torch.empty(numel), torch.empty(numel)
@@ -92,7 +92,7 @@ def check_passes(distribution, kind):
 
 def check_rows(distribution, width):
     fast, plain = backends()
-    site, rows = Site(7, distribution, 2, 5), torch.tensor([6, 0, 3, 3])
+    site, rows = Site.of(7, distribution, 2, 2, (7, width), 5), torch.tensor([6, 0, 3, 3])
     generator = torch.Generator().manual_seed(width)
     weights = torch.randn(2, 2, generator=generator).numpy()
     for kind, steps, offset in (("none", 2, None), ("one", 0, Offset(1, -1e-3)), ("elementwise", 1, Offset(0, 1e-3))):
@@ -121,7 +121,7 @@ def check_16_bit(dtype):
     matrix, rows = base[-1000:].view(4, 250), torch.tensor([3, 1, 3])
     some, whole = torch.empty(3, 250, dtype=dtype), torch.empty(4, 250)
     for distribution in DISTRIBUTIONS:
-        site = Site(7, distribution, 2, 5)
+        site = Site.of(7, distribution, 5, 2, (4, 250), 5)
         fast.displace(some, matrix, matrix.abs(), site, 0, Offset(1, 1e-3), none, 0.0, rows)
         plain.displace(whole, matrix, matrix.abs(), site, 0, Offset(1, 1e-3), none, 0.0)
         assert_same_bits(some, whole[rows].to(dtype))
@@ -139,16 +139,17 @@ def recorder():
             super().__init__()
             self.launches = []
 
-        def _launch(self, kernel, programs, normal, **arguments):
-            self.launches.append((arguments.get("table"), programs, arguments["UNIT"]))
-            super()._launch(kernel, programs, normal, **arguments)
+        def _launch(self, kernel, programs, **arguments):
+            if "UNIT" in arguments:  # not one that draws factors
+                self.launches.append((arguments.get("table"), programs, arguments["UNIT"]))
+            super()._launch(kernel, programs, **arguments)
 
     return Recorder()
 
 
 def network(sizes, kind, distribution, generator):
     pairs = [tensors(size, kind, generator) for size in sizes]
-    sites = [Site(2**63 + 5, distribution, 2 * t, 4) for t in range(len(sizes))]
+    sites = [Site.of(2**63 + 5, distribution, 3, 2 * t, size, 4) for t, size in enumerate(sizes)]
     return [x for x, _ in pairs], [h for _, h in pairs], sites
 
 
@@ -184,8 +185,37 @@ def check_all(distribution, kind):
     check_displace_all(fast, plain, xs[:3], hessians[:3], sites[:3], None, weights[:1])
     decay = {"elementwise": Decay(0.05, 1e-8, 1e-8, "all" if distribution == "normal" else "first")}.get(kind)
     check_update_all(fast, plain, xs, hessians, sites, weights, decay)
+    if distribution == "low_rank":  # vectors first, then matrices
+        assert [(p, u) for _, p, u in fast.launches] == 2 * [(4, 8), (4, 1), (3, 8)] + [
+            (2, 1),
+            (3, 8),
+            (4, 8),
+            (4, 1),
+            (3, 8),
+        ]
+        return
     counts = ((7, 4), (7, 4), (3, 2), (7, 4)) if distribution == "normal" else ((2, 3), (2, 3), (1, 2), (2, 3))
     assert [(p, u) for _, p, u in fast.launches] == [(p, u) for c in counts for p, u in zip(c, (8, 1), strict=True)]
+
+
+@case("many-matrices")
+def check_groups():
+    """Matrices whose factors do not fit together are taken one after the other, and many steps in several launches."""
+    from hiso_pl.zeroth_order.kernels import triton_gpu
+
+    fast, (_, plain) = recorder(), backends()
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.randn(3, 2, generator=generator).numpy()
+    xs, hessians, sites = network([(30, 8), (1, 9), (5,), (9, 1), (0, 4), (2, 3, 3)], "none", "low_rank", generator)
+    before = triton_gpu.MOST_FACTORS, triton_gpu._MAX_PROGRAMS
+    triton_gpu.MOST_FACTORS, triton_gpu._MAX_PROGRAMS = 0, 5
+    check_displace_all(fast, plain, xs, hessians, sites, Offset(1, 1e-2), weights)
+    check_update_all(fast, plain, xs, hessians, sites, weights, None)
+    assert len(fast.launches) == 2 * 5
+    triton_gpu.MOST_FACTORS, triton_gpu._MAX_PROGRAMS = before
+    fast.launches.clear()
+    check_update_all(fast, plain, xs, hessians, sites, weights, None)
+    assert len(fast.launches) == 3  # that vector, and matrices of round sizes and of others
 
 
 for _distribution in DISTRIBUTIONS:
@@ -208,12 +238,16 @@ def check_vectors():
     fast.combine(out, Site(2**63 + 5, "normal", 3, 1499), 2, np.array([0, 0, 0, 0, 1], dtype=np.float32))
     drawn = " ".join(f"{v:08x}" for v in out.numpy().view(np.uint32))
     assert drawn == "bfe11b16 bf8b32c0 c0050866 3eed4de1 bf75f24e 3ea78c26 bf511d71 3f96286e"
+    fast.combine(out, Site(20261120, "low_rank", 0, 0, 0, 2, 5), 0, np.ones(1, dtype=np.float32))
+    drawn = " ".join(f"{v:08x}" for v in out.numpy().view(np.uint32))
+    assert drawn == "bf31b131 bed5ad40 40140434 bef7de80 3e942873 bf61d631 be6ae85f c022af90"
 
 
 @case("last-elements")
 def check_last_elements():
     key, word = 2**64 - 3, last_word(Purpose.DIRECTIONS, 1, 2)
-    for distribution, start in itertools.product(DISTRIBUTIONS, (0, MAX_ELEMENTS // 2 - 1024, MAX_ELEMENTS - 4096)):
+    starts = (0, MAX_ELEMENTS // 2 - 1024, MAX_ELEMENTS - 4096)
+    for distribution, start in itertools.product(("normal", "rademacher"), starts):
         out = torch.empty(4096)
         drawn[(1,)](out, start, 3, 2**32 - 1, word, key & 0xFFFFFFFF, key >> 32, distribution == "normal", 4096)
         expected = direction(Site(key, distribution, 3, 2**32 - 1), 1, 2, start, 4096)
@@ -249,7 +283,7 @@ def check_chained_updates():
     fast, plain = backends()
     generator = torch.Generator().manual_seed(1)
     for distribution, decay in zip(
-        DISTRIBUTIONS, (Decay(0.05, 1e-8, 1e-8, "last"), Decay(0.1, 0.0, 0.0, "all")), strict=True
+        ("normal", "rademacher"), (Decay(0.05, 1e-8, 1e-8, "last"), Decay(0.1, 0.0, 0.0, "all")), strict=True
     ):
         x, h = torch.randn(2053, generator=generator), torch.ones(2053)
         for r in range(3):
@@ -451,12 +485,13 @@ if __name__ == "__main__":
     def drawn(out, start, tensor, rnd, word, key0, key1, NORMAL: tl.constexpr, BLOCK: tl.constexpr):
         u = functions.draw(
             start.to(tl.int64),
-            tensor.to(tl.uint32),
-            rnd.to(tl.uint32),
+            (tensor.to(tl.uint32),),
+            (rnd.to(tl.uint32), key0.to(tl.uint32), key1.to(tl.uint32), None, None, None),
             word.to(tl.uint32),
-            key0.to(tl.uint32),
-            key1.to(tl.uint32),
+            0,
+            None,
             NORMAL,
+            0,
             BLOCK,
         )
         tl.store(out + tl.arange(0, BLOCK), u)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,8 @@ _WHOLE = np.zeros(1, dtype=np.int64)
 _WIDTHS = {torch.float32: loops.FP32, torch.bfloat16: loops.BF16, torch.float16: loops.FP16}
 _NO_LEAVES = np.empty((0, 0), dtype=np.float64)
 _MIN_BLOCKS_PER_THREAD = 32
+MOST_KEPT = 1 << 24
+"""Numbers of a tensor's column factors that a thread keeps for a pass, 64 MiB; more are drawn each time."""
 
 
 def _flat(tensor: Tensor) -> NDArray[Any]:
@@ -43,8 +46,13 @@ class _Argument:
             self._tensor.copy_(self._contiguous)
 
 
-def _stream(site: Site) -> tuple[bool, int, int, int]:
-    return site.distribution == "normal", site.round, site.seed & 0xFFFFFFFF, site.seed >> 32
+def _stream(site: Site) -> tuple[Any, ...]:
+    key, scale = (site.seed & 0xFFFFFFFF, site.seed >> 32), np.float32(1.0 / math.sqrt(site.rank))
+    return site.distribution == "rademacher", site.round, *key, site.rank, scale, MOST_KEPT
+
+
+def _place(site: Site) -> tuple[int, int]:
+    return site.tensor, site.columns
 
 
 def _first_word(site: Site, weights: NDArray[np.float32]) -> int:
@@ -105,7 +113,7 @@ class NumbaKernels(Kernels):
         target, stream, word = _Argument(out), _stream(site), site.word(k, 0, len(weights))
         self._blocks(
             _count(out.numel()),
-            lambda lo, hi: loops.combine(target.array, lo, hi, stream, site.tensor, word, weights),
+            lambda lo, hi: loops.combine(target.array, lo, hi, stream, _place(site), word, weights),
         )
         target.write_back()
 
@@ -135,7 +143,7 @@ class NumbaKernels(Kernels):
         self._blocks(
             len(chosen) * _count(size),
             lambda lo, hi: loops.displace(
-                target.array, width, source.array, h, kind, chosen, size, lo, hi, site.tensor, stream, probe
+                target.array, width, source.array, h, kind, chosen, size, lo, hi, _place(site), stream, probe
             ),
         )
         target.write_back()
@@ -161,7 +169,7 @@ class NumbaKernels(Kernels):
         self._blocks(
             _count(x.numel()),
             lambda lo, hi: loops.update(
-                target.array, h, kind, lo, hi, site.tensor, stream, step, average, squares, leaves
+                target.array, h, kind, lo, hi, _place(site), stream, step, average, squares, leaves
             ),
         )
         target.write_back()
@@ -239,6 +247,6 @@ def _table(
         if advance and kind == 1 and base.numel() == 1:
             kind = 2
         address = _NONE.ctypes.data if hessian is None else hessian.data_ptr()
-        rows.append((out.data_ptr(), base.data_ptr(), address, kind, base.numel(), site.tensor, blocks))
+        rows.append((out.data_ptr(), base.data_ptr(), address, kind, base.numel(), site.tensor, blocks, site.columns))
         blocks += _count(base.numel())
     return np.array(rows, dtype=np.int64), blocks

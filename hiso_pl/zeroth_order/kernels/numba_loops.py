@@ -9,10 +9,17 @@ that begins at zero: so every block is a slice.
 The functions carry no annotations: Numba infers their types from the arguments. All stand in this one file because
 Numba's cache on disk is renewed when the file of a function changes, and not when that of one it calls does.
 
-What is the same for all tensors of a call comes in tuples. ``stream``: whether directions are normal, the round, both
-words of the key. ``probe``: whether there is a direction, mu, its counter word, that of k = p = 0, the weights of the
-drift, the learning rate. ``step``: an update's weights, the counter word of k = p = 0, the learning rate. ``average``:
-whether H advances, the first and the last local step in which it does, 1 - nu, nu, eps, floor.
+Of a direction of low rank a block's rows of U are drawn with it, and V once for all blocks, if there is room for that.
+
+What is the same for all tensors of a call comes in tuples. ``stream``: whether directions are signs, the round, both
+words of the key, the rank and 1 / its root, the most elements of V to be kept. ``probe``: whether there is a direction,
+mu, its counter word, that of k = p = 0, the weights of the drift, the learning rate. ``step``: an update's weights, the
+counter word of k = p = 0, the learning rate. ``average``: whether H advances, the first and the last local step in
+which it does, 1 - nu, nu, eps, floor.
+
+``place`` is a tensor's number and its columns, 0 where its elements are drawn one by one. ``v`` is V of the call's
+directions, numbered in the order of the words that ask for them; of none, where each is drawn when it is asked for.
+``room`` is scratch for a draw.
 """
 
 from __future__ import annotations
@@ -26,11 +33,12 @@ from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from hiso_pl.zeroth_order.kernels.base import LEAF
-from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose, last_word
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
     LN_2,
     LOG_COEFFICIENTS,
+    MAX_RANK,
     PI_4,
     SIN_COEFFICIENTS,
     SQRT_HALF,
@@ -40,6 +48,8 @@ BLOCK = LEAF
 ALIGNMENT = 128  # elements of a Rademacher call: where a row begins inside one, its directions are drawn from there on
 FP32, BF16, FP16 = 0, 1, 2
 _CALLS = (BLOCK + ALIGNMENT) // 4
+_ROWS, _COLUMNS = last_word(Purpose.ROWS), last_word(Purpose.COLUMNS)
+_STRIDE = MAX_RANK // 4  # calls from the factors of one row or column to those of the next
 
 _M0, _M1 = (np.uint64(m) for m in MULTIPLIERS)
 _W0, _W1 = (np.uint32(w) for w in KEY_INCREMENTS)
@@ -145,9 +155,9 @@ def _halves(_context, _address):
 
 
 @_jit
-def _philox(first, count, tensor, rnd, word, key0, key1, w0, w1, w2, w3):
+def _philox(first, step, count, tensor, rnd, word, key0, key1, w0, w1, w2, w3):
     for i in range(count):
-        c0 = np.uint32(first + i)
+        c0 = np.uint32(first + i * step)
         c1 = np.uint32(tensor)
         c2 = np.uint32(rnd)
         c3 = np.uint32(word)
@@ -182,29 +192,123 @@ def _box_muller(w0, w1, w2, w3, count, u):
 
 
 @_jit
-def _draw(start, count, stream, tensor, word, words, u):
-    """Fills ``u`` with the directions of ``count`` elements or a few more; ``start`` begins a Philox call."""
-    normal, rnd, key0, key1 = stream
-    if normal:
-        quads = (count + 3) >> 2
-        _philox(start >> 2, quads, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
-        _box_muller(words[0], words[1], words[2], words[3], quads, u)
-    else:
-        calls = (count + 127) >> 7
-        _philox(start >> 7, calls, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
-        for i in range(calls):
-            for j in range(4):
-                w = words[j, i]
-                signs = u[128 * i + 32 * j : 128 * i + 32 * j + 32]
-                for b in range(32):
-                    signs[b] = _as_float(np.uint32(np.uint32((w >> np.uint32(b)) << _U31) | _ONE_BITS))
+def _pairs(w0, w1, count, a, b):
+    for i in range(count):
+        radius = _radius(w0[i])
+        sine, cosine = _sine_cosine(w1[i])
+        a[i] = radius * cosine
+        b[i] = radius * sine
 
 
 @_jit
-def _sum_directions(start, n, stream, tensor, weights, word, words, u, s):
-    """s = ((w[0] u_0) + w[1] u_1) + ... of one local step; ``word`` is the counter word of p = 0."""
+def _singles(w0, w1, count, a):
+    for i in range(count):
+        _, cosine = _sine_cosine(w1[i])
+        a[i] = _radius(w0[i]) * cosine
+
+
+@_jit
+def _factors(first, count, stream, tensor, word, words, out):
+    """Fills ``out``, by factor, with those of ``count`` rows or columns; ``word`` says of which."""
+    _, rnd, key0, key1, rank, _, _ = stream
+    for begin in range(0, count, _CALLS):
+        n = min(_CALLS, count - begin)
+        for call in range((rank + 3) >> 2):
+            at = _STRIDE * (first + begin) + call
+            _philox(at, _STRIDE, n, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
+            for half in range(2):
+                j = 4 * call + 2 * half
+                if j + 1 < rank:
+                    _pairs(words[2 * half], words[2 * half + 1], n, out[j][begin:], out[j + 1][begin:])
+                elif j < rank:
+                    _singles(words[2 * half], words[2 * half + 1], n, out[j][begin:])
+
+
+@_jit
+def _kept(elements, directions, stream, place):
+    """Room for V of so many directions, if that many elements ask for it more than once; none otherwise."""
+    columns, rank, most = place[1], stream[4], stream[6]
+    if columns == 0 or elements <= columns or directions * rank * columns > most:
+        directions = 0
+    return np.empty((directions, rank, max(columns, 1)), dtype=np.float32)
+
+
+@_jit
+def _keep(v, first, directions, word, stream, place, room):
+    """Draws V of so many directions, from the one numbered ``first`` and its counter word on."""
+    if v.shape[0] > 0:
+        for p in range(directions):
+            _factors(0, place[1], stream, place[0], _COLUMNS | (word + p), room[0], v[first + p])
+
+
+@_jit
+def _room(stream):
+    """Scratch for a draw: words of calls, factors of a block's rows and of its columns."""
+    rank = stream[4]
+    rows, columns = np.empty((rank, BLOCK), dtype=np.float32), np.empty((rank, BLOCK), dtype=np.float32)
+    return np.empty((4, _CALLS), dtype=np.uint32), rows, columns
+
+
+@_jit
+def _outer(start, count, stream, place, word, number, v, room, u):
+    """Fills ``u`` with ``count`` elements of a direction of low rank, a stretch of a row after the other."""
+    tensor, columns = place
+    rank, scale = stream[4], stream[5]
+    words, factors, drawn = room
+    row = start // columns
+    column = start - row * columns
+    rows = (column + count + columns - 1) // columns
+    _factors(row, rows, stream, tensor, _ROWS | word, words, factors)
+    at = 0
+    for i in range(rows):
+        n = min(columns - column, count - at)
+        target = u[at : at + n]
+        if v.shape[0] == 0:
+            _factors(column, n, stream, tensor, _COLUMNS | word, words, drawn)
+        for j in range(rank):
+            other = drawn[j][:n] if v.shape[0] == 0 else v[number][j][column : column + n]
+            c = factors[j, i]
+            if j == 0:
+                for e in range(n):
+                    target[e] = c * other[e]
+            else:
+                for e in range(n):
+                    target[e] = target[e] + c * other[e]
+        if rank > 1:
+            for e in range(n):
+                target[e] = scale * target[e]
+        at += n
+        column = 0
+
+
+@_jit
+def _draw(start, count, stream, place, word, number, v, room, u):
+    """Fills ``u`` with the directions of ``count`` elements or a few more; ``start`` begins a Philox call, if any."""
+    signs, rnd, key0, key1, _, _, _ = stream
+    tensor, columns = place
+    words = room[0]
+    if columns > 0:
+        _outer(start, count, stream, place, word, number, v, room, u)
+    elif not signs:
+        quads = (count + 3) >> 2
+        _philox(start >> 2, 1, quads, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
+        _box_muller(words[0], words[1], words[2], words[3], quads, u)
+    else:
+        calls = (count + 127) >> 7
+        _philox(start >> 7, 1, calls, tensor, rnd, word, key0, key1, words[0], words[1], words[2], words[3])
+        for i in range(calls):
+            for j in range(4):
+                w = words[j, i]
+                some = u[128 * i + 32 * j : 128 * i + 32 * j + 32]
+                for b in range(32):
+                    some[b] = _as_float(np.uint32(np.uint32((w >> np.uint32(b)) << _U31) | _ONE_BITS))
+
+
+@_jit
+def _sum_directions(start, n, stream, place, weights, word, number, v, room, u, s):
+    """s = ((w[0] u_0) + w[1] u_1) + ... of one local step; ``word`` and ``number`` are those of p = 0."""
     for p in range(weights.size):
-        _draw(start, n, stream, tensor, word + p, words, u)
+        _draw(start, n, stream, place, word + p, number + p, v, room, u)
         c = weights[p]
         if p == 0:
             for i in range(n):
@@ -215,16 +319,18 @@ def _sum_directions(start, n, stream, tensor, weights, word, words, u, s):
 
 
 @_jit
-def combine(out, first, last, stream, tensor, word, weights):
+def combine(out, first, last, stream, place, word, weights):
     """Writes s_k of the blocks ``first`` to ``last - 1``."""
-    words = np.empty((4, _CALLS), dtype=np.uint32)
+    room = _room(stream)
+    v = _kept((last - first) * BLOCK, weights.size, stream, place)
+    _keep(v, 0, weights.size, word, stream, place, room)
     u = np.empty(BLOCK, dtype=np.float32)
     s = np.empty(BLOCK, dtype=np.float32)
     for block in range(first, last):
         start = block * BLOCK
         target = out[start : start + BLOCK]
         n = target.size
-        _sum_directions(start, n, stream, tensor, weights, word, words, u, s)
+        _sum_directions(start, n, stream, place, weights, word, 0, v, room, u, s)
         for i in range(n):
             target[i] = s[i]
 
@@ -282,14 +388,20 @@ def _store_16(out, values, width):
 
 
 @_jit
-def displace(out, width, base, hessian, kind, rows, row_size, first, last, tensor, stream, probe):
+def displace(out, width, base, hessian, kind, rows, row_size, first, last, place, stream, probe):
     """Writes the pieces ``first`` to ``last - 1`` of a probe point.
 
     A row is cut into pieces of a block each, the last of them shorter; a whole tensor is one row. ``width`` is FP32,
     or BF16 or FP16 whose bits ``out`` takes; H's ``kind`` is 0 none, 1 one element, 2 elementwise.
     """
     offset, mu, probe_word, first_word, drift, lr = probe
-    words = np.empty((4, _CALLS), dtype=np.uint32)
+    steps, directions = drift.shape
+    room = _room(stream)
+    v = _kept((last - first) * min(BLOCK, row_size), drift.size + 1, stream, place)
+    for j in range(steps):
+        _keep(v, j * directions, directions, first_word + (j << 14), stream, place, room)
+    if offset:
+        _keep(v, drift.size, 1, probe_word, stream, place, room)
     u = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
     s = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
     total = np.empty(BLOCK + ALIGNMENT, dtype=np.float32)
@@ -300,10 +412,13 @@ def displace(out, width, base, hessian, kind, rows, row_size, first, last, tenso
         within = (piece - row * pieces) * BLOCK
         n = min(BLOCK, row_size - within)
         element = rows[row] * row_size + within
-        start = element & ~np.int64(3) if stream[0] else element & ~np.int64(127)
+        start = element
+        if place[1] == 0:
+            start = element & ~np.int64(127) if stream[0] else element & ~np.int64(3)
         skip = element - start
-        for j in range(drift.shape[0]):
-            _sum_directions(start, skip + n, stream, tensor, drift[j], first_word + (j << 14), words, u, s)
+        for j in range(steps):
+            word = first_word + (j << 14)
+            _sum_directions(start, skip + n, stream, place, drift[j], word, j * directions, v, room, u, s)
             if j == 0:
                 for i in range(skip + n):
                     total[i] = s[i]
@@ -311,8 +426,8 @@ def displace(out, width, base, hessian, kind, rows, row_size, first, last, tenso
                 for i in range(skip + n):
                     total[i] = total[i] + s[i]
         if offset:
-            _draw(start, skip + n, stream, tensor, probe_word, words, u)
-            if drift.shape[0] > 0:
+            _draw(start, skip + n, stream, place, probe_word, drift.size, v, room, u)
+            if steps > 0:
                 for i in range(skip + n):
                     u[i] = mu * u[i] - lr * total[i]
             else:
@@ -321,15 +436,15 @@ def displace(out, width, base, hessian, kind, rows, row_size, first, last, tenso
         else:
             for i in range(skip + n):
                 u[i] = -(lr * total[i])
-        v = u[skip : skip + n]
+        d = u[skip : skip + n]
         x = base[element : element + n]
         at = row * row_size + within
         target = out[at : at + n]
         if width != FP32:
-            _add(point[:n], x, v, hessian, kind, element)
+            _add(point[:n], x, d, hessian, kind, element)
             _store_16(target, point, width)
         else:
-            _add(target, x, v, hessian, kind, element)
+            _add(target, x, d, hessian, kind, element)
 
 
 _WHOLE = np.zeros(1, dtype=np.int64)
@@ -339,28 +454,28 @@ _WHOLE = np.zeros(1, dtype=np.int64)
 def displace_all(table, width, first, last, stream, probe):
     """Writes the blocks ``first`` to ``last - 1`` of a probe point, counted through all tensors of ``table``.
 
-    A row of the table: addresses of out, base and H, H's kind, number of elements, number of the tensor, first block.
+    A row of the table: addresses of out, base and H, H's kind, number of elements, number of the tensor, first block,
+    columns.
     """
     for t in range(table.shape[0]):
         size = table[t, 4]
         lo = max(first - table[t, 6], 0)
         hi = min(last - table[t, 6], (size + BLOCK - 1) // BLOCK)
         if lo < hi:
-            kind, tensor = table[t, 3], table[t, 5]
+            kind, place = table[t, 3], (table[t, 5], table[t, 7])
             base = carray(_floats(table[t, 1]), size)
             h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
             if width == FP32:
                 out = carray(_floats(table[t, 0]), size)
-                displace(out, width, base, h, kind, _WHOLE, size, lo, hi, tensor, stream, probe)
+                displace(out, width, base, h, kind, _WHOLE, size, lo, hi, place, stream, probe)
             else:
                 bits = carray(_halves(table[t, 0]), size)
-                displace(bits, width, base, h, kind, _WHOLE, size, lo, hi, tensor, stream, probe)
+                displace(bits, width, base, h, kind, _WHOLE, size, lo, hi, place, stream, probe)
 
 
 @_jit
-def update(x, hessian, kind, first, last, tensor, stream, step, average, squares, leaves):
+def update(x, hessian, kind, first, last, place, stream, step, average, squares, leaves):
     """Moves x and advances H in the blocks ``first`` to ``last - 1``; ``leaves`` takes the blocks' sums of squares."""
-    words = np.empty((4, _CALLS), dtype=np.uint32)
     u = np.empty(BLOCK, dtype=np.float32)
     s = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
@@ -369,7 +484,11 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
     square = np.empty(BLOCK, dtype=np.float64)
     weights, first_word, lr = step
     advance, since, until, keep, nu, eps, floor = average
-    tau = weights.shape[0]
+    tau, directions = weights.shape
+    room = _room(stream)
+    v = _kept((last - first) * BLOCK, weights.size, stream, place)
+    for k in range(tau):
+        _keep(v, k * directions, directions, first_word + (k << 14), stream, place, room)
     if kind == 1:
         root[:] = np.sqrt(hessian[0])
     for block in range(first, last):
@@ -382,7 +501,8 @@ def update(x, hessian, kind, first, last, tensor, stream, step, average, squares
                 h[i] = stored[i]
                 root[i] = np.sqrt(stored[i])
         for k in range(tau):
-            _sum_directions(start, n, stream, tensor, weights[k], first_word + (k << 14), words, u, s)
+            word = first_word + (k << 14)
+            _sum_directions(start, n, stream, place, weights[k], word, k * directions, v, room, u, s)
             if k == 0:
                 for i in range(n):
                     total[i] = s[i]
@@ -430,8 +550,8 @@ def update_all(table, first, last, stream, step, average, squares, leaves):
         lo = max(first - begin, 0)
         hi = min(last - begin, blocks)
         if lo < hi:
-            kind, tensor = table[t, 3], table[t, 5]
+            kind, place = table[t, 3], (table[t, 5], table[t, 7])
             x = carray(_floats(table[t, 1]), size)
             h = carray(_floats(table[t, 2]), size if kind == 2 else 1)
             own = leaves[:, begin : begin + blocks]
-            update(x, h, kind, lo, hi, tensor, stream, step, average, squares, own)
+            update(x, h, kind, lo, hi, place, stream, step, average, squares, own)

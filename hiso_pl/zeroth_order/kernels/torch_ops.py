@@ -6,6 +6,7 @@ sign. Every floating-point operation is a torch operation of its own, so none is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hiso_pl.zeroth_order.kernels.base import LEAF, Decay, Kernels, Offset, advancing, tree_sum
-from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS
+from hiso_pl.zeroth_order.philox import KEY_INCREMENTS, MULTIPLIERS, ROUNDS, Purpose
 from hiso_pl.zeroth_order.streams import (
     COS_COEFFICIENTS,
     LN_2,
     LOG_COEFFICIENTS,
+    MAX_RANK,
     PI_4,
     SIN_COEFFICIENTS,
     SQRT_HALF,
@@ -44,12 +46,12 @@ def sqrt(values: Tensor) -> Tensor:
     return torch.sqrt(values.to(torch.float64)).to(torch.float32)
 
 
-def _words(blocks: Tensor, site: Site, k: int, p: int) -> list[Tensor]:
+def _words(blocks: Tensor, site: Site, k: int, p: int, purpose: Purpose = Purpose.DIRECTIONS) -> list[Tensor]:
     c = [
         blocks,
         torch.full_like(blocks, site.tensor),
         torch.full_like(blocks, site.round),
-        torch.full_like(blocks, site.word(k, p)),
+        torch.full_like(blocks, site.word(k, p, purpose=purpose)),
     ]
     k0, k1 = site.seed & _MASK32, site.seed >> 32
     for _ in range(ROUNDS):
@@ -125,9 +127,44 @@ class _Span(NamedTuple):
         return values[self.rows].reshape(-1)
 
 
+def _normals(w: list[Tensor]) -> Tensor:
+    """Four normals from the four words of each call, shape ``[calls, 4]``."""
+    return torch.stack([*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])], dim=1)
+
+
+def _factors(site: Site, purpose: Purpose, k: int, p: int, indices: Tensor) -> Tensor:
+    """U of some rows, or V of columns, shape ``[rank, n]``; only calls that give some of it are made."""
+    calls = torch.arange(-(-site.rank // 4), device=indices.device)
+    blocks = (indices[:, None] * (MAX_RANK // 4) + calls).reshape(-1)
+    return _normals(_words(blocks, site, k, p, purpose)).view(len(indices), -1)[:, : site.rank].t()
+
+
+def _low_rank(site: Site, k: int, p: int, span: _Span) -> Tensor:
+    """The span's elements of a direction of low rank, flat."""
+    device, columns = span.device, site.columns
+    if span.rows is not None:
+        u = _factors(site, Purpose.ROWS, k, p, span.rows)[:, :, None]
+        v = _factors(site, Purpose.COLUMNS, k, p, torch.arange(columns, device=device))[:, None, :]
+    else:
+        element = torch.arange(span.first, span.first + span.width, device=device)
+        row, column = element // columns, element % columns
+        first, last = span.first // columns, (span.first + span.width - 1) // columns
+        u = _factors(site, Purpose.ROWS, k, p, torch.arange(first, last + 1, device=device))[:, row - first]
+        if columns < span.width:
+            v = _factors(site, Purpose.COLUMNS, k, p, torch.arange(columns, device=device))[:, column]
+        else:
+            v = _factors(site, Purpose.COLUMNS, k, p, column)
+    total = u[0] * v[0]
+    for j in range(1, site.rank):
+        total = total + u[j] * v[j]
+    return (total * _fp32(1.0 / math.sqrt(site.rank))).reshape(-1)
+
+
 def _direction(site: Site, k: int, p: int, span: _Span) -> Tensor:
     """The span's elements of a direction, flat. Whole blocks are drawn, and what lies around a row is cut off."""
-    per_block = 4 if site.distribution == "normal" else 128
+    if site.columns:
+        return _low_rank(site, k, p, span)
+    per_block = 128 if site.distribution == "rademacher" else 4
     if span.rows is None:
         skip = None
         blocks = torch.arange(-(-span.width // per_block), dtype=torch.int64, device=span.device)
@@ -138,11 +175,11 @@ def _direction(site: Site, k: int, p: int, span: _Span) -> Tensor:
         count = -(-(span.width + per_block - 1) // per_block)
         blocks = (starts // per_block + torch.arange(count, device=span.device)).reshape(-1)
     w = _words(blocks, site, k, p)
-    if site.distribution == "normal":
-        values = torch.stack([*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])], dim=1)
-    else:
+    if site.distribution == "rademacher":
         bits = torch.stack(w, dim=1)[:, :, None] >> torch.arange(32, device=blocks.device) & 1
         values = 1.0 - bits.to(torch.float32) * 2.0
+    else:
+        values = _normals(w)
     if skip is None:
         return values.reshape(-1)[: span.width]
     columns = skip + torch.arange(span.width, device=span.device)

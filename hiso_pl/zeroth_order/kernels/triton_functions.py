@@ -25,6 +25,12 @@ number. First blocks ascend, and columns fill the table up to a power of two wit
 program finds its tensor by bisection: a handful of reads that the first cache answers, and no memory that grows with
 the tensors' sizes, as a map from blocks to tensors would. Where a unit is of more than one element, addresses are
 multiples of 16.
+
+Directions of low rank are read from memory: ``draw_factors`` writes U and V of every direction of a call before it, a
+direction after the other, each factor by factor, ``total`` rows and columns of all tensors together. A table then has
+three rows more: a tensor's columns, and where its U and its V begin. ``stream`` is what all draws of a launch have in
+common: the round, both words of the key, the factors, their ``total``, and 1 / sqrt(rank); ``place`` is a tensor's
+number, columns, and both beginnings; ``lines`` are where the factors of a block's elements are.
 """
 
 from __future__ import annotations
@@ -57,7 +63,7 @@ LAST = tl.constexpr(0)
 FIRST = tl.constexpr(1)
 ALL = tl.constexpr(2)
 # rows of a table of tensors, after the first blocks
-_OUT, _BASE, _HESSIAN, _UNITS, _TENSOR = (tl.constexpr(i) for i in range(1, 6))
+_OUT, _BASE, _HESSIAN, _UNITS, _TENSOR, _COLUMNS, _U, _V = (tl.constexpr(i) for i in range(1, 9))
 
 
 def _fp32(value: float) -> tl.constexpr:
@@ -150,12 +156,65 @@ def _box_muller(a, b):
 
 
 @triton.jit
-def _draw(start, tensor, rnd, word, key0, key1, NORMAL: tl.constexpr, BLOCK: tl.constexpr):
-    """A block of a direction from the element ``start``, int64, on, which begins a Philox call.
+def _place(tensor, columns, u, v):
+    return tensor.to(tl.uint32), columns.to(tl.int64), u.to(tl.int64), v.to(tl.int64)
+
+
+@triton.jit
+def _stream(rnd, key0, key1, factors, total, scale):
+    return rnd.to(tl.uint32), key0.to(tl.uint32), key1.to(tl.uint32), factors, total.to(tl.int64), scale
+
+
+@triton.jit
+def _line(start, place, i: tl.constexpr, BLOCK: tl.constexpr):
+    """Where U of the rows and V of the columns of a block's elements are, of the i-th of every four."""
+    _, columns, u, v = place
+    element = start + 4 * tl.arange(0, BLOCK // 4) + i
+    row = element // columns
+    return u + row, v + (element - row * columns)
+
+
+@triton.jit
+def _lines(start, place, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    """See :func:`_line`, for all four; nothing of use where elements are drawn one by one."""
+    if RANK > 0:
+        lines = (
+            _line(start, place, 0, BLOCK),
+            _line(start, place, 1, BLOCK),
+            _line(start, place, 2, BLOCK),
+            _line(start, place, 3, BLOCK),
+        )
+    else:
+        lines = (start, start, start, start)
+    return lines
+
+
+@triton.jit
+def _product(stream, number, line, RANK: tl.constexpr):
+    """Elements of the direction ``number`` of low rank."""
+    _, _, _, factors, total, scale = stream
+    at = factors + number * RANK * total
+    u, v = line
+    value = tl.load(at + u) * tl.load(at + v)
+    for j in tl.static_range(1, RANK):
+        value = value + tl.load(at + j * total + u) * tl.load(at + j * total + v)
+    return value * scale
+
+
+@triton.jit
+def _draw(start, place, stream, word, number, lines, NORMAL: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    """A block of a direction from the element ``start``, int64, on, which begins a Philox call, if it takes any.
 
     It comes as four tensors: the first elements of every four, the second, third and fourth.
     """
-    if NORMAL:
+    tensor = place[0]
+    rnd, key0, key1, _, _, _ = stream
+    if RANK > 0:
+        u0 = _product(stream, number, lines[0], RANK)
+        u1 = _product(stream, number, lines[1], RANK)
+        u2 = _product(stream, number, lines[2], RANK)
+        u3 = _product(stream, number, lines[3], RANK)
+    elif NORMAL:
         calls = (start >> 2).to(tl.uint32) + tl.arange(0, BLOCK // 4).to(tl.uint32)
         w0, w1, w2, w3 = _philox(calls, tensor, rnd, word, key0, key1)
         u0, u1 = _box_muller(w0, w1)
@@ -181,10 +240,70 @@ def _interleave(a0, a1, a2, a3, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def draw(start, tensor, rnd, word, key0, key1, NORMAL: tl.constexpr, BLOCK: tl.constexpr):
-    """The elements ``start`` to ``start + BLOCK - 1`` of a direction; ``start``, int64, begins a Philox call."""
-    u0, u1, u2, u3 = _draw(start, tensor, rnd, word, key0, key1, NORMAL, BLOCK)
+def draw(start, place, stream, word, number, lines, NORMAL: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    """The elements ``start`` to ``start + BLOCK - 1`` of a direction; see :func:`_draw`."""
+    u0, u1, u2, u3 = _draw(start, place, stream, word, number, lines, NORMAL, RANK, BLOCK)
     return _interleave(u0, u1, u2, u3, BLOCK)
+
+
+@triton.jit
+def _column(table, levels, block):
+    """The column of the tensor that a block belongs to, the last one whose first block is not after it."""
+    column = 0
+    step = 1 << levels
+    for _ in range(levels):
+        step = step >> 1
+        column = tl.where(tl.load(table + column + step) <= block, column + step, column)
+    return column
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("levels", "blocks", "first", "directions", "total", "rnd", "word", "key0", "key1"),
+    ],
+)
+def draw_factors(
+    factors,
+    table,
+    levels: tl.int32,
+    blocks: tl.int32,
+    first: tl.int64,
+    directions: tl.int32,
+    total: tl.int64,
+    rnd: tl.uint32,
+    word: tl.uint32,
+    key0: tl.uint32,
+    key1: tl.uint32,
+    RANK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Writes U and V of all tensors, for the directions of local steps one after the other, from the ``first`` on.
+
+    ``word`` is the counter word of the first step's first direction. A column of the table is a tensor's rows or
+    columns: its first block, the tensor's number, the purpose in its place in a counter word.
+    """
+    direction = tl.program_id(0) // blocks
+    block = tl.program_id(0) - direction * blocks
+    column = _column(table, levels, block)
+    tensor = tl.load(table + (1 << levels) + column).to(tl.uint32)
+    purpose = tl.load(table + (2 << levels) + column).to(tl.uint32)
+    k = direction // directions
+    last = purpose + word.to(tl.uint32) + (k * 16384 + direction - k * directions).to(tl.uint32)
+    index = (block - tl.load(table + column)) * BLOCK + tl.arange(0, BLOCK)
+    size = total.to(tl.int64)
+    at = factors + (first.to(tl.int64) + direction) * RANK * size + block * BLOCK + tl.arange(0, BLOCK)
+    for call in tl.static_range((RANK + 3) // 4):
+        calls = (2 * index + call).to(tl.uint32)
+        w0, w1, w2, w3 = _philox(calls, tensor, rnd.to(tl.uint32), last, key0.to(tl.uint32), key1.to(tl.uint32))
+        u0, u1 = _box_muller(w0, w1)
+        tl.store(at + 4 * call * size, u0)
+        if 4 * call + 1 < RANK:
+            tl.store(at + (4 * call + 1) * size, u1)
+        if 4 * call + 2 < RANK:
+            u2, u3 = _box_muller(w2, w3)
+            tl.store(at + (4 * call + 2) * size, u2)
+            if 4 * call + 3 < RANK:
+                tl.store(at + (4 * call + 3) * size, u3)
 
 
 @triton.jit
@@ -194,14 +313,14 @@ def _zero(SIZE: tl.constexpr):
 
 
 @triton.jit
-def _weighted_sum(start, weights, directions, tensor, rnd, word, key0, key1, NORMAL: tl.constexpr, BLOCK: tl.constexpr):
-    """((w[0] u_0) + w[1] u_1) + ... of one local step, as from ``_draw``; ``word`` is the counter word of p = 0."""
+def _weighted_sum(start, weights, directions, place, stream, word, number, lines, NORMAL, RANK, BLOCK):
+    """((w[0] u_0) + w[1] u_1) + ... of one local step, as from ``_draw``; ``word`` and ``number`` are of p = 0."""
     s0 = _zero(BLOCK // 4)
     s1 = s0
     s2 = s0
     s3 = s0
     for p in range(directions):
-        u0, u1, u2, u3 = _draw(start, tensor, rnd, word + p, key0, key1, NORMAL, BLOCK)
+        u0, u1, u2, u3 = _draw(start, place, stream, word + p, number + p, lines, NORMAL, RANK, BLOCK)
         c = tl.load(weights + p)
         s0 = s0 + u0 * c
         s1 = s1 + u1 * c
@@ -253,46 +372,52 @@ def _leaf_sums(values, BLOCK: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["units", "directions", "tensor", "rnd", "word", "key0", "key1"],
+    do_not_specialize=[
+        *("units", "directions", "tensor", "columns", "u", "v", "rnd", "word", "key0", "key1", "total", "scale"),
+    ],
 )
 def combine(
     out,
     weights,
+    factors,
     units: tl.int64,
     directions: tl.int32,
     tensor: tl.uint32,
+    columns: tl.int64,
+    u: tl.int64,
+    v: tl.int64,
     rnd: tl.uint32,
     word: tl.uint32,
     key0: tl.uint32,
     key1: tl.uint32,
+    total: tl.int64,
+    scale: tl.float32,
     FORMAT: tl.constexpr,
     NORMAL: tl.constexpr,
+    RANK: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Writes s_k; ``word`` is the counter word of the local step."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     index = start + tl.arange(0, BLOCK)
+    place = _place(tensor, columns, u, v)
+    stream = _stream(rnd, key0, key1, factors, total, scale)
+    lines = _lines(start, place, RANK, BLOCK)
     s0, s1, s2, s3 = _weighted_sum(
-        start,
-        weights,
-        directions,
-        tensor.to(tl.uint32),
-        rnd.to(tl.uint32),
-        word.to(tl.uint32),
-        key0.to(tl.uint32),
-        key1.to(tl.uint32),
-        NORMAL,
-        BLOCK,
+        start, weights, directions, place, stream, word.to(tl.uint32), start * 0, lines, NORMAL, RANK, BLOCK
     )
     s = _interleave(s0, s1, s2, s3, BLOCK)
     _store(out + index, s, index < units.to(tl.int64) * UNIT, FORMAT)
 
 
 @triton.jit
-def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK):
+def _displaced(
+    out, base, hessian, at, index, start, mask, place, probe, stream, KIND, OFFSET, DRIFT, FORMAT, NORMAL, RANK, BLOCK
+):
     """Writes a block of a probe point: the elements ``index``, drawn from ``start`` on, to the places ``at``."""
-    drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr = probe
+    drift, steps, directions, probe_word, drift_word, mu, lr = probe
+    lines = _lines(start, place, RANK, BLOCK)
     x = tl.load(base + index, mask=mask)
     root = 1.0
     if KIND == ONE:
@@ -300,10 +425,6 @@ def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, 
     elif KIND == ELEMENTWISE:
         root = tl.sqrt_rn(tl.load(hessian + index, mask=mask, other=1.0))
 
-    tensor = tensor.to(tl.uint32)
-    rnd = rnd.to(tl.uint32)
-    key0 = key0.to(tl.uint32)
-    key1 = key1.to(tl.uint32)
     if DRIFT:
         t0 = _zero(BLOCK // 4)
         t1 = t0
@@ -311,8 +432,9 @@ def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, 
         t3 = t0
         for j in range(steps):
             word = drift_word.to(tl.uint32) + j * 16384
+            number = start * 0 + j * directions
             s0, s1, s2, s3 = _weighted_sum(
-                start, drift + j * directions, directions, tensor, rnd, word, key0, key1, NORMAL, BLOCK
+                start, drift + j * directions, directions, place, stream, word, number, lines, NORMAL, RANK, BLOCK
             )
             t0 = t0 + s0
             t1 = t1 + s1
@@ -320,7 +442,8 @@ def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, 
             t3 = t3 + s3
         total = _interleave(t0, t1, t2, t3, BLOCK) * lr
     if OFFSET:
-        v = draw(start, tensor, rnd, probe_word.to(tl.uint32), key0, key1, NORMAL, BLOCK) * mu
+        number = start * 0 + steps * directions
+        v = draw(start, place, stream, probe_word.to(tl.uint32), number, lines, NORMAL, RANK, BLOCK) * mu
         if DRIFT:
             v = v - total
     else:
@@ -332,8 +455,8 @@ def _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, 
 
 @triton.jit(
     do_not_specialize=[
-        *("units", "pieces", "steps", "directions", "tensor", "rnd", "probe_word", "drift_word"),
-        *("key0", "key1", "mu", "lr"),
+        *("units", "pieces", "steps", "directions", "tensor", "columns", "u", "v", "rnd", "probe_word", "drift_word"),
+        *("key0", "key1", "total", "scale", "mu", "lr"),
     ],
 )
 def displace(
@@ -342,16 +465,22 @@ def displace(
     hessian,
     rows,
     drift,
+    factors,
     units: tl.int64,
     pieces: tl.int32,
     steps: tl.int32,
     directions: tl.int32,
     tensor: tl.uint32,
+    columns: tl.int64,
+    u: tl.int64,
+    v: tl.int64,
     rnd: tl.uint32,
     probe_word: tl.uint32,
     drift_word: tl.uint32,
     key0: tl.uint32,
     key1: tl.uint32,
+    total: tl.int64,
+    scale: tl.float32,
     mu: tl.float32,
     lr: tl.float32,
     KIND: tl.constexpr,
@@ -360,6 +489,7 @@ def displace(
     DRIFT: tl.constexpr,
     FORMAT: tl.constexpr,
     NORMAL: tl.constexpr,
+    RANK: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -379,7 +509,7 @@ def displace(
         piece = program - row * pieces
         first = tl.load(rows + row) * size
         target = row.to(tl.int64) * size
-        if UNIT == 1:
+        if UNIT == 1 and RANK == 0:
             skip = first & (3 if NORMAL else 127)
     within = piece.to(tl.int64) * BLOCK - skip
     start = first + within
@@ -387,20 +517,42 @@ def displace(
     mask = place < size
     if ROWS and UNIT == 1:
         mask = mask & (place >= 0)
-    probe = (drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr)
-    at, index = target + place, first + place
-    _displaced(out, base, hessian, at, index, start, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK)
+    probe = (drift, steps, directions, probe_word, drift_word, mu, lr)
+    stream = _stream(rnd, key0, key1, factors, total, scale)
+    where = _place(tensor, columns, u, v)
+    _displaced(
+        out,
+        base,
+        hessian,
+        target + place,
+        first + place,
+        start,
+        mask,
+        where,
+        probe,
+        stream,
+        KIND,
+        OFFSET,
+        DRIFT,
+        FORMAT,
+        NORMAL,
+        RANK,
+        BLOCK,
+    )
 
 
 @triton.jit
-def _column(table, levels, block):
-    """The column of the tensor that a block belongs to, the last one whose first block is not after it."""
-    column = 0
-    step = 1 << levels
-    for _ in range(levels):
-        step = step >> 1
-        column = tl.where(tl.load(table + column + step) <= block, column + step, column)
-    return column
+def _place_of(table, levels, column, RANK: tl.constexpr):
+    """A tensor's place by a table, which says nothing of rows and columns where there are none."""
+    tensor = tl.load(table + (_TENSOR << levels) + column)
+    columns = tensor
+    u = tensor
+    v = tensor
+    if RANK > 0:
+        columns = tl.load(table + (_COLUMNS << levels) + column)
+        u = tl.load(table + (_U << levels) + column)
+        v = tl.load(table + (_V << levels) + column)
+    return _place(tensor, columns, u, v)
 
 
 @triton.jit
@@ -415,12 +567,13 @@ def _pointer(table, at, TYPE: tl.constexpr, UNIT: tl.constexpr):
 @triton.jit(
     do_not_specialize=[
         *("levels", "begin", "steps", "directions", "rnd", "probe_word", "drift_word"),
-        *("key0", "key1", "mu", "lr"),
+        *("key0", "key1", "total", "scale", "mu", "lr"),
     ],
 )
 def displace_all(
     table,
     drift,
+    factors,
     levels: tl.int32,
     begin: tl.int32,
     steps: tl.int32,
@@ -430,6 +583,8 @@ def displace_all(
     drift_word: tl.uint32,
     key0: tl.uint32,
     key1: tl.uint32,
+    total: tl.int64,
+    scale: tl.float32,
     mu: tl.float32,
     lr: tl.float32,
     KIND: tl.constexpr,
@@ -437,6 +592,7 @@ def displace_all(
     DRIFT: tl.constexpr,
     FORMAT: tl.constexpr,
     NORMAL: tl.constexpr,
+    RANK: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -451,10 +607,27 @@ def displace_all(
     if KIND != NONE:
         hessian = _pointer(table, (_HESSIAN << levels) + column, tl.float32, UNIT if KIND == ELEMENTWISE else 1)
     mask = place < tl.load(table + (_UNITS << levels) + column) * UNIT
-    tensor = tl.load(table + (_TENSOR << levels) + column)
-    probe = (drift, steps, directions, rnd, probe_word, drift_word, key0, key1, mu, lr)
+    probe = (drift, steps, directions, probe_word, drift_word, mu, lr)
+    stream = _stream(rnd, key0, key1, factors, total, scale)
+    where = _place_of(table, levels, column, RANK)
     _displaced(
-        out, base, hessian, place, place, within, mask, tensor, probe, KIND, OFFSET, DRIFT, FORMAT, NORMAL, BLOCK
+        out,
+        base,
+        hessian,
+        place,
+        place,
+        within,
+        mask,
+        where,
+        probe,
+        stream,
+        KIND,
+        OFFSET,
+        DRIFT,
+        FORMAT,
+        NORMAL,
+        RANK,
+        BLOCK,
     )
 
 
@@ -467,13 +640,30 @@ def _advanced(h, d, keep, nu, eps, floor):
 
 @triton.jit
 def _updated(
-    x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
+    x,
+    hessian,
+    leaves,
+    piece,
+    units,
+    leaf_count,
+    place,
+    step,
+    stream,
+    KIND,
+    ADVANCE,
+    STEPS,
+    SQUARES,
+    NORMAL,
+    RANK,
+    UNIT,
+    BLOCK,
 ):
     """Moves x and advances H in one piece of a tensor; ``leaves`` begins with the tensor's first."""
-    weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor = step
+    weights, steps, directions, word, lr, keep, nu, eps, floor = step
     start = piece.to(tl.int64) * BLOCK
     index = start + tl.arange(0, BLOCK)
     mask = index < units.to(tl.int64) * UNIT
+    lines = _lines(start, place, RANK, BLOCK)
     before = tl.load(x + index, mask=mask)
     h = before
     root = 1.0
@@ -496,12 +686,13 @@ def _updated(
             start,
             weights + k * directions,
             directions,
-            tensor.to(tl.uint32),
-            rnd.to(tl.uint32),
+            place,
+            stream,
             word.to(tl.uint32) + k * 16384,
-            key0.to(tl.uint32),
-            key1.to(tl.uint32),
+            start * 0 + k * directions,
+            lines,
             NORMAL,
+            RANK,
             BLOCK,
         )
         t0 = t0 + s0
@@ -534,8 +725,8 @@ def _updated(
 
 @triton.jit(
     do_not_specialize=[
-        *("units", "leaf_count", "steps", "directions", "tensor", "rnd", "word", "key0", "key1"),
-        *("lr", "keep", "nu", "eps", "floor"),
+        *("units", "leaf_count", "steps", "directions", "tensor", "columns", "u", "v", "rnd", "word", "key0", "key1"),
+        *("total", "scale", "lr", "keep", "nu", "eps", "floor"),
     ],
 )
 def update(
@@ -543,15 +734,21 @@ def update(
     hessian,
     weights,
     leaves,
+    factors,
     units: tl.int64,
     leaf_count: tl.int32,
     steps: tl.int32,
     directions: tl.int32,
     tensor: tl.uint32,
+    columns: tl.int64,
+    u: tl.int64,
+    v: tl.int64,
     rnd: tl.uint32,
     word: tl.uint32,
     key0: tl.uint32,
     key1: tl.uint32,
+    total: tl.int64,
+    scale: tl.float32,
     lr: tl.float32,
     keep: tl.float32,
     nu: tl.float32,
@@ -562,27 +759,46 @@ def update(
     STEPS: tl.constexpr,
     SQUARES: tl.constexpr,
     NORMAL: tl.constexpr,
+    RANK: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Moves x and advances H; ``leaves``, float64 ``[steps, leaf_count]``, takes the leaves' sums of squares."""
-    step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
+    step = (weights, steps, directions, word, lr, keep, nu, eps, floor)
+    stream = _stream(rnd, key0, key1, factors, total, scale)
     piece = tl.program_id(0)
     _updated(
-        x, hessian, leaves, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
+        x,
+        hessian,
+        leaves,
+        piece,
+        units,
+        leaf_count,
+        _place(tensor, columns, u, v),
+        step,
+        stream,
+        KIND,
+        ADVANCE,
+        STEPS,
+        SQUARES,
+        NORMAL,
+        RANK,
+        UNIT,
+        BLOCK,
     )
 
 
 @triton.jit(
     do_not_specialize=[
         *("levels", "begin", "leaf_count", "steps", "directions", "rnd", "word", "key0", "key1"),
-        *("lr", "keep", "nu", "eps", "floor"),
+        *("total", "scale", "lr", "keep", "nu", "eps", "floor"),
     ],
 )
 def update_all(
     table,
     weights,
     leaves,
+    factors,
     levels: tl.int32,
     begin: tl.int32,
     leaf_count: tl.int32,
@@ -592,6 +808,8 @@ def update_all(
     word: tl.uint32,
     key0: tl.uint32,
     key1: tl.uint32,
+    total: tl.int64,
+    scale: tl.float32,
     lr: tl.float32,
     keep: tl.float32,
     nu: tl.float32,
@@ -602,6 +820,7 @@ def update_all(
     STEPS: tl.constexpr,
     SQUARES: tl.constexpr,
     NORMAL: tl.constexpr,
+    RANK: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -621,8 +840,25 @@ def update_all(
         own = leaves + first * (BLOCK // _LEAF)
     piece = block - first
     units = tl.load(table + (_UNITS << levels) + column)
-    tensor = tl.load(table + (_TENSOR << levels) + column)
-    step = (weights, steps, directions, rnd, word, key0, key1, lr, keep, nu, eps, floor)
+    where = _place_of(table, levels, column, RANK)
+    step = (weights, steps, directions, word, lr, keep, nu, eps, floor)
+    stream = _stream(rnd, key0, key1, factors, total, scale)
     _updated(
-        x, hessian, own, piece, units, leaf_count, tensor, step, KIND, ADVANCE, STEPS, SQUARES, NORMAL, UNIT, BLOCK
+        x,
+        hessian,
+        own,
+        piece,
+        units,
+        leaf_count,
+        where,
+        step,
+        stream,
+        KIND,
+        ADVANCE,
+        STEPS,
+        SQUARES,
+        NORMAL,
+        RANK,
+        UNIT,
+        BLOCK,
     )
