@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,13 @@ class Part:
     """A piece of a method. Its constructor's arguments are its options, and each is kept under its own name.
 
     Two parts are equal if they are of one class and have equal options.
+
+    Attributes:
+        later: Options that data tell only where they are something else than here: they came when files had been
+            written without them, and what is told of such a part stays the same.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -49,7 +55,8 @@ class Part:
 
     def as_data(self) -> dict[str, Any]:
         """Name and options: ``{name: options}``. A registered class goes by its own name, another by its full one."""
-        return {name_of(type(self)): self.options}
+        told = {key: value for key, value in self.options.items() if key not in self.later or value != self.later[key]}
+        return {name_of(type(self)): told}
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.options == other.options  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -168,6 +168,8 @@ class MovingAverage(Preconditioner):
         normalize: ``trace`` multiplies directions by one number a round, so that their expected square is that of
             directions without H: then H has no say in the size of a step, only in its shape.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {"normalize": "none"}
 
     def __init__(
         self,
