@@ -71,9 +71,9 @@ def test_a_method_comes_after_the_files_and_before_the_options(tmp_path: Path) -
         (["--lrs", "hiso=a"], ["--data.cohort", "3"], "lrs=hiso=a must be numbers"),
         (["--lrs", "hiso=1"], ["--data.cohort", "3"], "must name one of the methods: none"),
         (
-            ["--methods", "adam"],
+            ["--methods", "nothing"],
             ["--data.cohort", "3"],
-            "must be a file or a name that `hiso-pl configs` lists: decomfl",
+            "methods=nothing must be a file or a name that `hiso-pl configs` lists: ad",
         ),
         (["--methods", "hiso", "/x/hiso.yaml"], ["--data.cohort", "3"], "methods=/x/hiso.yaml must be a file"),
         (["--nproc", "0"], ["--data.cohort", "3"], "nproc"),
