@@ -386,6 +386,13 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
             of_class("hiso_pl.federation.Quantize", bits=3, scale="shared"),
         ],
     ),
+    "block": (
+        (1, 2, 3, 4),
+        [
+            *(f"{METHOD}.preconditioner", of_class("hiso_pl.zeroth_order.Block", size=8, normalize="trace")),
+            *(f"{METHOD}.local_steps", "2"),
+        ],
+    ),
     "16 bit": ((1, 2), [f"{METHOD}.compute_dtype", "bfloat16", f"{METHOD}.memory", "low", f"{METHOD}.mu", "0.02"]),
     "small": ((1, 2), ["--trainer.callbacks+", of_class("meddling.Collectives", path="{root}/small-seen")]),
     "large": (
