@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hiso_pl.first_order.method import DifferenceMethod
 from hiso_pl.first_order.work import Task, Work
+from hiso_pl.zeroth_order.frozen import Frozen
 from hiso_pl.zeroth_order.kernels import select
 from hiso_pl.zeroth_order.kernels.base import Backend
 from hiso_pl.zeroth_order.options import check_choices, check_count, check_rank
@@ -113,7 +114,7 @@ class ProbedSteps(Work):
         ]
         plan = Plan(
             sites,
-            [None] * len(sites),
+            Frozen([None] * len(sites)),
             method.mu,
             task.lr,
             method.num_directions,
