@@ -1,6 +1,6 @@
 """The prompts carry what a task is about: ordinary training by gradients learns SST-2 from them.
 
-It is no part of the package, which has no backward pass; it tells a wrong pipeline from a weak model.
+It is a plain loop, with no method of the package in it; it tells a wrong pipeline from a weak model.
 """
 
 from __future__ import annotations

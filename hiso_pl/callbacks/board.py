@@ -26,7 +26,8 @@ from hiso_pl.zeroth_order.state import AppliedRecords
 class TensorBoardPanels(OrderedCallback):
     """Hands a run to the trainer's loggers, at the number of rounds done; TensorBoard takes all of it.
 
-    By round ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr`` and ``mu``; by validation its metrics and the
+    By round ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr``, ``mu`` and what else a method has to show; by
+    validation its metrics and the
     best ones so far (``val_best/*``), against bytes sent as well (the paper's way of counting). Before the first round
     and now and then quantiles of the Hessian (``hessian/*``), histograms of it by layer, and one of the clients' last
     losses. The partition as a picture and in the data module's own words; the configuration as text; the options that
@@ -96,11 +97,12 @@ class TensorBoardPanels(OrderedCallback):
                 "comm/protocol_kb": run.traffic.protocol_kb,
                 "comm/measured_kb": run.exchange.payload_bytes / BYTES_PER_KB,
                 "lr": report.lr,
-                "mu": report.mu,
+                **report.figures,
             }
-            if report.loss is not None:
-                points["train/loss"] = report.loss
-            if len(report.dropped) < len(report.clients):
+            points |= {
+                name: value for name, value in (("train/loss", report.loss), ("mu", report.mu)) if value is not None
+            }
+            if report.scalars is not None and report.sent is not None and len(report.dropped) < len(report.clients):
                 points |= scalar_statistics(report.scalars)
                 points |= slot_statistics(report.sent, report.scalars, report.dropped)
         if self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0:

@@ -70,6 +70,12 @@ class InStepCheck(OrderedCallback):
         super().setup(trainer, pl_module, stage)
         self._compared = False
         self._checked_round = self._verified = None
+        method = getattr(pl_module, "method", None)
+        if self.on_mismatch == "repair" and method is not None and not method.scalar_only:
+            raise ValueError(
+                f"in_step.on_mismatch=repair must be stop with {type(method).__name__}, which is not scalar-only: "
+                "there is no ledger to go back by"
+            )
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

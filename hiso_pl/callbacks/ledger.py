@@ -47,19 +47,20 @@ class RoundLedger(OrderedCallback):
         start: Where the run goes on from; set by the program.
 
     Args:
-        enabled: Whether to keep one.
+        enabled: Whether to keep one. If null, where the method is scalar-only: of others a few numbers do not tell a
+            round.
         sync_every_n_rounds: Rounds between two waits for the disk, so that records outlive the machine too; 0 waits at
             checkpoints and at the end only.
     """
 
     position = 15  # ranks out of step write nothing, and a refusal comes before the folder's configuration is replaced
 
-    def __init__(self, enabled: bool = True, sync_every_n_rounds: int = 10) -> None:
+    def __init__(self, enabled: bool | None = None, sync_every_n_rounds: int = 10) -> None:
         if sync_every_n_rounds < 0:
             raise ValueError(f"sync_every_n_rounds={sync_every_n_rounds} must be at least 0")
         self.enabled = enabled
         self.sync_every_n_rounds = sync_every_n_rounds
-        self.kept = False
+        self.kept = self._keeps = False
         self.start: Start | None = None
         self._header: Header | None = None
         self._initial: dict[str, Tensor] = {}
@@ -80,13 +81,30 @@ class RoundLedger(OrderedCallback):
         if stage != "fit":
             return
         module = federated(pl_module)
-        if self.enabled and trainer.is_global_zero:
+        self._keeps = self._is_to_keep(module)
+        if self._keeps and trainer.is_global_zero:
             self._header = _describe(trainer, module)
             stored = {facts.name for facts in self._header.stored}
             # a copy, as the weights are not the initial ones any more when the ledger is begun
             self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
         if self.start is not None and self.start.kind == "ledger":
             self._rebuild(trainer, module, self.start)  # Lightning asks for it once the callbacks are set up
+
+    def _is_to_keep(self, module: FederatedModule) -> bool:
+        """Whether the run is to have one.
+
+        Raises:
+            ValueError: If it is asked for, and cannot be had.
+        """
+        method = module.method
+        if method.scalar_only:
+            return self.enabled is not False
+        why = f"{type(method).__name__} is not scalar-only, and its rounds have no records"
+        if self.enabled:
+            raise ValueError(f"ledger.enabled=true must be false or null: {why}")
+        if self.enabled is None:
+            log.info("This run keeps no ledger, as %s: it goes on from checkpoints, and cannot be replayed.", why)
+        return False
 
     def _rebuild(self, trainer: Trainer, module: FederatedModule, start: Start) -> None:
         """Puts into the start what a checkpoint of the round that the ledger leads to would hold.
@@ -122,7 +140,7 @@ class RoundLedger(OrderedCallback):
         Raises:
             LedgerError: If there is one that this run cannot go on writing.
         """
-        if not self.enabled:
+        if not self._keeps:
             return
         said = None
         if trainer.is_global_zero:

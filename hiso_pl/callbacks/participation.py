@@ -50,10 +50,11 @@ class Participation(OrderedCallback):
             return
         if report.dropped and not self.dropped:
             log.warning(
-                "Round %d leaves out %s: not all of their losses are finite. Further ones are only counted, as "
+                "Round %d leaves out %s: not all of their %s are finite. Further ones are only counted, as "
                 "scalar/dropped in TensorBoard and dropped_slots in %s.",
                 trainer.global_step,
                 _named(report),
+                _judged(report),
                 SUMMARY,
             )
         empty = len(report.dropped) == len(report.clients)
@@ -67,7 +68,7 @@ class Participation(OrderedCallback):
         if self._empty_in_a_row >= self.max_empty_rounds:
             raise ParticipationError(
                 f"{self._empty_in_a_row} rounds in a row, up to round {trainer.global_step}, had no client left, as "
-                f"their losses are not finite (participation.max_empty_rounds={self.max_empty_rounds}): "
+                f"their {_judged(report)} are not finite (participation.max_empty_rounds={self.max_empty_rounds}): "
                 "start again with a smaller lr or mu"
             )
         if self._rounds >= self.max_empty_rounds:
@@ -107,6 +108,11 @@ class Participation(OrderedCallback):
 def dropped_slots(trainer: Trainer) -> int:
     """How often a client was left out of a round so far."""
     return sum(callback.dropped for callback in callbacks_of(trainer, Participation))
+
+
+def _judged(report: RoundReport) -> str:
+    """What must be finite of a client."""
+    return "losses" if report.scalars is not None else "losses and models"
 
 
 def _named(report: RoundReport) -> str:

@@ -42,9 +42,9 @@ def run(args: Sequence[str]) -> None:
     """
     settings = parse_settings(LedgerSettings, "hiso-pl ledger", "Prints what a ledger holds.", args, "ledger")
     from hiso_pl.ledger import show  # torch comes with it, which help does without
-    from hiso_pl.ledger.reader import LedgerReader
+    from hiso_pl.ledger.reader import ledger_of_command
 
-    reader = LedgerReader(settings.ledger)
+    reader = ledger_of_command(settings.ledger)
     sys.stdout.write(show.text(reader, settings.records))
     sys.stdout.flush()
     if settings.plot is not None:

@@ -15,7 +15,7 @@ from hiso_pl.cli.config_file import ConfigFile
 from hiso_pl.cli.parser import ConfigurationError, Parser
 from hiso_pl.cli.replay_settings import ReplaySettings
 from hiso_pl.ledger.format import stored_path
-from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.ledger.reader import LedgerReader, ledger_of_command
 from hiso_pl.ledger.replay import initial_tensors, replay
 from hiso_pl.ledger.resumable import checkpoint_of, write_checkpoint
 from hiso_pl.ledger.stored import save_tensors
@@ -41,7 +41,7 @@ def replayed(settings: ReplaySettings) -> str:
         raise ConfigurationError(f"output={settings.output!r} must not be where the ledger's own tensors lie")
     process.configure(settings.threads, deterministic=True)
     method = None if settings.method is None else _method_of(settings.method)
-    reader = LedgerReader(settings.ledger)
+    reader = ledger_of_command(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
     initial = initial_tensors(settings.ledger, reader.header, named)

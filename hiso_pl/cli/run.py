@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_tab
 from hiso_pl.cli.lengths import follow_the_run
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
+from hiso_pl.first_order import DifferenceMethod as DifferenceMethod  # its kinds are found by their short names
 from hiso_pl.lightning_privates import judge_by_own_validation
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import environment, process
@@ -110,6 +112,8 @@ class FederatedCLI(LightningCLI):
         if fitting and environment.rank() == 0:  # the one that writes
             lock.hold(root)
         asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
+        if asked == "ledger":
+            _check_scalar_only(config)
         self.start = resolve(root, asked, fitting, every)
         if fitting:
             check_rounds(self.start, config.trainer.max_steps)
@@ -200,6 +204,13 @@ class FederatedCLI(LightningCLI):
 def trainer_root(config: Namespace) -> str:
     """The run's folder."""
     return str(config.trainer.default_root_dir or DEFAULT_ROOT)
+
+
+def _check_scalar_only(config: Namespace) -> None:
+    """Refuses to go on from the ledger of a method that keeps none; its class was imported when it was parsed."""
+    module, _, name = config["model.method.class_path"].rpartition(".")
+    if not getattr(sys.modules[module], name).scalar_only:
+        raise ValueError(f"ckpt_path=ledger must be last: {name} is not scalar-only, and keeps no ledger")
 
 
 def _resolve_directions_per_forward(config: Namespace, model: FederatedModule) -> None:

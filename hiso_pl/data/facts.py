@@ -14,6 +14,8 @@ class ModelFacts(NamedTuple):
 
     Attributes:
         local_steps: Local steps tau of a round: the minibatches that a slot takes.
+        local_epochs: Passes over its own examples that a slot takes in place of local steps; 0 for none.
+        undivided: What of the method has a slot's work done by one rank, in words; empty where ranks may share it.
         withholds_losses: Whether the method transforms scalars before they leave a client, so that no raw loss may.
         max_positions: Longest sequence the network takes, where it has a limit.
         vocabulary_size: Number of token ids the network takes, where it takes tokens.
@@ -26,6 +28,8 @@ class ModelFacts(NamedTuple):
     """
 
     local_steps: int = 1
+    local_epochs: int = 0
+    undivided: str = ""
     withholds_losses: bool = False
     max_positions: int | None = None
     vocabulary_size: int | None = None
@@ -35,6 +39,11 @@ class ModelFacts(NamedTuple):
     data_may_change: bool = False
     num_labels: int | None = None
     labels: tuple[str, ...] | None = None
+
+    @property
+    def divisible(self) -> bool:
+        """Whether ranks may share a slot's work unasked, as it takes no further exchange and sends nothing else."""
+        return self.local_steps == 1 and not self.withholds_losses and not self.undivided
 
 
 class Model(Protocol):
@@ -50,6 +59,8 @@ def facts_of(model: Model) -> ModelFacts:
     network = model.network
     return ModelFacts(
         model.method.local_steps,
+        model.method.local_epochs,
+        type(model.method).__name__ if model.method.undivided else "",
         model.method.withholds_losses,
         network.max_positions,
         network.vocabulary_size,

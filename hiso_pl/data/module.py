@@ -117,6 +117,10 @@ class FederatedDataModule(LightningDataModule, ABC):
         """
         if self._begun and facts != self.facts:
             raise ValueError("data were prepared for another model, or for none: take() must come before setup()")
+        if facts.undivided and self.spare_ranks == "help":
+            raise ValueError(
+                f"spare_ranks='help' must be idle or auto: with {facts.undivided} a slot is one rank's work"
+            )
         if facts.withholds_losses and self.spare_ranks == "help":
             raise ValueError(
                 "spare_ranks='help' must be idle or auto: it sends raw losses, and the method's transform is to decide "
@@ -169,7 +173,6 @@ class FederatedDataModule(LightningDataModule, ABC):
         rank, world = self._place()
         hosting = resolve_hosting(self.hosting, self.clients, world)
         facts, hosted = self.facts, self.ownership.hosted
-        unasked = self.spare_ranks == "auto" and facts.local_steps == 1 and not facts.withholds_losses
         rounds = Rounds(
             self.splits.train,
             sizes=self.ownership.sizes,
@@ -181,7 +184,8 @@ class FederatedDataModule(LightningDataModule, ABC):
             cohort=self.cohort,
             batch_size=self.batch_size,
             local_steps=facts.local_steps,
-            sharing=unasked or self.spare_ranks == "help",
+            local_epochs=facts.local_epochs,
+            sharing=self.spare_ranks == "help" or (self.spare_ranks == "auto" and facts.divisible),
         )
         # global_step is restored before this is called, so a resumed run begins at its next round.
         return make_loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)), self.num_workers)

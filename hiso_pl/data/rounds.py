@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
-from hiso_pl.federation.batches import draw_batch
+from hiso_pl.federation.batches import draw_batch, draw_epoch
 from hiso_pl.federation.cohort import own_slots, sample_cohort, shared_slot
 from hiso_pl.zeroth_order.interfaces import Slots
 
@@ -54,6 +54,7 @@ class Rounds(Dataset[Round]):
         cohort: Clients in a cohort, m.
         batch_size: Examples in a minibatch.
         local_steps: Local steps tau.
+        local_epochs: Passes over a client's own examples in place of local steps; 0 for none.
         sharing: Whether ranks beyond the number of slots help with the slots' probes.
     """
 
@@ -67,6 +68,7 @@ class Rounds(Dataset[Round]):
     cohort: int
     batch_size: int
     local_steps: int
+    local_epochs: int
     sharing: bool
 
     def __getitem__(self, index: int) -> Round:
@@ -80,13 +82,21 @@ class Rounds(Dataset[Round]):
         else:
             own = own_slots(self.hosting, clients, index, self.rank, self.world)
         weights = tuple(float(self.sizes[client]) for client in clients)
-        batches = [[self._batch(clients[slot], index, k) for k in range(self.local_steps)] for slot in own]
-        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes))
+        steps: tuple[int, ...] = ()
+        if self.local_epochs:
+            steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
+        batches = [[self.examples.collate(part) for part in self._drawn(clients[slot], index)] for slot in own]
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps)
         return Round(index, slots, batches, self.local_steps)
 
-    def _batch(self, client: int, index: int, k: int) -> Batch:
+    def _drawn(self, client: int, index: int) -> Iterator[NDArray[np.int64]]:
+        """The examples of a client's minibatches, in order."""
         part = self.hosted[client]
-        return self.examples.collate(part[draw_batch(self.seed, client, index, k, len(part), self.batch_size)])
+        for k in range(self.local_steps if not self.local_epochs else 0):
+            yield part[draw_batch(self.seed, client, index, k, len(part), self.batch_size)]
+        for epoch in range(self.local_epochs):
+            for batch in draw_epoch(self.seed, client, index, epoch, len(part), self.batch_size):
+                yield part[batch]
 
 
 class RoundSampler(Sampler[int]):

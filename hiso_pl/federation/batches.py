@@ -33,3 +33,26 @@ def draw_batch(seed: int, client: int, round: int, k: int, examples: int, batch_
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     return Draws(seed, Purpose.BATCHES, owner=client, round=round, k=k).sample(examples, min(batch_size, examples))
+
+
+def draw_epoch(
+    seed: int, client: int, round: int, epoch: int, examples: int, batch_size: int
+) -> list[NDArray[np.int64]]:
+    """The minibatches of a pass over all of a client's examples, each as positions among them, ascending.
+
+    Dealt afresh for each (client, round, epoch): every example is in one of them, and only the last may be smaller.
+
+    Args:
+        seed: The run's seed.
+        client: The client i.
+        round: The round r.
+        epoch: The pass, from 0 on.
+        examples: Examples the client owns.
+        batch_size: Examples in a minibatch.
+
+    Returns:
+        Positions in ``range(examples)``, each of shape ``[batch_size]``, the last perhaps of fewer.
+    """
+    # beside the draws of single minibatches, which have p = 0
+    order = Draws(seed, Purpose.BATCHES, owner=client, round=round, k=epoch, p=1).permutation(examples)
+    return [np.sort(order[first : first + batch_size]) for first in range(0, examples, batch_size)]

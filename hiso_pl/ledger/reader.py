@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hiso_pl.ledger.format import Closing, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.walk import Frame, Walk
+from hiso_pl.run.folder import CONFIG
 from hiso_pl.zeroth_order.record import RoundRecord
 
 
@@ -136,3 +137,17 @@ class LedgerReader:
     def after(self, offset: int) -> Iterator[Frame]:
         """The frames that begin at ``offset`` or later, without a closing frame."""
         return (f for f in self.frames() if f.offset >= offset and not isinstance(f.value, Closing))
+
+
+def ledger_of_command(path: str) -> LedgerReader:
+    """The ledger that a command was given.
+
+    Raises:
+        LedgerError: If the file is no ledger, or lies where a run keeps none.
+        OSError: If it cannot be read.
+    """
+    if not Path(path).exists() and Path(path).with_name(CONFIG).is_file():
+        raise LedgerError(
+            f"{path} does not exist: the run there keeps none (its method is not scalar-only, or ledger.enabled false)"
+        )
+    return LedgerReader(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Slots(NamedTuple):
         shares: Where processes share a slot's probes: for each own slot this process's place among those that share
             it, and their number. Empty where every slot is evaluated by one process.
         population: Number of clients M that the cohort was sampled from; 0 where none was.
+        steps: Local steps of each of the m slots where they differ; empty where all take the method's.
     """
 
     size: int
@@ -39,6 +40,7 @@ class Slots(NamedTuple):
     weights: tuple[float, ...] | None = None
     shares: tuple[tuple[int, int], ...] = ()
     population: int = 0
+    steps: tuple[int, ...] = ()
 
 
 class Exchange(ABC):
@@ -106,10 +108,16 @@ class MethodBase(ABC):
     Attributes:
         lr: Learning rate at the start.
         local_steps: Local steps tau of a client in a round.
+        local_epochs: Passes over its own examples that a client makes in a round, in place of local steps; 0 for none.
+        scalar_only: Whether a round's record is all that its update needs, so that a run can be kept as a ledger.
+        undivided: Whether a client's work in a round is one process's, so that ranks cannot share it.
     """
 
+    scalar_only: ClassVar[bool] = False
+    undivided: ClassVar[bool] = False
     lr: float
     local_steps: int
+    local_epochs: int = 0
 
     def check_network(self, network: nn.Module) -> None:  # noqa: B027
         """Refuses a network with which the method's options cannot be had.

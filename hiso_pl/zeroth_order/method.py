@@ -84,6 +84,7 @@ class Method(MethodBase):
         ValueError: If an option cannot be.
     """
 
+    scalar_only = True
     lr: float
     mu: float
     num_directions: int

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +122,10 @@ class RoundRecord:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"record is no round's record: {' '.join(str(error).split())[:200]}") from error
 
+    def told(self) -> str:
+        """What an update by it is made with, in words."""
+        return f"lr={self.lr:g} and scalars up to {float(np.abs(self.scalars).max()):g}"
+
     @property
     def empty(self) -> bool:
         """Whether every slot was dropped, so that x and H stay as they are."""
@@ -145,6 +150,8 @@ class Bits(NamedTuple):
 class RoundReport(NamedTuple):
     """What a round looked like, for logs. Nothing of it enters the state.
 
+    What a method does not have is None: one that sends tensors has no scalars, one that takes gradients no mu.
+
     Attributes:
         round: The round r.
         loss: Mean of the cohort's losses at the start of the round, over those present; None if none is, or if clients
@@ -155,7 +162,7 @@ class RoundReport(NamedTuple):
         lr: Learning rate.
         mu: Size of the displacements.
         num_directions: P.
-        probe_s: Seconds this process spent on displacements and forwards.
+        probe_s: Seconds this process spent on its slots: displacements, forwards and, where there are any, gradients.
         update_s: Seconds this process spent in ``apply``.
         forwards: Forwards of the whole cohort.
         bits: What the round costs a client.
@@ -163,21 +170,23 @@ class RoundReport(NamedTuple):
         slot_losses: Loss of every slot at the start of the round, shape ``[m]``; NaN where it is withheld.
         displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
         exchange_s: Seconds this process spent in the exchange, waiting for others included.
+        figures: What else the curves are to show of the round, by name.
     """
 
     round: int
     loss: float | None
-    scalars: NDArray[np.float32]
+    scalars: NDArray[np.float32] | None
     clients: tuple[int, ...]
     dropped: Collection[int]
     lr: float
-    mu: float
-    num_directions: int
+    mu: float | None
+    num_directions: int | None
     probe_s: float
     update_s: float
     forwards: int
     bits: Bits
-    sent: NDArray[np.float32]
+    sent: NDArray[np.float32] | None
     slot_losses: NDArray[np.float32]
     displace_s: float = 0.0
     exchange_s: float = 0.0
+    figures: Mapping[str, float] = MappingProxyType({})

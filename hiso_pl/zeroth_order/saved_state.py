@@ -28,7 +28,7 @@ def check_group(saved: Any, configured: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(saved, Sequence) or len(saved) != 1 or not isinstance(saved[0], Mapping):
         raise ValueError("param_groups of a saved state must be a list of one mapping")
     group = {"rank": 1, **saved[0]}  # older states tell of none
-    for key in ("seed", "distribution", "rank"):
+    for key in (key for key in ("seed", "distribution", "rank") if key in configured):
         if type(group.get(key)) is not type(configured[key]) or group[key] != configured[key]:
             said = _said_of(group.get(key))
             raise ValueError(f"{key}={configured[key]!r} configured, but the state was made with {said}")

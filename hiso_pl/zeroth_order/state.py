@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hiso_pl.zeroth_order import transform_state
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
@@ -15,17 +14,17 @@ from hiso_pl.zeroth_order.frozen import Freezer, Frozen
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_initial, check_owners
-from hiso_pl.zeroth_order.philox import check_seed
 from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
-from hiso_pl.zeroth_order.streams import Site, check_matrix, check_numel
+from hiso_pl.zeroth_order.streams import Site, check_matrix
 from hiso_pl.zeroth_order.tensors import NotFiniteError, Target, check_finite, left_at
+from hiso_pl.zeroth_order.trained import Trained
 from hiso_pl.zeroth_order.transform import State
 from hiso_pl.zeroth_order.update import Update
 
 
-class AppliedRecords(Optimizer):
+class AppliedRecords(Trained):
     """x, H and a rule's state after the records applied so far, with the round that comes next.
 
     Args:
@@ -42,49 +41,15 @@ class AppliedRecords(Optimizer):
 
     def __init__(self, params: Iterable[Any], method: Method, seed: int) -> None:
         self.method = method
-        defaults = {
-            "lr": method.lr,
-            "seed": check_seed(seed),
-            "distribution": method.distribution,
-            "rank": method.rank,
-            "round": 0,
-            "applied": 0,
-        }
-        super().__init__(params, defaults)
-        if len(self.param_groups) != 1:
-            raise ValueError(f"{len(self.param_groups)} parameter groups given; one H and one lr serve all: give one")
+        super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None
-        self._intact = True
         self._selected: Kernels | None = None
         self._freezer = Freezer(method.preconditioner)
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            if parameter.dtype != torch.float32:
-                raise ValueError(
-                    f"parameter {name!r} is {parameter.dtype}; masters are fp32: load the model in float32"
-                )
-            check_numel(parameter.numel(), name)
-            if method.distribution == "low_rank" and parameter.dim() > 1:
-                check_matrix(parameter.shape, name)
+        if method.distribution == "low_rank":
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                if parameter.dim() > 1:
+                    check_matrix(parameter.shape, name)
         self._create_state()
-
-    @property
-    def _group(self) -> dict[str, Any]:
-        return self.param_groups[0]
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The trainable parameters, in tensor order."""
-        return cast("list[Tensor]", self._group["params"])
-
-    @property
-    def names(self) -> list[str]:
-        """Their names; numbers where none were given."""
-        return self._group.get("param_names") or [f"parameter {i}" for i in range(len(self.parameters))]
-
-    @property
-    def round(self) -> int:
-        """The round that comes next."""
-        return int(self._group["round"])
 
     @property
     def hessians(self) -> list[Tensor | None]:
@@ -181,7 +146,7 @@ class AppliedRecords(Optimizer):
             self._update(record)
             averaged = 1 if self.method.directions == "client" else record.cohort - len(record.dropped)
             transform_state.advance(self.method.transform, self.state[self.parameters[0]], record, averaged)
-            check_finite(self.tensors(), record, self.method.preconditioner.structured)
+            check_finite(self.tensors(), record.round, record.told(), self.method.preconditioner.structured)
             self._group["applied"] += 1
         self.record = record
         self._group["round"] = record.round + 1
@@ -191,7 +156,7 @@ class AppliedRecords(Optimizer):
                 self._frozen()
             except ValueError as error:
                 self._group["round"] = record.round
-                raise NotFiniteError(left_at(record, str(error))) from error
+                raise NotFiniteError(left_at(record.round, str(error), record.told())) from error
         self._intact = True
 
     def _update(self, record: RoundRecord) -> None:
@@ -207,12 +172,6 @@ class AppliedRecords(Optimizer):
         step.run(self.parameters, self.hessians, frozen.hessians, states, self._sites(record.round), targets)
 
     # Checkpoints
-
-    def _check_intact(self) -> None:
-        if not self._intact:
-            raise RuntimeError(
-                f"the update of round {self.round} was broken off, so x and H are of no round: go on from a checkpoint"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last round.

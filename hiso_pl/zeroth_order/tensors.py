@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from hiso_pl.errors import RunError
 from hiso_pl.zeroth_order.digest import StateTensor
-from hiso_pl.zeroth_order.record import RoundRecord
 
 
 class Target(NamedTuple):
@@ -36,12 +34,13 @@ class NotFiniteError(RunError):
     """An update has led to a state that is not finite; the message names round and tensor."""
 
 
-def check_finite(tensors: Iterable[StateTensor], record: RoundRecord, structured: bool = False) -> None:
+def check_finite(tensors: Iterable[StateTensor], round: int, by: str, structured: bool = False) -> None:
     """Refuses a state in which a number is not finite, or an H is not positive, by one look at each tensor.
 
     Args:
         tensors: The state after an update.
-        record: The round whose update it was.
+        round: The round whose update it was.
+        by: What the update was made with, as the message says it.
         structured: Whether numbers of H may be of either sign.
 
     Raises:
@@ -59,13 +58,11 @@ def check_finite(tensors: Iterable[StateTensor], record: RoundRecord, structured
         elif math.isfinite(low) and math.isfinite(high):
             continue
         where = state.name if state.kind == "x" else f"{state.name} ({state.kind})"
-        raise NotFiniteError(left_at(record, f"{where!r} {what}") + " with a smaller lr")
+        raise NotFiniteError(left_at(round, f"{where!r} {what}", by) + " with a smaller lr")
 
 
-def left_at(record: RoundRecord, what: str) -> str:
+def left_at(round: int, what: str, by: str) -> str:
     """What is said of an update that leads nowhere."""
-    largest = float(np.abs(record.scalars).max())
     return (
-        f"round {record.round}: {what} after the update with lr={record.lr:g} and scalars up to {largest:g}; "
-        "nothing is saved of this round: go on from an earlier one"
+        f"round {round}: {what} after the update with {by}; nothing is saved of this round: go on from an earlier one"
     )

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from hiso_pl.data import DigitsData, ModelFacts, facts_of
 from hiso_pl.federation import Clip
+from hiso_pl.first_order import FedAvg
 from hiso_pl.models import DigitsCNN
 from hiso_pl.module import FederatedModule
 from hiso_pl.zeroth_order import Method
@@ -82,6 +83,7 @@ def test_a_script_of_ones_own_hands_them_over_in_a_line(tmp_path):
         ("idle", ModelFacts(), False),
         ("auto", ModelFacts(local_steps=2), False),
         ("auto", ModelFacts(withholds_losses=True), False),
+        ("auto", ModelFacts(undivided="FedAvg"), False),
     ],
 )
 def test_spare_ranks_help_where_raw_losses_may_leave_a_client(option, facts, shares):
@@ -98,3 +100,11 @@ def test_help_is_refused_where_a_transform_decides_what_leaves_a_client():
     with pytest.raises(ValueError, match=r"^spare_ranks='help' must be idle or auto: it sends raw losses") as caught:
         digits(spare_ranks="help").take(ModelFacts(withholds_losses=True))
     assert "\n" not in str(caught.value)
+
+
+def test_help_is_refused_where_a_slot_is_the_work_of_one_rank():
+    with torch.random.fork_rng():
+        facts = facts_of(FederatedModule(DigitsCNN(channels=2), FedAvg(local_epochs=2)))
+    assert facts == ModelFacts(local_epochs=2, undivided="FedAvg", num_labels=10)
+    with pytest.raises(ValueError, match=r"^spare_ranks='help' must be idle or auto: with FedAvg a slot is one rank's"):
+        digits(spare_ranks="help").take(facts)

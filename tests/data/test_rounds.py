@@ -56,10 +56,12 @@ class NumbersData(FederatedDataModule):
         return Splits(Numbers(train), Numbers(val, 1000), Numbers(test, 2000) if test else None)
 
 
-def ready(rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, **settings) -> NumbersData:
+def ready(
+    rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, local_epochs: int = 0, **settings
+) -> NumbersData:
     data = NumbersData(**settings)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start)
-    data.take(ModelFacts(local_steps))
+    data.take(ModelFacts(local_steps, local_epochs))
     data.setup("fit")
     return data
 
@@ -88,6 +90,26 @@ def test_a_round_is_what_its_names_say() -> None:
             for batch in batches:
                 assert set(batch["number"].tolist()) <= set(data.parts[client].tolist())
                 assert len(batch["number"]) == min(5, data.ownership.sizes[client])
+
+
+def test_epochs_go_over_all_of_a_clients_examples_in_an_order_of_their_own() -> None:
+    data = ready(local_epochs=2, partition=Dirichlet(0.5))
+    rounds, orders = play(data, 4), set()
+    for one in rounds:
+        for slot, (client, batches) in enumerate(zip(one.slots.clients, one.batches, strict=True)):
+            own = data.parts[client].tolist()
+            each = -(-len(own) // 5)
+            assert one.slots.steps[slot] == len(batches) == 2 * each
+            numbers = [batch["number"].tolist() for batch in batches]
+            assert all(len(batch) == 5 for half in (numbers[:each], numbers[each:]) for batch in half[:-1])
+            for epoch in (numbers[:each], numbers[each:]):
+                assert sorted(itertools.chain(*epoch)) == sorted(own)
+                orders.add((client, str(epoch)))
+    assert len(orders) >= 30  # of 32 passes; two of a client with few examples may be alike
+    shared = [play(ready(rank, 3, local_epochs=2, partition=Dirichlet(0.5)), 4) for rank in range(3)]
+    assert {key: value for part in shared for key, value in by_slot(part).items()} == by_slot(rounds)
+    assert {one.slots.steps for part in shared for one in part} == {one.slots.steps for one in rounds}
+    assert {one.slots.steps for one in play(ready(), 2)} == {()}
 
 
 def test_rounds_are_the_ones_written_down() -> None:

@@ -1,0 +1,28 @@
+"""FedYogi: Yogi on the mean of the clients' differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hiso_pl.first_order.adaptive import Adaptive
+
+
+@dataclass(frozen=True)
+class FedYogi(Adaptive):
+    r"""FedAvg whose mean difference goes through Yogi, whose second moment never jumps: it moves by the square itself.
+
+    .. math:: v_r = v_{r-1} - (1 - \beta_2) \Delta_r^2 \operatorname{sign}(v_{r-1} - \Delta_r^2)
+
+    The rest is :class:`~hiso_pl.first_order.adaptive.Adaptive` (Reddi et al. 2021, arXiv 2003.00295, algorithm 2).
+
+    Args:
+        beta_2: Share of the old second moment.
+    """
+
+    beta_2: float = 0.99
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """See :class:`~hiso_pl.first_order.adaptive.Adaptive`."""
+        return v - square * (v - square).sign() * (1.0 - self.beta_2)
