@@ -11,19 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
-from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
+from hiso_pl.zeroth_order.method_as_data import MethodAsData
 from hiso_pl.zeroth_order.method_data import (
-    CARRIED,
     COUNTED,
     COUNTING,
-    LATER,
     PARTS,
-    applied,
-    check_data,
-    filled,
-    needed,
-    said_of,
     values_of,
 )
 from hiso_pl.zeroth_order.options import (
@@ -36,7 +29,6 @@ from hiso_pl.zeroth_order.options import (
     check_local_lr,
     check_rank,
 )
-from hiso_pl.zeroth_order.part import Part
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
 from hiso_pl.zeroth_order.points import Memory
@@ -50,7 +42,7 @@ from hiso_pl.zeroth_order.watching import check_compiled
 
 
 @dataclass(frozen=True, init=False)
-class Method(MethodBase):
+class Method(MethodAsData):
     """HiSo by default; with ``Identity`` for a preconditioner it is DeComFL.
 
     Args:
@@ -255,51 +247,3 @@ class Method(MethodBase):
         """See :class:`MethodBase`."""
         schedules = {name: getattr(self, name) for name, (kind, *_) in PARTS.items() if kind == "schedule"}
         return replace(self, **{name: schedule and schedule.over(rounds) for name, schedule in schedules.items()})
-
-    # As data, for files
-
-    @classmethod
-    def check_data(cls, data: Any) -> None:
-        """Refuses what is no method's data, as far as can be said without building a part.
-
-        Raises:
-            ValueError: If it is not.
-        """
-        check_data(data, [field.name for field in fields(cls)])
-
-    def as_data(self) -> dict[str, Any]:
-        """All that a result depends on, as plain values: numbers, names, and parts as ``{name: options}``."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in CARRIED}
-        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
-        data = {name: value.as_data() if isinstance(value, Part) else value for name, value in values.items()}
-        return data | said_of(self.transform, self.aggregation)
-
-    @classmethod
-    def applying(cls, data: Mapping[str, Any], mine: Method | None = None) -> Method:
-        """What applies the records of a run, by the data in its file; what is absent has its default.
-
-        Only registered parts are built. Where a part is another's, ``mine`` must have it.
-
-        Args:
-            data: From :meth:`as_data`; it may come from anyone.
-            mine: A method that the user has named, which must be that of the data where records depend on it.
-
-        Raises:
-            ValueError: If the data are no method, this version cannot compute it, or ``mine`` is another.
-        """
-        cls.check_data(data)
-        if mine is not None:
-            differing = mine.differing(data)
-            if differing is not None:
-                raise ValueError(differing)
-            return mine
-        return cls(**values_of(data, needed(data)))
-
-    def differing(self, data: Mapping[str, Any]) -> str | None:
-        """What a record's update depends on that is another here than in the data, in words; None if nothing is."""
-        mine, default = {**LATER, **self.as_data()}, {**LATER, **Method().as_data()}
-        for name in dict.fromkeys((*applied(data), *applied(mine))):
-            there, here = (filled(name, value) for value in (data.get(name, default[name]), mine[name]))
-            if there != here:
-                return f"{name} is {there} there and {here} here"
-        return None
