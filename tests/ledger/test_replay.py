@@ -193,7 +193,7 @@ def test_a_method_changed_on_purpose_is_replayed_with_the_change(run):
 @pytest.mark.parametrize(
     ("part", "named"),
     [
-        ({"os.system": {}}, "not one of Diagonal, Identity"),
+        ({"os.system": {}}, "not one of Block, Diagonal, Identity"),
         ({"hiso_pl.zeroth_order.Diagonal": {}}, "not one of"),
         ({"Diagonal": {"class_path": "os.mkdir"}}, "no option 'class_path'"),
         ({"Diagonal": {"nu": "0.1"}}, "must be a float"),
