@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import subprocess
 import sys
 import textwrap
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +17,12 @@ import pytest
 import torch
 from torch import nn
 
+from hiso_pl import first_order
 from hiso_pl.cli import program as cli
 from hiso_pl.cli.replay import run as replay
 from hiso_pl.ledger import LedgerReader
 from hiso_pl.zeroth_order import Diagonal, Identity, Method, Momentum, PerTensor, Scalar, Sgd, ZerothOrderOptimizer
+from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.method_data import APPLIED, CARRIED, PARTS
 from hiso_pl.zeroth_order.part import ROOMS, Part, built, known
 
@@ -294,3 +298,16 @@ def test_what_a_transform_withholds_does_not_leave() -> None:
     open_ = ZerothOrderOptimizer(model.named_parameters(), **options)
     open_.step(lambda: model(torch.ones(2, 3)).square().mean())
     assert exchange.rows.shape == (1, 5)
+
+
+METHODS = [
+    Method,
+    *(kind for kind in vars(first_order).values() if isinstance(kind, type) and issubclass(kind, MethodBase)),
+]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_types_of_a_method_are_found_by_the_names_of_its_own_module(kind):
+    """There alone jsonargparse looks, also for annotations of bases; an option whose type is not found has none."""
+    hints = typing.get_type_hints(kind, vars(sys.modules[kind.__module__]))
+    assert {field.name for field in dataclasses.fields(kind)} <= set(hints)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +113,9 @@ class MethodBase(ABC):
         undivided: Whether a client's work in a round is one process's, so that ranks cannot share it.
     """
 
-    scalar_only: ClassVar[bool] = False
-    undivided: ClassVar[bool] = False
+    # without annotations: jsonargparse reads those of a dataclass's bases by the names of the dataclass's own module
+    scalar_only = False
+    undivided = False
     lr: float
     local_steps: int
     local_epochs: int = 0
