@@ -29,8 +29,8 @@ OPTIONS = {
     "--config that does, before them",
     ("stray",): "'stray' belongs to no option: give --OPTION VALUE",
     ("--trainer", "3"): "trainer=3 must hold options, such as trainer.accelerator, or name a file that does",
-    ("--model.method", "null"): "model.method=null must be a class: there are Method; one of your own is named with "
-    "its module",
+    ("--model.method", "null"): "model.method=null must be a class: there are FedAdagrad, FedAdam, FedAvg, FedYogi, "
+    "FedZO, Method; one of your own is named with its module",
     ("--data.partition", '{"class_path": "IID"'): 'data.partition={"class_path": "IID" is no complete list or mapping '
     "in YAML or JSON",
     ("--data.clients", "2.5"): "data.clients=2.5 must be an integer",
