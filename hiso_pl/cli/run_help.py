@@ -87,10 +87,10 @@ def text(parser: ArgumentParser, command: str) -> str:
     options = {action.dest: action for action in parser._actions if _told(action)}
     first = FIRST.get(command, FIRST[""])
     method, data, network = ([*_of_room(parser, room, options.pop(room))] for room in ROOMS)
-    common = data.index("", 1)  # where those of one class or another begin
-    lines += [*method[1:], *data[:common], "", "The run:"]
+    usual, common = method.index("", 1), data.index("", 1)  # where those of one class or another begin
+    lines += [*method[1:usual], *data[:common], "", "The run:"]
     lines += _rows(((f"--{name}", options.pop(name)) for name in ("config", *first)), whole=True)
-    lines += [*data[common:], *network]
+    lines += [*method[usual:], *data[common:], *network]
     lines += ["", "Everything else:"]
     rest = sorted(options, key=lambda name: (name.startswith("trainer."), "." in name))
     lines += _rows(((f"--{name}", options[name]) for name in rest), whole=True)

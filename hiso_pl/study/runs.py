@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hiso_pl.run.folder import BETTER_LOW, SUMMARY
 from hiso_pl.study.grid import Setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ASKED = "asked.json"
 METRICS = ("val/accuracy", "val/f1", "val/drop_f1", "val/rougeL", "val/loss")
@@ -108,6 +109,8 @@ def read_curve(folder: Path, metric: str) -> tuple[Point, ...]:
     events.Reload()
     if missing := [name for name in (metric, PAPER, PROTOCOL, ROUND_S) if name not in events.Tags()["scalars"]]:
         raise ValueError(f"{folder} holds no curve of {missing[0]}: a target or plot needs TensorBoard's logger")
+
+    import numpy as np  # help does without
 
     def read(name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         found = {event.step: event.value for event in events.Scalars(name)}

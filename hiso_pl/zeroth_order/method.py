@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
+from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
 from hiso_pl.zeroth_order.method_as_data import MethodAsData
 from hiso_pl.zeroth_order.method_data import (
@@ -42,7 +43,7 @@ from hiso_pl.zeroth_order.watching import check_compiled
 
 
 @dataclass(frozen=True, init=False)
-class Method(MethodAsData):
+class Method(MethodAsData, MethodBase):
     """HiSo by default; with ``Identity`` for a preconditioner it is DeComFL.
 
     Args:

@@ -9,7 +9,6 @@ from typing import Any
 from typing_extensions import Self
 
 from hiso_pl.zeroth_order.aggregation import Aggregation
-from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.method_data import (
     CARRIED,
     LATER,
@@ -24,7 +23,7 @@ from hiso_pl.zeroth_order.part import Part
 from hiso_pl.zeroth_order.transform import Transform
 
 
-class MethodAsData(MethodBase):
+class MethodAsData:
     """A dataclass whose fields are a method's numbers, names and parts, and which is told by them."""
 
     transform: Transform | None
