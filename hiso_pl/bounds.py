@@ -82,6 +82,24 @@ SAVED_TEXT_BYTES = 16 << 20
 FOLDER_FACTS_BYTES = 1 << 20
 """What an exported folder says of itself; a real one has some thousand bytes."""
 
+RUN_TEXT_BYTES = 4 << 20
+"""A run's config.yaml, summary.json or asked.json, as a report reads them; real ones have some thousand bytes."""
+
+RUN_TEXT_VALUES = 1 << 16
+"""Values in one of them, those of an alias counted wherever it stands."""
+
+REPORT_FOLDERS = 100_000
+"""Folders that are looked through for runs."""
+
+EVENTS_BYTES = 1 << 30
+"""A file of curves of a run; a thousand rounds take less than a million bytes."""
+
+EVENT_BYTES = 64 << 20
+"""One event of it; pictures and histograms are the largest."""
+
+CURVE_POINTS = 1 << 23
+"""Points of curves in all of a run's files."""
+
 # Models and tokenizers
 
 CONFIG_BYTES = 8 << 20

@@ -1,0 +1,1 @@
+"""Reports: run folders read, compared by one rule, and told as tables, pictures and a page."""
