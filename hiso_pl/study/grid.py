@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 from hiso_pl import presets
 
@@ -30,7 +31,11 @@ Resolve = Callable[[Sequence[str]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run has of its own: learning rate, seed and, where there are several, its method and a varied option."""
+    """What one run has of its own: learning rate, seed and, where there are several, its method and a varied option.
+
+    On the way to the fields method, setting, lr, seed, of which method and setting are names in any words ("" for the
+    only one): key and value give way to setting.
+    """
 
     lr: float
     seed: int
@@ -53,6 +58,44 @@ class Setting:
         """The run's folder below the root; another one for every setting."""
         varied = self.key and plain_name(f"{self.key.rpartition('.')[2]}-{self.value}", self.key)
         return "/".join(part for part in (self.method, varied, f"lr-{self.lr!r}", f"seed-{self.seed}") if part)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A run that is asked for, or its first rounds.
+
+    Args:
+        setting: What it has of its own.
+        folder: Its folder.
+        arguments: Options of ``fit`` that make it, its folder included.
+        configuration: What ``fit`` makes of them, as text under dotted keys.
+        until: The round after whose validation it stops, saved and to be gone on with; None for the end.
+    """
+
+    setting: Setting
+    folder: Path
+    arguments: tuple[str, ...]
+    configuration: Mapping[str, str]
+    until: int | None = None
+
+
+class Strategy(Protocol):
+    """What runs next, as a pure function of what the runs' folders hold."""
+
+    def next(self, failed: Collection[Setting] = ()) -> Sequence[Ask]:
+        """Every run that is not yet as far as it is wanted, in the order in which they are to be begun.
+
+        It is asked again whenever a run has ended; those under way are in the answer too. An empty answer with none
+        under way is the end of the study.
+
+        Args:
+            failed: Settings whose runs have failed since the study was started: they are not asked for again, and what
+                hangs on them waits for the next start.
+        """
+
+    @property
+    def foreseen(self) -> int:
+        """How many answers' worth of runs, whole ones and parts, the study is likely to take in all: for a bar."""
 
 
 @dataclass(frozen=True)
