@@ -17,7 +17,7 @@ from hiso_pl.callbacks.loggers import boards_of
 from hiso_pl.callbacks.pictures import losses_picture, partition_counts, partition_picture
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_statistics
-from hiso_pl.callbacks.summary import best_with
+from hiso_pl.callbacks.summary import best_with, forwards_with
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.traffic import BYTES_PER_KB
 from hiso_pl.zeroth_order.state import AppliedRecords
@@ -26,16 +26,17 @@ from hiso_pl.zeroth_order.state import AppliedRecords
 class TensorBoardPanels(OrderedCallback):
     """Hands a run to the trainer's loggers, at the number of rounds done; TensorBoard takes all of it.
 
-    By round ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``lr``, ``mu`` and what else a method has to show; by
-    validation its metrics and the
-    best ones so far (``val_best/*``), against bytes sent as well (the paper's way of counting). Before the first round
-    and now and then quantiles of the Hessian (``hessian/*``), histograms of it by layer, and one of the clients' last
-    losses. The partition as a picture and in the data module's own words; the configuration as text; the options that
-    matter beside last, best and test metrics; at the end the clients' losses as a picture. Of these a logger gets what
-    it has a place for; numbers reach every one.
+    By round ``train/loss``, ``scalar/*``, ``time/*``, ``comm/*``, ``cost/forwards``, ``lr``, ``mu`` and what else a
+    method has to show; by validation its metrics and the best ones so far (``val_best/*``), against bytes sent as
+    well (the paper's way of counting). Before the first round and now and then quantiles of the Hessian
+    (``hessian/*``), histograms of it by layer, and one of the clients' last losses. The partition as a picture and
+    in the data module's own words; the configuration as text; the options that matter beside last, best and test
+    metrics; at the end the clients' losses as a picture. Of these a logger gets what it has a place for; numbers
+    reach every one.
 
-    ``time/round_s`` is the time from one round's end to the next's without validations: what data and callbacks cost is
-    in it. Of a resumed run the picture of losses begins at its resume.
+    ``time/round_s`` is the time from one round's end to the next's without validations: what data and callbacks
+    cost is in it. ``cost/forwards`` are the forward passes of all clients up to the round, a backward pass counted
+    as two; those of validations are not in it. Of a resumed run the picture of losses begins at its resume.
 
     Args:
         every_n_rounds: Rounds between two points of the curves.
@@ -97,6 +98,7 @@ class TensorBoardPanels(OrderedCallback):
                 "comm/protocol_kb": run.traffic.protocol_kb,
                 "comm/measured_kb": run.exchange.payload_bytes / BYTES_PER_KB,
                 "lr": report.lr,
+                **forwards_with(trainer, report),
                 **report.figures,
             }
             points |= {

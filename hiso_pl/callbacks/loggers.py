@@ -120,6 +120,7 @@ class TensorBoard(Board):
                 },
                 "Hessian": {"quantiles of H": chart("^hessian/")},
                 "Seconds of a round": {"whole, probes, update": chart("^time/")},
+                "Forward passes": {"of all clients so far": chart("^cost/")},
             }
         )
 

@@ -19,7 +19,9 @@ from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.run import versions
 from hiso_pl.run.folder import BETTER_LOW, SUMMARY, json_text, write_atomically
+from hiso_pl.run.forwards import BACKWARD, FORWARDS
 from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order.record import RoundReport
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ class RunSummary(OrderedCallback):
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
     finite.
+
+    Attributes:
+        metrics: Of each metric the first, last and best value.
+        forwards: Forward passes of all clients so far.
     """
 
     position = 90
@@ -40,7 +46,7 @@ class RunSummary(OrderedCallback):
         self.metrics: dict[str, dict[str, float]] = {}
         self._seconds = 0.0
         self._validation_seconds = 0.0
-        self._forwards = 0
+        self.forwards = 0
         self._since: float | None = None
         self._validation_since: float | None = None
         self._written: dict[str, Any] | None = None
@@ -58,7 +64,7 @@ class RunSummary(OrderedCallback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         report = federated(pl_module).last_round
         if report is not None:
-            self._forwards += report.forwards
+            self.forwards += report.forwards
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +103,7 @@ class RunSummary(OrderedCallback):
                 "measured_kb": run.exchange.payload_bytes / 1024,
             },
             "seconds": self.seconds,
-            "forwards_per_second": self._forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
+            "forwards_per_second": self.forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
             "dropped_slots": dropped_slots(trainer),
             "digest": digest(optimizer),
             "versions": versions.package_versions(),
@@ -120,7 +126,7 @@ class RunSummary(OrderedCallback):
             "metrics": {name: dict(entry) for name, entry in self.metrics.items()},
             "seconds": self.seconds,
             "validation_seconds": self._validation_seconds,
-            "forwards": self._forwards,
+            "forwards": self.forwards,
         }
 
     @override
@@ -132,12 +138,25 @@ class RunSummary(OrderedCallback):
         self.metrics = {name: dict(entry) for name, entry in state_dict["metrics"].items()}
         self._seconds = float(state_dict["seconds"])
         self._validation_seconds = float(state_dict["validation_seconds"])
-        self._forwards = int(state_dict["forwards"])
+        self.forwards = int(state_dict["forwards"])
 
     def _write(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         self._written = summary
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / SUMMARY, json_text(summary, indent=2) + "\n")
+
+
+def forwards_with(trainer: Trainer, report: RoundReport) -> dict[str, float]:
+    """Forward passes of all clients so far, a round included that the summary is yet to take, as a curve's point.
+
+    A backward pass counts as two of them; a method has as many to a forward in every round. Without a summary nobody
+    has counted.
+    """
+    summary = next(iter(callbacks_of(trainer, RunSummary)), None)
+    if summary is None or not report.forwards:
+        return {}
+    total = summary.forwards + report.forwards
+    return {FORWARDS: float(total + BACKWARD * total * report.backwards // report.forwards)}
 
 
 def best_with(trainer: Trainer, found: Mapping[str, float]) -> dict[str, float]:

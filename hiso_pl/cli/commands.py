@@ -65,6 +65,9 @@ COMMANDS: dict[str, Command] = {
         True,
         False,
     ),
+    "report": Command(
+        "measure", "compare any runs: tables, intervals, curves, and a page of them", "hiso_pl.cli.report"
+    ),
     "configs": Command("help", "list, show and copy the configurations that come with it", "hiso_pl.cli.configs"),
     "env": Command("help", "versions, devices and a self-test of this machine", "hiso_pl.cli.env"),
     "completion": Command(

@@ -166,6 +166,7 @@ class DifferenceOptimizer(ServedDifferences):
             slot_losses=found,
             exchange_s=differences.exchange_s,
             figures={"difference/norm": norm, "difference/client_norm": differences.norm} if present.any() else {},
+            backwards=work.backwards * sum(steps),
         )
         return torch.tensor(math.nan if mean is None else mean, dtype=torch.float32)
 

@@ -37,9 +37,11 @@ class Work(ABC):
 
     Attributes:
         forwards: Forward passes of one local step.
+        backwards: Backward passes of one local step.
     """
 
     forwards: int = 1
+    backwards: int = 0
 
     @abstractmethod
     def __call__(self, task: Task) -> float:
@@ -68,6 +70,8 @@ class GradientSteps(Work):
         momentum: beta; b is g where it is 0.
         weight_decay: lambda.
     """
+
+    backwards = 1
 
     def __init__(self, parameters: Sequence[Tensor], momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self._parameters = parameters

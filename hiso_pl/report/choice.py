@@ -30,9 +30,9 @@ def place(rows: Sequence[Row], aim: Aim) -> tuple[float, float, float]:
     By ``rounds``: most seeds that reach the first target, then fewest rounds to it on average, then the lowest final
     loss. By ``best`` or ``last``: most seeds for which it is a number, then its best mean, then that of the other of
     the two. By ``loss``: most seeds that are complete, then the lowest final loss, infinite if one diverged. Runs that
-    are not complete do not count.
+    are not complete do not count, but for those that never will be, as they have diverged.
     """
-    rows = [row for row in rows if row["complete"]]
+    rows = [row for row in rows if row["complete"] or row.get("stopped")]
     loss = math.inf if any(row["diverged"] for row in rows) else _mean(_known(rows, "loss"))
     if aim.by == "rounds":
         rounds = _known(rows, at("rounds", aim.targets[0]))

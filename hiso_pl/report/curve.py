@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hiso_pl.bounds import CURVE_POINTS, EVENTS_BYTES
 from hiso_pl.regular_file import read_at_most
 from hiso_pl.report.events import CURVES, FILES, Points, read_events
-from hiso_pl.report.forwards import per_round
 from hiso_pl.run.folder import CONFIG, SUMMARY
+from hiso_pl.run.forwards import FORWARDS, per_round
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CSV = "metrics.csv"
-CURVE_OF = {"forwards": "cost/forwards", "paper_kb": "comm/paper_kb", "protocol_kb": "comm/protocol_kb"}
+CURVE_OF = {"forwards": FORWARDS, "paper_kb": "comm/paper_kb", "protocol_kb": "comm/protocol_kb"}
 ROUND_S = "time/round_s"
 EVERY = "board.every_n_rounds"
 DEPTH = 4

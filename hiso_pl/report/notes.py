@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from hiso_pl.report import choice
-from hiso_pl.report.forwards import BACKWARD, by_gradients
 from hiso_pl.report.group import Group, Rows
 from hiso_pl.report.labels import differing
 from hiso_pl.report.outcome import at
 from hiso_pl.report.run_data import Aim, RunData
+from hiso_pl.run.forwards import BACKWARD, by_gradients
 
 MOST = 6
 """Things of a kind that are named."""

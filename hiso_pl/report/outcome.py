@@ -22,7 +22,8 @@ def outcome(run: RunData, aim: Aim) -> dict[str, Any]:
     Of a complete run ``first``, ``best``, ``last`` and ``test`` are its summary's, of another what its curve has so
     far. It has ``diverged`` if it ends with a loss above that before any round, or with none that is a number; then no
     target is reached. A target is reached at the first validation that meets it; ``short`` is whether one was, and the
-    end is short of it, or diverged.
+    end is short of it, or diverged. A run that ``stopped`` for a reason which it would meet again, as its summary
+    says, has diverged.
     """
     curve, metric = run.curve, aim.metric
     values = curve[metric].tolist() if metric in curve else list[float]()
@@ -35,13 +36,15 @@ def outcome(run: RunData, aim: Aim) -> dict[str, Any]:
         first, last = (known[0][1], known[-1][1]) if known else (math.nan, math.nan)
         best = (min if aim.lower else max)((value for _, value in known), default=math.nan)
         start, loss, judged = (losses[0], losses[-1], True) if losses else (math.nan, math.nan, False)
-    diverged = judged and not loss <= start
+    stopped = bool(run.summary.get("stopped"))
+    diverged = stopped or (judged and not loss <= start)
     row: dict[str, Any] = {
         "method": run.method,
         "setting": run.setting,
         "lr": math.nan if run.lr is None else run.lr,
         "seed": run.seed,
         "complete": run.complete,
+        "stopped": stopped,
         "diverged": diverged,
         "first": first,
         "best": best,
@@ -49,6 +52,8 @@ def outcome(run: RunData, aim: Aim) -> dict[str, Any]:
         "loss": loss if math.isfinite(loss) else math.nan,
         "test": run.value(f"test/{aim.name}", "last"),
     }
+    if stopped:
+        row |= dict.fromkeys(("best", "last", "loss"), math.nan)
     row |= {cost: math.nan if curve.empty else float(curve[CURVE.get(cost, cost)].iloc[-1]) for cost in COSTS}
     row["rounds"] = run.rounds
     for target in aim.targets:

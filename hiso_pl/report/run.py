@@ -67,6 +67,18 @@ def read_runs(folders: Iterable[Path | str]) -> list[RunData]:
     return labelled(runs)
 
 
+def asked_aim(folders: Sequence[Path]) -> dict[str, Any]:
+    """What studies are judged by, as their files say: ``metric``, ``by`` and ``targets``; nothing if they differ."""
+    found = []
+    for folder in folders:
+        try:
+            tree = load_yaml(folder / STUDY)
+        except (OSError, ValueError):
+            return {}
+        found.append({name: tree[name] for name in ("metric", "by", "targets") if tree.get(name)})
+    return found[0] if found and all(other == found[0] for other in found) else {}
+
+
 def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
     return (known.index(name), "") if name in known else (len(known), name)
 

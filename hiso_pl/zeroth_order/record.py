@@ -171,6 +171,7 @@ class RoundReport(NamedTuple):
         displace_s: Seconds of ``probe_s`` that this process spent writing displaced points, host time.
         exchange_s: Seconds this process spent in the exchange, waiting for others included.
         figures: What else the curves are to show of the round, by name.
+        backwards: Backward passes of the whole cohort.
     """
 
     round: int
@@ -190,3 +191,4 @@ class RoundReport(NamedTuple):
     displace_s: float = 0.0
     exchange_s: float = 0.0
     figures: Mapping[str, float] = MappingProxyType({})
+    backwards: int = 0

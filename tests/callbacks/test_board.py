@@ -14,7 +14,7 @@ from hiso_pl.lightning_privates import log_together
 CURVES = {
     "train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/snr", "scalar/headroom", "scalar/dropped",
     "time/round_s", "time/probe_s", "time/update_s", "comm/paper_kb", "comm/protocol_kb", "comm/measured_kb", "lr",
-    "mu",
+    "mu", "cost/forwards",
 }  # fmt: skip
 TEXT = """
 seed_everything: 1
@@ -72,6 +72,8 @@ def test_curves_are_at_the_number_of_rounds_done(events):
     assert [event.value for event in found.Scalars("comm/paper_kb")] == [
         pytest.approx(rounds * 2 * 2 * 4 / 1024) for rounds in (2, 4, 6, 7)
     ]
+    # two clients with P + 1 = 3 forwards each
+    assert [event.value for event in found.Scalars("cost/forwards")] == [rounds * 2 * 3 for rounds in (2, 4, 6, 7)]
     assert [event.value for event in found.Scalars("lr")] == pytest.approx([0.01] * 4)
 
 

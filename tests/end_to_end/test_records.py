@@ -16,7 +16,7 @@ EVERY_ROUND = {
     *("train/loss", "scalar/mean_abs", "scalar/std", "scalar/max_abs", "scalar/snr", "scalar/headroom"),
     "scalar/dropped",
     *("time/round_s", "time/probe_s", "time/update_s", "comm/paper_kb", "comm/protocol_kb", "comm/measured_kb"),
-    *("lr", "mu"),
+    *("lr", "mu", "cost/forwards"),
 }
 HESSIAN = {"hessian/min", "hessian/p01", "hessian/median", "hessian/p99", "hessian/max"}
 VALIDATION = {"val/loss", "val/accuracy"}

@@ -186,6 +186,7 @@ def test_a_report_says_none_of_what_there_is_not(problem):
     report = optimizer.report
     assert (report.scalars, report.sent, report.mu, report.num_directions) == (None, None, None, None)
     assert (report.round, report.clients, report.lr, report.forwards, optimizer.record) == (0, (7, 3), 0.1, 6, None)
+    assert report.backwards == 6
     first = [float(problem.loss(problem.start, client, 0)) for client in (7, 3)]
     assert report.slot_losses.tolist() == first
     assert report.figures["difference/norm"] < report.figures["difference/client_norm"]

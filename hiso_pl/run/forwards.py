@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 METHOD = "model.method"
+FORWARDS = "cost/forwards"
+"""The curve of what a run has spent."""
 BACKWARD = 2
 """Forward passes that a backward pass counts as: it computes the gradient by the weights and by what goes into a layer,
 each as much work as the layer's own pass."""
