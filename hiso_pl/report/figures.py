@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hiso_pl.report.curves import Band, band
@@ -28,6 +27,8 @@ AXES = {
 }
 """What a metric is drawn by, and how an axis names it."""
 SHORT = {"rounds": "rounds", "paper_kb": "KB (paper)", "forwards": "forward passes", "seconds": "seconds"}
+PICTURES = ("by-rounds", "targets", "rates", "by-paper-kb", "by-forwards", "by-seconds", "by-protocol-kb")
+"""The pictures that there may be, by the name of their files, in the order in which they are told."""
 APART = 12
 """An axis is logarithmic if the ends of two methods lie so many times apart."""
 
@@ -145,20 +146,21 @@ def reached(comparison: Comparison) -> Figure:
         ticks = [f"{label}   {target:g}" for label, (_, target) in zip(labels, rows, strict=True)]
         axes[0].set(yticks=range(len(rows)), yticklabels=ticks, ylim=(len(rows) - 0.5, -0.5))
         what = f"to {aim.metric} of {', '.join(f'{t:g}' for t in aim.targets)}"
-        figure.suptitle(wrapped(f"{what} (dots: seeds that reach it; mark and line: their mean and its interval)", 120), fontsize=9)
+        figure.suptitle(
+            wrapped(f"{what} (dots: seeds that reach it; mark and line: their mean and its interval)", 120), fontsize=9
+        )
     return figure
 
 
 def pictures(comparison: Comparison) -> dict[str, Figure]:
     """All pictures that there are data for, by the name of their files."""
-    makers: dict[str, Callable[[], Figure]] = {
-        f"by-{by.replace('_', '-')}": functools.partial(draw, comparison, by) for by in AXES
-    }
-    makers |= {"targets": functools.partial(reached, comparison), "rates": functools.partial(rates, comparison)}
     found = {}
-    for name, make in makers.items():
+    for name in PICTURES:
         with contextlib.suppress(NothingToDrawError):
-            found[name] = make()
+            if name in ("targets", "rates"):
+                found[name] = reached(comparison) if name == "targets" else rates(comparison)
+            else:
+                found[name] = draw(comparison, name.removeprefix("by-").replace("-", "_"))
     return found
 
 
@@ -167,7 +169,9 @@ def _bands(comparison: Comparison, group: Group, by: str) -> list[Band]:
     grid = comparison.grid[comparison.grid["label"] == group.label]
     lost = {(_plain(lr), _plain(seed)) for lr, seed, lost in grid[["lr", "seed", "diverged"]].itertuples(False) if lost}
     rows = [group.told] if group.told else [(run,) for row in group.rates.values() for run in row]
-    found = (band(row, [(_plain(r.lr), _plain(r.seed)) in lost for r in row], comparison.aim.metric, by) for row in rows)
+    found = (
+        band(row, [(_plain(r.lr), _plain(r.seed)) in lost for r in row], comparison.aim.metric, by) for row in rows
+    )
     return [one for one in found if one is not None]
 
 
@@ -200,4 +204,8 @@ def _says(bands: Sequence[Band]) -> str:
 def _interval(comparison: Comparison, group: Group, column: str) -> tuple[float, float]:
     """The interval of a mean over seeds, from the table that has it."""
     row = comparison.summary[comparison.summary["label"] == group.label]
-    return (float(row[f"{column} low"].iloc[0]), float(row[f"{column} high"].iloc[0])) if len(row) else (math.nan, math.nan)
+    return (
+        (float(row[f"{column} low"].iloc[0]), float(row[f"{column} high"].iloc[0]))
+        if len(row)
+        else (math.nan, math.nan)
+    )

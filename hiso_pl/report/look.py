@@ -1,4 +1,4 @@
-"""How all pictures look: colours that colour-blind readers tell apart, lines that grey print does, bytes that repeat."""
+"""How all pictures look: colours for the colour-blind, lines and marks for grey print, bytes that repeat."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Those of Okabe and Ito, https://jfly.uni-koeln.de/color, without yellow, and with a grey for their black."""
+DARK = ("#4FA9DE", "#F0833F", "#2FC79A", "#DD9DC0", "#F0B840", "#8CCBF2", "#A6A6A6")
+"""The same, lighter, on dark paper."""
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1, 1.2)), (0, (6, 1.4, 1, 1.4)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX<>"  # the three lengths have no common factor: 315 looks before the first comes again
 INK = "#1b1f24"
@@ -23,7 +25,7 @@ INK = "#1b1f24"
 WIDTH = 9.6
 """Inches of a whole picture: 9 points are legible at the width of a page."""
 
-LOOK = {
+LOOK: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -45,12 +47,13 @@ LOOK = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
 }
+MARK = "hiso-pl report"
 METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": MARK},
+    "pdf": {"CreationDate": None, "Creator": MARK, "Producer": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
-"""No dates and versions: a report made twice is the same file."""
+"""No dates and versions: a report made twice is the same file. The mark says whose a picture is."""
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def numbers(axis: Any, log: bool = False) -> None:
 def rate_ticks(axes: Axes, rates: Sequence[float]) -> None:
     """Ticks of a logarithmic axis at the learning rates themselves, those that would meet left out."""
     found = sorted(set(rates))
-    across = axes.get_gridspec().ncols
+    across = round(1 / axes.get_position().width)
     apart, kept = (found[-1] / found[0]) ** (0.08 * across), found[:1]
     for rate in found[1:]:
         if rate >= kept[-1] * apart:

@@ -69,8 +69,10 @@ def draw_rates(axes: Axes, rows: DataFrame, group: Group, column: str, i: int, b
     axes.plot([x for x, _ in means], [y for _, y in means], **look)
 
 
-def draw_reached(axes: Axes, values: list[float], interval: tuple[float, float], row: float, i: int, first: bool) -> None:
-    """Draws what it took each run to a target in a row, in the i-th look, full for the first target; or that it did not.
+def draw_reached(
+    axes: Axes, values: list[float], interval: tuple[float, float], row: float, i: int, first: bool
+) -> None:
+    """Draws what it took each run to a target in a row, full for the first target, or that it did not get there.
 
     Args:
         axes: Where.
@@ -81,7 +83,8 @@ def draw_reached(axes: Axes, values: list[float], interval: tuple[float, float],
         first: Whether it is the first target.
     """
     finite = [value for value in values if math.isfinite(value)]
-    color, beside = COLOURS[i % len(COLOURS)], {"textcoords": "offset points", "va": "center", "fontsize": 8}
+    color = COLOURS[i % len(COLOURS)]
+    beside: Any = {"textcoords": "offset points", "va": "center", "fontsize": 8}
     if finite:
         mean = sum(finite) / len(finite)
         axes.plot(finite, [row] * len(finite), ".", color=color, markersize=4, alpha=0.6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ from hiso_pl.report import page_tables
 from hiso_pl.report.choice import rule
 from hiso_pl.report.figures import AXES
 from hiso_pl.report.labels import OWN, differing
-from hiso_pl.report.look import INK, encoded
+from hiso_pl.report.look import COLOURS, DARK, INK, encoded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,13 +53,18 @@ def page(comparison: Comparison, figures: Mapping[str, Figure], question: str = 
         for name, figure in figures.items()
     ]
     template = resources.files("hiso_pl.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(template).render(
+        colours=COLOURS,
+        dark=DARK,
         title=question or _comparing(comparison),
         aim=comparison.aim,
         rule=rule(comparison.aim),
         command=command,
         notes=comparison.notes,
+        warnings=sum(note.startswith("Warning") for note in comparison.notes),
         results=page_tables.results(comparison),
         paired=page_tables.paired(comparison),
         pictures=pictures,
@@ -82,7 +88,7 @@ def inline(figure: Figure, name: str) -> str:
         for key, value in element.attrib.items():
             if key == "id":
                 value = f"{name}-{value}"
-            element.set(key, value.replace("url(#", f"url(#{name}-").replace(INK, "currentColor"))
+            element.set(key, _coloured(value.replace("url(#", f"url(#{name}-")))
         if (link := element.get(f"{{{LINK}}}href", "")).startswith("#"):
             element.set(f"{{{LINK}}}href", f"#{name}-{link[1:]}")
     for size in ("width", "height"):
@@ -93,8 +99,16 @@ def inline(figure: Figure, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def _coloured(text: str) -> str:
+    """Colours by their names in the page, which has others for a dark one."""
+    names = {INK: "currentColor"} | {colour.lower(): f"var(--c{i})" for i, colour in enumerate(COLOURS)}
+    for colour, name in names.items():
+        text = text.replace(colour, name)
+    return text
+
+
 def _comparing(comparison: Comparison) -> str:
-    methods = list(dict.fromkeys(group.method or group.label for group in comparison.groups))
+    methods = list(dict.fromkeys(shorten(group.method or group.label, 40) for group in comparison.groups))
     more = f" and {len(methods) - 4} more" if len(methods) > 4 else ""
     return f"{comparison.aim.metric} of {', '.join(methods[:4])}{more}" if any(methods) else comparison.aim.metric
 

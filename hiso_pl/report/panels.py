@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hiso_pl.report.comparison import Aim, Group
+    from hiso_pl.report.group import Group
+    from hiso_pl.report.run_data import Aim
 
 WRAP = 52  # characters of a label on one line
 
@@ -83,9 +84,9 @@ def targets(axes: Sequence[Axes], aim: Aim) -> None:
     for at in axes:
         for target in shown:
             at.axhline(target, color=INK, alpha=0.7, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
-        if at.get_subplotspec().is_last_col() or at is axes[-1]:
+        if (place := at.get_subplotspec()) is None or place.is_last_col() or at is axes[-1]:
             for close in words:
-                where = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+                where: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
                 text, middle = ", ".join(f"{target:g}" for target in close), sum(close) / len(close)
                 at.annotate(text, (1, middle), xycoords=("axes fraction", "data"), annotation_clip=False, **where)
 
