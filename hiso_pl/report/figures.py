@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hiso_pl.report.curves import Band, band
-from hiso_pl.report.look import canvas, look, numbers, rate_ticks, wrapped
+from hiso_pl.report.look import canvas, look, numbers, rate_ticks, settled, wrapped
 from hiso_pl.report.marks import draw_band, draw_rates, draw_reached
 from hiso_pl.report.outcome import at
 from hiso_pl.report.panels import WRAP, Panels, limit, targets
@@ -69,7 +69,7 @@ def draw(comparison: Comparison, by: str) -> Figure:
                 draw_band(axes[panels.panel(group)], one, panels.look(group), log)
         numbers(axes[0].xaxis, log)
         targets(axes, aim)
-    return figure
+        return settled(figure)
 
 
 def rates(comparison: Comparison) -> Figure:
@@ -106,7 +106,7 @@ def rates(comparison: Comparison) -> Figure:
             bottom, top = 0.0, top if grid[column].notna().any() else max(grid["rounds"].max(), 1.0)
         axes[0].set_ylim(bottom, bottom + (top - bottom) * 1.09)  # room for crosses above all values
         rate_ticks(axes[0], [rate for group in groups for rate in group.rates if rate is not None])
-    return figure
+        return settled(figure)
 
 
 def reached(comparison: Comparison) -> Figure:
@@ -149,7 +149,7 @@ def reached(comparison: Comparison) -> Figure:
         figure.suptitle(
             wrapped(f"{what} (dots: seeds that reach it; mark and line: their mean and its interval)", 120), fontsize=9
         )
-    return figure
+        return settled(figure)
 
 
 def pictures(comparison: Comparison) -> dict[str, Figure]:

@@ -86,6 +86,13 @@ def canvas(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
+def settled(figure: Figure) -> Figure:
+    """The picture with all its parts where they belong, so that writing it in another form does not seek them again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def style(i: int) -> dict[str, Any]:
     """Colour, line and marker of the i-th method."""
     return {

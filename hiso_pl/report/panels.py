@@ -52,9 +52,10 @@ class Panels:
         across = len(titles) if len(titles) < 4 else 2 if len(titles) == 4 else 3
         down = -(-len(titles) // across)
         longest = max(len(line) for label in key.values() for line in label.split("\n"))
-        columns = max(1, min(len(key), int((135 if across > 1 else 105) / (longest + 8))))
+        width = WIDTH if across > 1 else 7.5
+        columns = max(1, min(len(key), int((72 * width - 10) / (56 + 6 * longest))))  # in points, of 9 a letter 6 wide
         rows = -(-len(key) // columns) * (1 + max(label.count("\n") for label in key.values()))
-        figure = canvas((3.4 if down == 1 else 2.4 * down) + 0.5 + 0.17 * rows, WIDTH if across > 1 else 7.5)
+        figure = canvas((3.4 if down == 1 else 2.4 * down) + 0.5 + 0.17 * rows, width)
         axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
         for spare in axes[len(titles) :]:
             spare.remove()

@@ -43,7 +43,14 @@ def run(
         name: {"first": found[0], "last": found[-1], "best": min(found) if name == "val/loss" else max(found)}
         for name, found in curve.items()
     }
-    summary = {"rounds": int(at[-1]), "clients": 8, "cohort": 4, "parameters": 1898, "seconds": 12.5, "ranks": 1}
+    summary: dict[str, Any] = {
+        "rounds": int(at[-1]),
+        "clients": 8,
+        "cohort": 4,
+        "parameters": 1898,
+        "seconds": 12.5,
+        "ranks": 1,
+    }
     summary |= {"metrics": ends | {"test/accuracy": {"last": ends["val/accuracy"]["last"] - 0.01}}}
     summary |= {"interrupted": False, "versions": VERSIONS, "forwards_per_second": 900.0}
     folder = Path("runs") / method[:20] / f"lr-{lr}" / f"seed-{seed}"

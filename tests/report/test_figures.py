@@ -92,7 +92,10 @@ def test_every_line_is_told_apart_by_colour_line_and_mark() -> None:
     [(["HiSo"], [""]), ([f"method {i}" for i in range(12)], [""]), (LONG, [""]), (LONG[:2], ["a", "b", LONG[0], "d"])],
     ids=["one", "twelve", "long", "settings"],
 )
-def test_keys_and_words_cover_no_data_and_are_cut_nowhere(methods: list[str], settings: list[str]) -> None:
+def test_keys_and_words_cover_no_data_and_are_cut_nowhere(
+    methods: list[str], settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hiso_pl.report.figures.PICTURES", ("by-protocol-kb", "targets", "rates"))  # the longest words
     for name, figure in pictures(compare(runs(methods, settings), AIM)).items():
         with look():
             figure.canvas.draw()
@@ -160,7 +163,10 @@ def test_what_it_takes_says_how_many_reached_it() -> None:
     made = [run("a", seed=1), run("a", seed=2, speed=0.1), run("b", seed=1, speed=0.1), run("b", seed=2, speed=0.1)]
     figure = reached(compare(made, AIM))
     assert [text.get_text() for text in figure.axes[0].texts] == ["1 of 2", "1 of 2", "none of 2", "none of 2"]
-    assert [label.get_text().split() for label in figure.axes[0].get_yticklabels()][0::2] == [["a", "0.7"], ["b", "0.7"]]
+    assert [label.get_text().split() for label in figure.axes[0].get_yticklabels()][0::2] == [
+        ["a", "0.7"],
+        ["b", "0.7"],
+    ]
 
 
 def test_what_there_are_no_data_for_is_not_drawn() -> None:
