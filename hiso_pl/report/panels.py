@@ -1,0 +1,109 @@
+"""Small multiples: axes for each setting, the methods' looks, their key, the targets and what of an axis is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hiso_pl.report.look import INK, WIDTH, canvas, style, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hiso_pl.report.group import Group
+    from hiso_pl.report.run_data import Aim
+
+WRAP = 52  # characters of a label on one line
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Which axes a group is drawn in, and how: looks are of methods, or of settings where there is but one method."""
+
+    titles: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> Panels:
+        """The panels for these groups, in their order."""
+        methods, settings = (tuple(dict.fromkeys(getattr(g, name) for g in groups)) for name in ("method", "setting"))
+        return cls(("",), settings) if len(methods) == 1 else cls(settings, methods)
+
+    def panel(self, group: Group) -> int:
+        """Which axes."""
+        return 0 if len(self.titles) == 1 else self.titles.index(group.setting)
+
+    def look(self, group: Group) -> int:
+        """Which look."""
+        return self.names.index(group.setting if group.method not in self.names else group.method)
+
+    def name(self, group: Group) -> str:
+        """What tells it from others in the same axes; its own label if there are none."""
+        return self.names[self.look(group)] or group.method or group.label
+
+    def figure(self, key: Mapping[int, str], says: str, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
+        """A picture with axes in common for each title, and below them a line of words and a key of labels by look."""
+        from matplotlib.lines import Line2D
+
+        titles = self.titles
+        across = len(titles) if len(titles) < 4 else 2 if len(titles) == 4 else 3
+        down = -(-len(titles) // across)
+        longest = max(len(line) for label in key.values() for line in label.split("\n"))
+        width = WIDTH if across > 1 else 7.5
+        columns = max(1, min(len(key), int((72 * width - 10) / (56 + 6 * longest))))  # in points, of 9 a letter 6 wide
+        rows = -(-len(key) // columns) * (1 + max(label.count("\n") for label in key.values()))
+        figure = canvas((3.4 if down == 1 else 2.4 * down) + 0.5 + 0.17 * rows, width)
+        axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
+        for spare in axes[len(titles) :]:
+            spare.remove()
+        for i, (at, title) in enumerate(zip(axes, titles, strict=False)):
+            at.set_title(wrapped(title, 120 // across), loc="left")
+            lowest = i + across >= len(titles)
+            at.tick_params(labelbottom=lowest)
+            at.set_xlabel(wrapped(xlabel, 120 // across) if lowest else "")
+            at.set_ylabel(wrapped(ylabel, 40) if i % across == 0 else "")
+        handles = [Line2D([], [], **style(i)) for i in sorted(key)]
+        look: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 3.2}
+        legend = figure.legend(handles, [key[i] for i in sorted(key)], title=says, title_fontsize=8, **look)
+        legend.set_alignment("left")
+        return figure, axes[: len(titles)]
+
+
+def targets(axes: Sequence[Axes], aim: Aim) -> None:
+    """Draws each target as a line, and names it outside, at the right, those that lie close together in one word."""
+    low, high = axes[0].get_ylim()
+    shown = sorted(target for target in aim.targets if low <= target <= high)
+    words: list[list[float]] = []
+    for target in shown:
+        if words and target - words[-1][-1] < 0.045 * (high - low):
+            words[-1].append(target)
+        else:
+            words.append([target])
+    for at in axes:
+        for target in shown:
+            at.axhline(target, color=INK, alpha=0.7, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+        if (place := at.get_subplotspec()) is None or place.is_last_col() or at is axes[-1]:
+            for close in words:
+                where: Any = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+                text, middle = ", ".join(f"{target:g}" for target in close), sum(close) / len(close)
+                at.annotate(text, (1, middle), xycoords=("axes fraction", "data"), annotation_clip=False, **where)
+
+
+def limit(axes: Sequence[Axes], aim: Aim, values: Sequence[float], starts: Sequence[float]) -> None:
+    """Shows all values and targets; of a metric of which less is better nothing much above where runs began.
+
+    A loss of 1e30 would leave but a flat line of all the others.
+    """
+    shown = [value for value in (*values, *aim.targets) if math.isfinite(value)]
+    low, high = min(shown), max(shown)
+    if aim.lower and starts:
+        high = min(high, max(starts) + 0.25 * max(max(starts) - low, 1e-9))
+    if aim.lower and low > 0 and high > 20 * low:
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(low / 1.1, high * 1.1)
+    else:
+        room = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        axes[0].set_ylim(low - room, high + room)
