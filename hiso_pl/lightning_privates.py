@@ -34,10 +34,14 @@ def deals_again(trainer: Trainer) -> bool:
     return bool(getattr(connector, "use_distributed_sampler", False) and getattr(connector, "is_distributed", False))
 
 
-def end_after_this_round(trainer: Trainer) -> None:
-    """Ends a fit without a validation; ``trainer.should_stop`` would validate, and would wait for ``min_steps``."""
+def end_after_this_round(trainer: Trainer, validate: bool = False) -> None:
+    """Ends a fit, if asked to with the validation that is due, and else without.
+
+    ``trainer.should_stop`` would validate in any case, and would wait for ``min_steps``.
+    """
     trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
-    trainer.fit_loop.epoch_loop._skip_next_val = True
+    if not validate:
+        trainer.fit_loop.epoch_loop._skip_next_val = True
 
 
 def start_and_end_when_done(trainer: Trainer, started: Callable[[], bool]) -> None:

@@ -32,7 +32,9 @@ class DeferredSignals(OrderedCallback):
     round. That round is completed, ``checkpoints/last.ckpt`` is written and the run ends without a validation; if one
     was due, it is made up for on resume. The checkpoint is written at a run's normal end as well.
 
-    Ranks whose launcher has been killed, so that nobody is left to end them or start them again, wish so themselves.
+    Ranks whose launcher has been killed, so that nobody is left to end them or start them again, wish so themselves; so
+    do runs whose study has. A study may also have a run stop after a round (``HISO_PL_STOP_AFTER``), and that one's
+    validation is run before.
 
     Lightning's own handler is kept out: it runs a collective inside the handler, where another may be under way.
 
@@ -47,6 +49,7 @@ class DeferredSignals(OrderedCallback):
         self.interrupted = False
         self._orphaned = False
         self._rounds = -1
+        self._until: int | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,7 +61,7 @@ class DeferredSignals(OrderedCallback):
                 early_signals.over()
             return
         self.interrupted = False
-        self._rounds = trainer.fit_loop.epoch_loop.max_steps
+        self._rounds, self._until = trainer.fit_loop.epoch_loop.max_steps, environment.stop_after()
         if threading.current_thread() is threading.main_thread():
             alone = trainer.world_size == 1  # of several ranks whoever has started them decides
             first: list[float] = []
@@ -80,11 +83,20 @@ class DeferredSignals(OrderedCallback):
             delay.deliver(None)  # to this run, which repeats one that has failed
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends a run that has gone as far as it is to go; a validation that it lacked has been made up for."""
+        if self._until is not None and self._until <= trainer.global_step < self._rounds:
+            self.interrupted = True
+            end_after_this_round(trainer, validate=True)
+
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Looks whether whoever started this rank is still there."""
+        """Wishes to stop if the coming round is the last one asked for, or if who started this rank has gone."""
         if not self._orphaned and environment.orphaned():
             self._orphaned = True
-            log.warning("The launcher of this rank has been killed: the run ends after its round.")
+            log.warning("What started this run has been killed: it ends after its round.")
+            federated(pl_module).request_stop()
+        if trainer.global_step + 1 == self._until:
             federated(pl_module).request_stop()
 
     @override
@@ -93,7 +105,7 @@ class DeferredSignals(OrderedCallback):
         if not federated(pl_module).stop_agreed or trainer.global_step == trainer.fit_loop.epoch_loop.max_steps:
             return
         self.interrupted = True
-        end_after_this_round(trainer)
+        end_after_this_round(trainer, validate=trainer.global_step == self._until)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

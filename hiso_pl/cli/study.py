@@ -43,7 +43,7 @@ def run(args: Sequence[str]) -> None:
     from hiso_pl.study.choice import grids  # none of this is needed for help
     from hiso_pl.study.plot import plot
     from hiso_pl.study.report import report
-    from hiso_pl.study.runner import carry_out_study
+    from hiso_pl.study.whole import carry_out_study
 
     root, failed = Path(options.root).expanduser(), list[str]()
     if not options.report:

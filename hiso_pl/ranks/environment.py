@@ -11,9 +11,12 @@ RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE", "GROUP_RANK": "
 """What a launcher numbers a process by, and the variable that says how many there are of it."""
 TASKS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
 """How many processes a job has, and how many srun, Open MPI, MPICH and its kin and LSF's jsrun have started."""
+STOP_AFTER = "HISO_PL_STOP_AFTER"
+"""Set for a run of a study to the round after which it is to stop, saved and to be gone on with."""
 NUMBERS = (
     *(*RANKS, *RANKS.values(), "ROLE_RANK", "ROLE_WORLD_SIZE", "NODE_RANK", *TASKS, "JSM_NAMESPACE_RANK"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"),
+    STOP_AFTER,
 )
 """What is a number of at least 0, and so small that it may count processes."""
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -26,6 +29,8 @@ BY_LAUNCH = "HISO_PL_REASONS"
 """Set by ``hiso-pl launch`` to the folder in which its ranks leave why they end."""
 STARTED_BY = "HISO_PL_STARTED_BY"
 """Set by ``hiso-pl launch`` to the command line before the run's own, as it is to be repeated."""
+BY_STUDY = "HISO_PL_STUDY"
+"""Set for the runs of a study to the process that starts them, so that they notice its end."""
 _PARENT = os.getppid()
 """The process that started this one."""
 
@@ -36,11 +41,17 @@ def under_torchrun() -> bool:
 
 
 def orphaned() -> bool:
-    """Whether the launcher of this rank, torchrun or ``hiso-pl launch``, has ended before it, as a kill ends it.
+    """Whether what has started this process, as torchrun, ``hiso-pl launch`` or a study, has ended before it by a kill.
 
     Of other launchers nothing is known: a shell, for one, may end before what it has started in the background.
     """
-    return under_torchrun() and os.getppid() != _PARENT
+    parent = os.getppid()
+    return parent != _PARENT if under_torchrun() else os.environ.get(BY_STUDY, str(parent)) != str(parent)
+
+
+def stop_after() -> int | None:
+    """The round after which a study has this run stop, if it has one."""
+    return int(os.environ[STOP_AFTER]) if STOP_AFTER in os.environ else None
 
 
 def under_lightning() -> bool:

@@ -23,7 +23,7 @@ OURS = {
     FOLDER: "--root",
     "ckpt_path": "nothing: it resumes itself",
 }
-FIRST = ("--threads", "1", "--trainer.enable_progress_bar", "false")  # the user's options come later and win
+FIRST = ("--threads", "1")  # the user's options come later and win
 
 Resolve = Callable[[Sequence[str]], Mapping[str, str]]
 """What ``fit`` makes of its options: the configuration, as text under dotted keys."""
@@ -92,6 +92,10 @@ class Strategy(Protocol):
             failed: Settings whose runs have failed since the study was started: they are not asked for again, and what
                 hangs on them waits for the next start.
         """
+
+    @property
+    def reached(self) -> int:
+        """How many of the answers there are already."""
 
     @property
     def foreseen(self) -> int:

@@ -1,181 +1,171 @@
-"""Carries out the runs of a study: what is complete is not repeated, what was broken off goes on."""
+"""Carries out the runs of a study: what is there is not repeated, what was broken off goes on."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import errno
 import logging
 import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from hiso_pl.ranks import early_signals
-from hiso_pl.run import lock
-from hiso_pl.run.checkpoint import newest
-from hiso_pl.run.folder import held_by_run, json_text, write_atomically
-from hiso_pl.study.grid import FOLDER, RATE, Resolve, Setting, Study
-from hiso_pl.study.runs import ASKED, complete_summary
+from hiso_pl.run import going_on, lock
+from hiso_pl.study.folders import LOG, MARK, check_root, check_run, last_line, mend, note_asked, prepare
+from hiso_pl.study.grid import Ask, Setting, Strategy
+from hiso_pl.study.processes import LOST, Handle, Starter, starter
+from hiso_pl.study.progress import Progress
 
 log = logging.getLogger(__name__)
 
-LOG = "fit.log"
-MARK = "hiso-pl study runs: "  # begins each part of a log
-FREE = (FOLDER, "trainer.enable_progress_bar")  # what may change between two calls
+EVERY = "trainer.val_check_interval"
+MOST_LOST = 3
+"""How often a run is gone on with whose parent was killed, before something is wrong with it."""
+FULL_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run that is asked for: its folder, what it has of its own, its command and its whole configuration."""
+class Ended(NamedTuple):
+    """How a study's runs have ended.
 
-    folder: Path
-    setting: Setting
-    command: Sequence[str]
-    asked: Mapping[str, str]
+    Attributes:
+        failed: A line for each run that failed.
+        signal: The signal that ended the study, or 0.
+    """
 
-    @property
-    def complete(self) -> bool:
-        """Whether there is nothing left to do."""
-        return bool(complete_summary(self.folder, self.asked))
+    failed: list[str]
+    signal: int
 
 
-def plan(study: Study, resolve: Resolve, nproc: int = 1) -> list[Run]:
-    """All runs that are asked for, each of ``nproc`` ranks, which are launched if they are more than one.
+def carry_out(
+    root: Path,
+    common: Mapping[str, str],
+    strategy: Strategy,
+    nproc: int = 1,
+    jobs: int = 1,
+    shown: bool = True,
+    by: Starter | None = None,
+) -> Ended:
+    """Carries out what a strategy asks for, at most ``jobs`` runs at a time; one that fails does not keep others from it.
+
+    The first SIGINT, SIGTERM or SIGHUP ends the runs after their rounds, another one, a second later, at once.
+
+    Args:
+        root: Folder of the study.
+        common: What makes it the same study, by dotted keys.
+        strategy: What is asked what comes next, whenever a run has ended.
+        nproc: Ranks of a run.
+        jobs: Most runs at a time.
+        shown: Whether progress is.
+        by: How runs become processes, if that is to be chosen.
 
     Raises:
-        ValueError: If a configuration cannot be understood, or a folder holds a run of another.
+        ValueError: If the folder holds something else or is in use, or a run is to stop where there is no validation.
+        OSError: If something cannot be written; the runs under way are ended after their rounds.
     """
-    ranks = ["launch", "--nproc", str(nproc)] if nproc > 1 else []
-    runs = []
-    for setting in study.settings(resolve):
-        arguments, folder = study.arguments(setting), study.root / setting.folder
-        command = [sys.executable, "-m", "hiso_pl", *ranks, "fit", *arguments]
-        runs.append(Run(folder, setting, command, resolve(arguments)))
-        check_asked(folder, runs[-1].asked)
-    return runs
+    with lock.held(root) as kept:
+        check_root(root, common)
+        mend(root)
+        for ask in strategy.next():
+            _check(ask)
+        note_asked(root, None, common)
+        return _Runs(strategy, jobs, by or starter(nproc, kept), Progress(root, jobs, shown)).carry_out(root)
 
 
-def carry_out_study(study: Study, resolve: Resolve, nproc: int, jobs: int) -> tuple[list[str], int]:
-    """Carries out what is missing of a study; arguments as :func:`plan`, result as :func:`carry_out`.
+def _check(ask: Ask) -> None:
+    """Refuses what cannot be carried out.
 
     Raises:
-        ValueError: As :func:`plan`; and if the root holds another study or is in use.
+        ValueError: If so.
     """
-    common = {key: value for key, value in resolve(study.base()).items() if key != RATE}
-    with lock.held(study.root) as fd:
-        check_asked(study.root, common)
-        runs = plan(study, resolve, nproc)
-        note_asked(study.root, None, common)
-        todo = [run for run in runs if not run.complete]
-        log.info("%d runs, %d of them complete already", len(runs), len(runs) - len(todo))
-        return carry_out(todo, jobs, fd)
+    check_run(ask)
+    every = ask.configuration.get(EVERY, "")
+    if ask.until is not None and (not every.isdigit() or ask.until % int(every)):
+        raise ValueError(f"{ask.folder} cannot be judged after {ask.until} rounds: {EVERY}={every} must divide them")
 
 
-def check_asked(folder: Path, asked: Mapping[str, str]) -> None:
-    """Refuses a folder that holds a run, or a study, of another configuration.
+class _Runs:
+    """The runs under way."""
 
-    Raises:
-        ValueError: If it does, or holds a run that no study has begun.
-    """
-    path = folder / ASKED
-    if not path.exists():
-        if held_by_run(folder):
-            raise ValueError(f"{folder} holds a run that this study has not begun: give another --root")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
-    for key in sorted({*before, *asked} - set(FREE)):
-        was, now = before.get(key, "absent"), asked.get(key, "absent")
-        if was != now:
-            raise ValueError(f"{folder} holds runs with {key}={was}, but {now} is asked: give another --root")
+    def __init__(self, strategy: Strategy, jobs: int, by: Starter, progress: Progress) -> None:
+        self._strategy, self._jobs, self._by, self._progress = strategy, jobs, by, progress
+        self._running: dict[Setting, tuple[Ask, Handle]] = {}
+        self._failed: dict[Setting, str] = {}
+        self._lost: Counter[Setting] = Counter()
+        self._came: list[int] = []
 
+    def carry_out(self, root: Path, pause_s: float = 0.1) -> Ended:
+        """Carries them out."""
+        heard = [n for n in early_signals.WORDS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        before = {n: signal.signal(n, lambda number, _: self._came.append(number)) for n in heard}
+        try:
+            with self._progress:
+                while not self._came and self._begin():
+                    while not self._came and not any(self._poll()):
+                        self._progress.show([ask for ask, _ in self._running.values()])
+                        time.sleep(pause_s)
+                if self._came and self._running:
+                    log.warning("Interrupted: %d run(s) end after the round under way.", len(self._running))
+        finally:  # also after an error of the study's own
+            self._end(pause_s)
+            self._by.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return Ended([*self._failed.values()], self._came[0] if self._came else 0)
 
-def note_asked(folder: Path, setting: Setting | None, asked: Mapping[str, str]) -> None:
-    """Notes in a folder what is asked of it; the root of a study has no setting."""
-    noted = {"setting": setting and asdict(setting), "configuration": dict(asked)}
-    write_atomically(folder / ASKED, json_text(noted, 1) + "\n")
+    def _begin(self) -> bool:
+        """Begins what may be begun; whether anything is under way."""
+        asks = self._strategy.next(self._failed.keys())
+        waiting = [ask for ask in asks if ask.setting not in self._running]
+        for ask in waiting[: max(0, self._jobs - len(self._running))]:
+            self._running[ask.setting] = (ask, self._start(ask))
+        self._progress.plan(self._strategy, asks)
+        return bool(self._running)
 
+    def _start(self, ask: Ask) -> Handle:
+        """Lets a run go on from its checkpoint, or begin."""
+        _check(ask)
+        goes_on = prepare(ask)
+        arguments = ["fit", *ask.arguments, *(["--ckpt_path", "last"] if goes_on else [])]
+        with (ask.folder / LOG).open("ab") as said:
+            said.write(f"{MARK}{going_on.program()} {shlex.join(arguments)}\n".encode())
+        self._progress.begun(ask, goes_on)
+        return self._by.start(arguments, ask.folder / LOG, ask.until)
 
-def start(run: Run, kept: int | None) -> subprocess.Popen[bytes]:
-    """Lets a run go on from its checkpoint, or begin; what is left of one without a checkpoint is thrown away.
+    def _poll(self) -> list[Ask]:
+        """What has ended."""
+        ended = [(ask, status) for ask, run in self._running.values() if (status := run.poll()) is not None]
+        for ask, _ in ended:
+            del self._running[ask.setting]
+        wanted = {(ask.setting, ask.until) for ask in self._strategy.next(self._failed.keys())} if ended else set()
+        for ask, status in ended:
+            short = (ask.setting, ask.until) in wanted
+            self._progress.ended(ask, not short)
+            if short and status == LOST and self._lost[ask.setting] < MOST_LOST:
+                self._lost[ask.setting] += 1
+                log.warning("%s: the process that it was a fork of was killed; it is gone on with", ask.folder)
+            elif short:
+                self._fail(ask, status)
+        return [ask for ask, _ in ended]
 
-    It has a session of its own, so that a terminal's Ctrl-C reaches it through the study only, and keeps the study's
-    lock. One that somebody else is carrying out is left as it is, and refuses to be started.
+    def _fail(self, ask: Ask, status: int) -> None:
+        said, full = last_line(ask.folder), os.strerror(errno.ENOSPC)
+        self._failed[ask.setting] = f"{ask.folder} ended with status {status}: {said}"
+        log.error("%s", self._failed[ask.setting])
+        if full in said or shutil.disk_usage(ask.folder).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, full, str(ask.folder))  # and so it would be with the others
 
-    Raises:
-        ValueError: If what would be thrown away is no run of a study.
-    """
-    resume = ["--ckpt_path", "last"] if newest(run.folder) is not None else []
-    if not resume:
-        left = [path.name for path in run.folder.iterdir() if path.name != lock.LOCK] if run.folder.is_dir() else []
-        if left and ASKED not in left:
-            raise ValueError(f"{run.folder} holds {left[0]!r} and no {ASKED}, so it is of no study: move it away")
-        with contextlib.suppress(lock.InUseError), lock.held(run.folder):
-            shutil.rmtree(run.folder, ignore_errors=True)
-            note_asked(run.folder, run.setting, run.asked)
-    log.info("%s: %s", run.folder, "goes on" if resume else "begins")
-    command = [*run.command, *resume]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    with (run.folder / LOG).open("ab") as said:
-        said.write(f"{MARK}{shlex.join(command)}\n".encode())
-        said.flush()
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[] if kept is None else [kept],
-        )
-
-
-def carry_out(runs: Sequence[Run], jobs: int, kept: int | None, pause: float = 0.1) -> tuple[list[str], int]:
-    """Carries out runs, at most ``jobs`` at a time; one that fails does not keep the others from going on.
-
-    They keep the open file of the study's lock, and are looked at every ``pause`` seconds.
-
-    Returns:
-        What went wrong, a line for each failed run, and the signal that ended the study, or 0.
-    """
-    waiting, failed, came = deque(runs), list[str](), list[int]()
-    running: dict[subprocess.Popen[bytes], Run] = {}
-    heard = [n for n in early_signals.WORDS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in heard}
-    try:
-        while (running or waiting) and not came:
-            while waiting and len(running) < jobs:
-                run = waiting.popleft()
-                running[start(run, kept)] = run
-            for process in [process for process in running if process.poll() is not None]:
-                run = running.pop(process)
-                if run.complete:
-                    log.info("%s: complete, %d left", run.folder, len(waiting) + len(running))
-                else:
-                    failed.append(f"{run.folder} ended with status {process.returncode}: {last_line(run.folder)}")
-                    log.error("%s", failed[-1])
-            time.sleep(pause)
-        if came:
-            log.warning("Interrupted: %d run(s) end after the round under way. Start again to go on.", len(running))
-    finally:  # also after an error of the study's own
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        for process in running:
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return failed, came[0] if came else 0
-
-
-def last_line(folder: Path) -> str:
-    """The last line a run has said since it was last started, or its error if it has named one."""
-    text = (folder / LOG).read_text(encoding="utf-8", errors="replace").rpartition(MARK)[2]
-    lines = text.strip().splitlines()[1:]  # the first is the command
-    said = [line for line in lines if "error" in line.lower() and "hiso-pl" in line]
-    return (said or lines or ["it said nothing"])[-1].strip()
+    def _end(self, pause_s: float) -> None:
+        """Has all runs end after their rounds, or at once if another signal comes."""
+        told = -1
+        while self._running:
+            if len(self._came) > told:
+                for _, run in self._running.values():
+                    run.interrupt()
+                told = len(self._came)
+            self._running = {key: run for key, run in self._running.items() if run[1].poll() is None}
+            time.sleep(pause_s if self._running else 0.0)
