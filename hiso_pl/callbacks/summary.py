@@ -14,9 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
-from hiso_pl.callbacks.participation import dropped_slots
+from hiso_pl.callbacks.participation import ParticipationError, dropped_slots
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
+from hiso_pl.errors import one_line
 from hiso_pl.run import versions
 from hiso_pl.run.folder import BETTER_LOW, SUMMARY, json_text, write_atomically
 from hiso_pl.run.forwards import BACKWARD, FORWARDS
@@ -33,7 +34,8 @@ class RunSummary(OrderedCallback):
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
-    finite.
+    finite. Of a run that has ended because it would only fail again, as nothing of it is finite any more, ``stopped``
+    says why.
 
     Attributes:
         metrics: Of each metric the first, last and best value.
@@ -86,11 +88,20 @@ class RunSummary(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._write(trainer, self._summary(trainer, pl_module))
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the summary of a run that has diverged, so that whoever compares runs need not try it again."""
+        if isinstance(exception, ParticipationError) and trainer.is_global_zero and self._written is None:
+            told = {"interrupted": True, "stopped": one_line(exception)}
+            self._write(trainer, self._summary(trainer, pl_module) | told)
+
+    def _summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
         rounds_seconds = self.seconds - self._validation_seconds
-        summary = {
+        return {
             "rounds": trainer.global_step,
             "clients": getattr(data, "clients", None),
             "cohort": getattr(data, "cohort", None),
@@ -109,7 +120,6 @@ class RunSummary(OrderedCallback):
             "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
         }
-        self._write(trainer, summary)
 
     def record(self, found: Mapping[str, float]) -> None:
         """Takes one measurement of each metric by its full name."""

@@ -41,9 +41,14 @@ def test_too_many_that_are_left_out_end_the_run(stand_in, tmp_path, faults, opti
     trainer = stand_in.make_trainer(tmp_path, 7, participation=Participation(**options))
     with pytest.raises(ParticipationError, match=said):
         trainer.fit(stand_in.Module(faults=faults), datamodule=stand_in.Data())
-    if trainer.global_step == 7:  # it ended, and what it came to can be looked at
-        assert (tmp_path / "summary.json").is_file()
+    summary = json.loads((tmp_path / "summary.json").read_text())  # what it came to can be looked at
+    assert summary["rounds"] == trainer.global_step
+    if trainer.global_step == 7:  # it ended
         assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+        assert (summary["interrupted"], "stopped" in summary) == (False, False)
+    else:
+        assert summary["interrupted"]
+        assert said in summary["stopped"]
 
 
 def test_rounds_that_are_empty_now_and_then_are_not_too_many(stand_in, tmp_path):
