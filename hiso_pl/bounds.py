@@ -7,6 +7,13 @@ repeated here by name.
 
 from __future__ import annotations
 
+# What is asked for
+
+STUDY_BYTES = 1 << 20
+"""A study file."""
+CONFIGURATION_VALUES = 1 << 16
+"""Values of a configuration or study file, an alias counted as what it stands for; real ones have hundreds."""
+
 # A run's checkpoints
 
 ROUNDS = 1 << 32

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from hiso_pl.bounds import CONFIGURATION_VALUES
 from hiso_pl.cli.mistakes import ConfigurationError
 from hiso_pl.errors import one_line
 
@@ -50,12 +51,24 @@ class ConfigFile:
             what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
             raise ConfigurationError(f"{path} line {_line(root)} is {what}: a configuration holds options by name")
         self.root = root
-        self._check(root, ())
+        self._count(root, {}, ())
+        self._check(root)
 
-    def _check(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
-        """Refuses a key that stands twice, of which YAML's readers keep the last, and a value that holds itself."""
+    def _count(self, node: yaml.Node, counted: dict[int, int], above: tuple[yaml.Node, ...]) -> int:
+        """How many values are in one, aliases counted as what they stand for; refuses too many, and endless ones."""
         if any(node is outer for outer in above):
             raise ConfigurationError(f"{self.path} line {_line(node)}: a value that is an alias of itself")
+        if id(node) not in counted:
+            inner = [part for item in _items(node) for part in item]
+            counted[id(node)] = 1 + sum(self._count(part, counted, (*above, node)) for part in inner)
+        if counted[id(node)] > CONFIGURATION_VALUES:
+            raise ConfigurationError(
+                f"{self.path} line {_line(node)} holds over {CONFIGURATION_VALUES} values, those of aliases included"
+            )
+        return counted[id(node)]
+
+    def _check(self, node: yaml.Node) -> None:
+        """Refuses a key that stands twice, of which YAML's readers keep the last."""
         if node.tag not in yaml.SafeLoader.yaml_constructors:
             raise ConfigurationError(f"{self.path} line {_line(node)}: the tag {node.tag} is not taken: leave it out")
         seen: dict[str, yaml.Node] = {}
@@ -68,9 +81,9 @@ class ConfigFile:
             if name in INNER and value.tag == "tag:yaml.org,2002:null":
                 raise ConfigurationError(f"{self.path} line {_line(key)}: {name} holds nothing: leave it out")
             seen[name] = key
-            self._check(value, (*above, node))
+            self._check(value)
         for item in node.value if isinstance(node, yaml.SequenceNode) else ():
-            self._check(item, (*above, node))
+            self._check(item)
 
     def line_of(self, key: Sequence[str], word: str | None = None) -> int | None:
         """The line of an option, or of a word within its value.
@@ -157,9 +170,15 @@ def _find(node: yaml.Node, key: list[str]) -> tuple[yaml.Node, yaml.Node] | None
 def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
     if isinstance(node, yaml.ScalarNode):
         yield node
-    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
-        for part in item if isinstance(item, tuple) else (item,):
+    for item in _items(node):
+        for part in item:
             yield from _scalars(part)
+
+
+def _items(node: yaml.Node) -> Iterator[tuple[yaml.Node, ...]]:
+    """What a list or mapping holds: values, or pairs of key and value."""
+    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
+        yield item if isinstance(item, tuple) else (item,)
 
 
 def _line(node: yaml.Node) -> int:
