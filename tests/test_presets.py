@@ -153,7 +153,7 @@ def test_configs_lists_shows_and_copies(
         return out if status == 0 else err
 
     listed = said()
-    assert [line.split()[0] for line in listed.splitlines() if line] == presets.names()
+    assert [line.split()[0] for line in listed.splitlines() if line and line[0] != "#"] == presets.names()
     assert re.search(r"^method/decomfl +DeComFL \(arXiv 2405\.15861\), which is HiSo with H held at one", listed, re.M)
     assert said("show", "paper/opt-2.7b_qqp_hiso") == presets.text("paper/opt-2.7b_qqp_hiso")
     assert said("copy", "method/hiso") == "hiso.yaml\n"

@@ -48,7 +48,10 @@ def listing() -> str:
     for name in presets.names():
         room = name.rpartition("/")[0]
         if room != before:
-            lines.append("")
+            lines += [
+                "",
+                *(["# studies, each for hiso-pl study NAME --root FOLDER:"] if presets.is_study(name) else []),
+            ]
             before = room
         lines.append(f"{name:28}  {presets.summary(name)}")
     return "\n".join(lines) + "\n"

@@ -1,11 +1,10 @@
-"""The command ``hiso-pl study``: carries out the runs of a study, and tells the best learning rates."""
+"""The command ``hiso-pl study``: carries out the runs of a study, and tells what they have come to."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,60 +13,58 @@ from typing import Any
 import yaml
 from jsonargparse.typing import PositiveInt
 
-from hiso_pl import presets
-from hiso_pl.cli.parser import ConfigurationError, Parser
+from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
+from hiso_pl.cli.study_file import over, read
 from hiso_pl.run.configuration import as_text
-from hiso_pl.run.folder import json_text, write_atomically
-from hiso_pl.study.grid import Study, plain_name
-from hiso_pl.study.runs import METRICS, read_study
+from hiso_pl.run.folder import write_atomically
+from hiso_pl.study.file import BY, Study, study_of
+from hiso_pl.study.names import StudyError
 
 DESCRIPTION = """\
-Runs methods, learning rates and seeds of one configuration, and tells the best rates: hiso-pl study --root FOLDER
-[OPTION ...] -- OPTION OF FIT ... Started again it goes on where it stopped: complete runs are not repeated, a
-broken-off one is resumed from its last checkpoint. The grid may grow from one call to the next; another configuration
-in the same folder is an error. Ctrl-C ends the runs under way after their rounds. The folder gets study.md and
-study.json, with the tables over all its runs, and each run with its fit.log. Rates are chosen on validation alone."""
+Carries out a study, methods by settings by learning rates by seeds, and tells the best rates, chosen on validation
+alone: hiso-pl study FILE_OR_NAME --root FOLDER [--KEY VALUE ...] [-- OPTION OF FIT ...]. A study file is YAML:
+`hiso-pl configs show study/NAME` shows those that there are, and options put other values over a file's. Without a
+file: hiso-pl study --root FOLDER --methods hiso decomfl --lrs 0.003 0.006 -- --config FILE_OR_NAME. Started again it
+goes on where it stopped: complete runs are not repeated, a broken-off one is resumed from its last checkpoint. A study
+may grow from one call to the next; another configuration in the same folder is an error. Ctrl-C ends the runs under way
+after their rounds. The folder gets study.yaml as it was carried out, tables and pictures, and each run its fit.log."""
 
 
 def run(args: Sequence[str]) -> None:
     """Runs ``hiso-pl study``, given what follows it; behind a ``--`` in that are options of ``fit``.
 
     Raises:
-        ConfigurationError: If one of the two cannot be understood.
+        ConfigurationError: If the command line or the study file asks for what cannot be.
         ValueError: If the folder holds something else or is in use, or there is nothing to tell.
         ChildProcessError: If runs failed; the others were carried out all the same.
         SystemExit: After an interrupt, with 128 and the signal's number.
     """
     at = args.index("--") if "--" in args else len(args)
     options = parse(args[:at])
-    from hiso_pl.study.choice import grids  # none of this is needed for help
-    from hiso_pl.study.plot import plot
-    from hiso_pl.study.report import report
-    from hiso_pl.study.whole import carry_out_study
+    study = asked(options, args[at + 1 :])
+    from hiso_pl.study.grid import Grid  # none of this is needed for help
+    from hiso_pl.study.runner import carry_out
+    from hiso_pl.study.search import Search, way_of
+    from hiso_pl.study.ways import WAYS
 
-    root, failed = Path(options.root).expanduser(), list[str]()
-    if not options.report:
-        try:
-            seeds, methods, vary = (tuple(options[name]) for name in ("seeds", "methods", "vary"))
-            study = Study(root, tuple(args[at + 1 :]), seeds, methods, rates(options.lrs), vary)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-        try:
-            failed, came = carry_out_study(study, resolve, options.nproc, options.jobs)
-        except KeyboardInterrupt:  # before the first run
-            raise SystemExit(130) from None
-        if came:
-            raise SystemExit(128 + came)
-    names = [plain_name(presets.label(method)) for method in options.methods]
-    outcomes, aim = read_study(root, options.metric, options.by, options.target, names)
-    text, plain = report(grids(outcomes), aim)
-    write_atomically(root / "study.md", text)
-    write_atomically(root / "study.json", json_text(plain, 1) + "\n")
-    sys.stdout.write(text)
-    if options.plot is not None:
-        plot(Path(options.plot), grids(outcomes), aim)
-    if failed:
-        raise ChildProcessError(f"{len(failed)} run(s) failed: {failed[0]}")
+    root = Path(options.root).expanduser()
+    try:
+        way, grid = way_of(study.rates, WAYS), Grid(study, root, resolve)
+        search = Search(grid, way)
+    except StudyError as error:
+        raise ConfigurationError(str(error)) from error
+    try:
+        ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress)
+    except KeyboardInterrupt:  # before the first run
+        raise SystemExit(130) from None
+    if ended.signal:
+        raise SystemExit(128 + ended.signal)
+    write_atomically(root / "study.yaml", yaml.safe_dump(study.as_data(), sort_keys=False, allow_unicode=True))
+    search.next()  # what the plans have come to
+    way.store(root, search.returned)
+    tell(root, study)
+    if ended.failed:
+        raise ChildProcessError(f"{len(ended.failed)} run(s) failed: {ended.failed[0]}")
 
 
 def parse(args: Sequence[str]) -> Any:
@@ -77,40 +74,56 @@ def parse(args: Sequence[str]) -> Any:
         ConfigurationError: If they cannot be understood.
     """
     parser = Parser(prog="hiso-pl study", description=DESCRIPTION)
-    add, some = parser.add_argument, functools.partial(parser.add_argument, nargs="+", default=[])
+    add, some = parser.add_argument, functools.partial(parser.add_argument, nargs="+", type=str)
+    add("study", nargs="?", type=str, help="A study file, or the name of one that comes with it.")
     add("--root", type=str, required=True, help="Folder of the study; each run gets one below it.")
-    some("--methods", help="Names of presets such as hiso, or files; each comes after the files of fit.")
-    some("--lrs", metavar="[METHOD=]LR[,LR]", help="Learning rates; without, the configuration's own.")
-    add("--seeds", nargs="+", type=int, default=[1], help="Seeds.")
-    some("--vary", metavar=("KEY", "VALUE"), help="One more option of fit, and its values.")
-    add("--nproc", type=PositiveInt, default=1, help="Ranks of a run.")
+    add("--quick", action="store_true", help="A shorter study, as the file has it under quick.")
     add("--jobs", type=PositiveInt, default=1, help="Most runs at a time.")
-    add("--metric", type=str, help=f"What is compared; without, the first there is of {', '.join(METRICS)}.")
-    by = "What chooses a rate: best or last value of the metric, rounds to the target, or last val/loss."
-    add("--by", choices=("best", "last", "rounds", "loss"), default="best", help=by)
-    add("--target", type=float, help="Value of the metric to reach; a run that diverged has not reached it.")
-    add("--report", action="store_true", help="Start nothing, tell what there is.")
-    add("--plot", type=str, metavar="FILE", help="Picture of the curves at the chosen rates.")
-    options = parser.parse_args(list(args))
-    if options.target is None and (options.by == "rounds" or options.plot is not None):
-        raise ConfigurationError("by=rounds and plot need a --target")
-    return options
+    add("--nproc", type=PositiveInt, default=1, help="Ranks of a run.")
+    add("--progress", type=bool, default=True, help="Whether the progress of the runs is shown.")
+    some("--methods", help="Some of the file's methods; without a file, names of presets such as hiso, or files.")
+    some("--settings", help="Some of the file's settings.")
+    some("--cross", metavar=("KEY", "VALUE"), action="append", help="One more option of fit, and its values.")
+    some("--lrs", metavar="[METHOD=]LR[,LR]", help="Learning rates; without any, the configuration's own.")
+    some("--seeds", help="Seeds.")
+    some("--config", help="Files or presets that all runs begin with; single options of fit follow a --.")
+    add(
+        "--rates",
+        type=str,
+        help="How rates are found: grid, halving or optuna, or YAML such as {halving: {keep: 0.5}}.",
+    )
+    add("--metric", type=str, help="What is compared: a metric of validation.")
+    add(
+        "--by",
+        choices=BY,
+        help="What of it chooses a rate: its best or last value, rounds to the first target, or loss.",
+    )
+    some("--targets", help="Values of the metric to reach.")
+    add_traceback(parser)
+    return parser.parse_args(list(args))
 
 
-def rates(words: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Learning rates by method, under "" those that name none.
+def asked(options: Any, fit: Sequence[str]) -> Study:
+    """The study that a command line asks for.
+
+    Args:
+        options: The study's own options.
+        fit: Options of ``fit``, which come after those of the file.
 
     Raises:
-        ValueError: If one is no number.
+        ConfigurationError: If it asks for what cannot be.
     """
-    found: dict[str, tuple[float, ...]] = {}
-    for word in words:
-        method, _, values = word.rpartition("=")
-        try:
-            found[method] = (*found.get(method, ()), *(float(value) for value in values.split(",")))
-        except ValueError:
-            raise ValueError(f"lrs={word} must be numbers, or METHOD= and numbers with commas") from None
-    return found
+    if options.study is None and options.quick:
+        raise ConfigurationError("quick needs a study file, which says what is shorter")
+    try:
+        study = None if options.study is None else read(options.study, options.quick)
+        return study_of(over(study, {key: value for key, value in vars(options).items() if value is not None}, fit))
+    except StudyError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def tell(root: Path, study: Study) -> None:
+    """Writes and prints what the runs below a folder have come to."""
 
 
 def resolve(arguments: Sequence[str]) -> Mapping[str, str]:

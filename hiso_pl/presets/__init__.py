@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from hiso_pl.presets.shipped import Configuration, find, folder, label, names, preset, summary, text, to_parse
+from hiso_pl.presets.shipped import (
+    STUDIES,
+    Configuration,
+    find,
+    folder,
+    is_study,
+    label,
+    names,
+    preset,
+    summary,
+    text,
+    to_parse,
+)
 
-__all__ = ["Configuration", "find", "folder", "label", "names", "preset", "summary", "text", "to_parse"]
+__all__ = [
+    "STUDIES",
+    "Configuration",
+    "find",
+    "folder",
+    "is_study",
+    "label",
+    "names",
+    "preset",
+    "summary",
+    "text",
+    "to_parse",
+]

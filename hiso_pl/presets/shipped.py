@@ -15,6 +15,8 @@ from hiso_pl.nearest import nearest
 from hiso_pl.presets import paper
 
 FILE = ".yaml"
+STUDIES = "study"
+"""The folder of study files, which are no configurations of a run."""
 NEAREST = 6
 
 
@@ -60,6 +62,11 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name.rpartition("/")[0], name))
 
 
+def is_study(name: str) -> bool:
+    """Whether a preset is a study."""
+    return name.startswith(f"{STUDIES}/")
+
+
 def text(name: str) -> str:
     """A preset as YAML, with its comments."""
     path = _path(name)
@@ -80,13 +87,16 @@ def find(given: str, option: str = "config", room: str = "") -> Configuration:
         room: A folder of presets whose names may be given without it, such as ``method``.
 
     Raises:
-        ValueError: If there is neither such a file nor such a preset.
+        ValueError: If there is neither such a file nor such a preset, or the preset is a study where none is taken.
     """
     path = os.path.expanduser(given)
     if os.path.exists(path) and not os.path.isdir(path):
         return Configuration(given, Path(path))
     is_folder = " is a folder," if os.path.isdir(path) else ""
-    return preset(given, f"{option}={given}{is_folder} must be a file or a name", room)
+    found = preset(given, f"{option}={given}{is_folder} must be a file or a name", room)
+    if is_study(found.name) and room != STUDIES:
+        raise ValueError(f"{option}={given} is a study: carry it out by `hiso-pl study {found.name}`")
+    return found
 
 
 def preset(given: str, refusal: str, room: str = "") -> Configuration:

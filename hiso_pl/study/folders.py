@@ -13,7 +13,8 @@ from typing import Any
 
 from hiso_pl.run import lock
 from hiso_pl.run.folder import SUMMARY, held_by_run, json_text, write_atomically
-from hiso_pl.study.grid import FOLDER, Ask, Setting
+from hiso_pl.study.grid import Ask, Setting
+from hiso_pl.study.names import FOLDER
 
 log = logging.getLogger(__name__)
 

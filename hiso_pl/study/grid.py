@@ -1,28 +1,17 @@
-"""What a study asks for: its settings, and for each of them the folder and the options of ``fit`` that make it."""
+"""The runs that a study asks for: settings, their folders, and the options of ``fit`` that make them."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hiso_pl import presets
+from hiso_pl.study.file import Method, Study
+from hiso_pl.study.names import FOLDER, RATE, SEED, StudyError, as_word, plain_name, setting_name
 
-RATE, SHORT_RATE = "model.method.init_args.lr", "model.method.lr"
-SEED, FOLDER = "seed_everything", "trainer.default_root_dir"
-OURS = {
-    SEED: "--seeds",
-    RATE: "--lrs",
-    SHORT_RATE: "--lrs",
-    FOLDER: "--root",
-    "ckpt_path": "nothing: it resumes itself",
-}
 FIRST = ("--threads", "1")  # the user's options come later and win
 
 Resolve = Callable[[Sequence[str]], Mapping[str, str]]
@@ -31,33 +20,25 @@ Resolve = Callable[[Sequence[str]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run has of its own: learning rate, seed and, where there are several, its method and a varied option.
+    """What one run has of its own.
 
-    On the way to the fields method, setting, lr, seed, of which method and setting are names in any words ("" for the
-    only one): key and value give way to setting.
+    Args:
+        method: Its method's name; "" where the configuration is the one method.
+        setting: The name of what else it is run under; "" where there is nothing else.
+        lr: Learning rate.
+        seed: Seed.
     """
 
+    method: str
+    setting: str
     lr: float
     seed: int
-    method: str = ""
-    key: str = ""
-    value: str = ""
-
-    @property
-    def group(self) -> tuple[str, str, str]:
-        """What a learning rate is chosen for."""
-        return self.method, self.key, self.value
-
-    @property
-    def label(self) -> str:
-        """The group in words; nothing if there is but one."""
-        return ", ".join(part for part in (self.method, self.key and f"{self.key}={self.value}") if part)
 
     @property
     def folder(self) -> str:
         """The run's folder below the root; another one for every setting."""
-        varied = self.key and plain_name(f"{self.key.rpartition('.')[2]}-{self.value}", self.key)
-        return "/".join(part for part in (self.method, varied, f"lr-{self.lr!r}", f"seed-{self.seed}") if part)
+        names = [plain_name(name) for name in (self.method, self.setting) if name]
+        return "/".join([*names, f"lr-{self.lr!r}", f"seed-{self.seed}"])
 
 
 @dataclass(frozen=True)
@@ -94,95 +75,109 @@ class Strategy(Protocol):
         """
 
     @property
-    def reached(self) -> int:
-        """How many of the answers there are already."""
+    def foreseen(self) -> int:
+        """Asks that the study is likely to make in all, of whole runs and of parts, for a bar."""
 
     @property
-    def foreseen(self) -> int:
-        """How many answers' worth of runs, whole ones and parts, the study is likely to take in all: for a bar."""
+    def reached(self) -> int:
+        """How many of them were met when it was last asked, those of earlier starts included."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """Methods, values of one option, learning rates and seeds, crossed, on top of one configuration.
+class Group:
+    """A method under one setting, for which a learning rate is found.
 
     Args:
-        root: Folder of the study.
-        fit: Options of ``fit`` that all runs have, a whole configuration by themselves.
-        seeds: Seeds.
-        methods: Names of presets, where those of the folder ``method`` need not say it, or files. A method comes after
-            the files of ``fit``, and before its single options. With none there is one method, that of ``fit``.
-        rates: Learning rates by method, under "" for those not named; the configuration's own where there are none.
-        vary: One more option of ``fit``, and its values.
-
-    Raises:
-        ValueError: If one of them cannot be.
+        method: Its method's name, or "".
+        setting: The setting's name, or "".
+        arguments: Options of ``fit`` that its runs share.
+        configuration: What ``fit`` makes of them.
+        lrs: The rates that are given, ascending.
     """
 
-    root: Path
-    fit: tuple[str, ...]
-    seeds: tuple[int, ...] = (1,)
-    methods: tuple[str, ...] = ()
-    rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    vary: tuple[str, ...] = ()
+    method: str
+    setting: str
+    arguments: tuple[str, ...]
+    configuration: Mapping[str, str]
+    lrs: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        """Checks what can be checked without the configuration."""
-        if not self.fit:
-            raise ValueError("no configuration: give options of fit after --, for instance -- --config FILE.yaml")
-        if len(self.vary) == 1:
-            raise ValueError(f"vary={self.vary[0]} must be followed by values")
-        for word in (*self.fit, *(f"--{key}" for key in self.vary[:1])):
-            key = word.removeprefix("--").partition("=")[0]
-            if word.startswith("--") and key in OURS:
-                raise ValueError(f"{key} is set by the study: give {OURS[key]}")
-        methods = list(self.configurations)
-        for method, rates in self.rates.items():
-            if method and method not in methods:
-                raise ValueError(f"lrs={method}=... must name one of the methods: {', '.join(methods) or 'none'}")
-            if not all(rate > 0 and math.isfinite(rate) for rate in rates):
-                raise ValueError(f"lrs={rates} must be positive and finite")
-
-    @cached_property
-    def configurations(self) -> dict[str, str]:
-        """What ``fit`` is given for each method, by the name that is its folder's too."""
-        found: dict[str, str] = {}
-        for method in self.methods:
-            configuration = presets.find(method, "methods", "method")
-            given, name = str(configuration.path or configuration.name), plain_name(presets.label(method))
-            if found.setdefault(name, given) != given:
-                raise ValueError(f"methods={method} must have another name than {found[name]}")
-        return found
-
-    def base(self, method: str = "") -> list[str]:
-        """The options that all runs of a method have."""
-        fit = list(self.fit)
-        if method:
-            ends = [i + 1 + ("=" not in word) for i, word in enumerate(fit) if word.partition("=")[0] == "--config"]
-            at = max(ends, default=0)
-            fit[at:at] = ["--config", self.configurations[method]]
-        return [*FIRST, *fit]
-
-    def arguments(self, setting: Setting) -> list[str]:
-        """The options of ``fit`` that make a run."""
-        varied = [f"--{setting.key}", setting.value] if setting.key else []
-        own = [f"--{RATE}", repr(setting.lr), f"--{SEED}", str(setting.seed)]
-        return [*self.base(setting.method), *varied, *own, f"--{FOLDER}", str(self.root / setting.folder)]
-
-    def settings(self, resolve: Resolve) -> list[Setting]:
-        """All settings, seed by seed so that an early look is of whole grids."""
-        rates: dict[str, list[float]] = {}
-        for method in self.configurations or [""]:
-            given = self.rates.get(method) or self.rates.get("") or (float(resolve(self.base(method))[RATE]),)
-            rates[method] = sorted(set(given))
-        varied = [(self.vary[0], value) for value in dict.fromkeys(self.vary[1:])] or [("", "")]
-        crossed = product(dict.fromkeys(self.seeds), rates, varied)
-        return [Setting(rate, seed, m, *option) for seed, m, option in crossed for rate in rates[m]]
+    @property
+    def name(self) -> str:
+        """The group in words."""
+        return ", ".join(filter(None, (self.method, self.setting))) or "study"
 
 
-def plain_name(text: str, salt: str = "") -> str:
-    """A name for a folder; text that is none, or too long, keeps its head and is told apart by a hash."""
-    plain = re.sub(r"[^\w.+-]+", "-", text).strip("-.")
-    if plain == text and len(plain) <= 60:
-        return plain
-    return f"{plain[:48]}-{hashlib.sha256(f'{salt} {text}'.encode()).hexdigest()[:8]}"
+class Grid:
+    """A study as runs below a folder: methods by settings by crossed options by rates by seeds.
+
+    Args:
+        study: What is asked for.
+        root: The folder.
+        resolve: What ``fit`` makes of options; called once for each group.
+
+    Attributes:
+        groups: Methods under settings, method by method.
+        common: The configuration that all have before methods and settings: what makes it the same study.
+
+    Raises:
+        ValueError: If ``fit`` would not take what one of them asks for; it says which.
+    """
+
+    def __init__(self, study: Study, root: Path, resolve: Resolve) -> None:
+        self.study, self.root = study, root
+        methods = [*study.methods] or [""]
+        self.groups = [self._group(method, *setting, resolve) for method in methods for setting in _settings(study)]
+        try:
+            self.common = {key: v for key, v in resolve(self._base(Method())).items() if key != RATE}
+        except ValueError:  # it is whole only with a method or a setting
+            options = {f"options.{key}": as_word(value) for key, value in study.options.items()}
+            self.common = {"config": " ".join(study.config), **options}
+
+    def ask(self, group: Group, lr: float, seed: int, until: int | None = None) -> Ask:
+        """The run of a group at a rate and with a seed, or its first rounds."""
+        setting = Setting(group.method, group.setting, lr, seed)
+        folder = self.root / setting.folder
+        own = {RATE: lr, SEED: seed, FOLDER: str(folder)}
+        arguments = _words(own)
+        configuration = {**group.configuration, **{key: repr(value) for key, value in own.items()}}
+        return Ask(setting, folder, (*group.arguments, *arguments), configuration, until)
+
+    def _group(self, method: str, name: str, options: Mapping[str, Any], resolve: Resolve) -> Group:
+        own = self.study.methods.get(method, Method())
+        where = ", ".join(f"{kind} {word!r}" for kind, word in (("method", method), ("setting", name)) if word)
+        arguments = (*self._base(own), *_words(options))
+        try:
+            configuration = resolve(arguments)
+            lrs = own.lrs or self.study.lrs or (float(configuration[RATE]),)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}" if where else str(error)) from error
+        return Group(method, name, arguments, configuration, tuple(sorted(set(lrs))))
+
+    def _base(self, method: Method) -> tuple[str, ...]:
+        """The options of a method's runs under any setting: files before single options, the study's before its own."""
+        files = [*(("config", name) for name in self.study.config), *(("methods", name) for name in method.config)]
+        found = [presets.find(name, key, "method" if key == "methods" else "") for key, name in files]
+        named = [str(configuration.path or configuration.name) for configuration in found]
+        words = [word for name in named for word in ("--config", name)]
+        return (*FIRST, *words, *_words(self.study.options), *_words(method.options))
+
+
+def _settings(study: Study) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The listed settings, each with every combination of the crossed options: its name and all its options."""
+    seen: dict[str, str] = {}
+    crossed = [[(key, value) for value in values] for key, values in study.cross.items()]
+    for listed, options in (study.settings or {"": {}}).items():
+        for combination in product(*crossed):
+            name = ", ".join(filter(None, (listed, setting_name(combination))))
+            if seen.setdefault(plain_name(name).casefold(), name) != name:
+                raise StudyError(("settings", listed), f": {name!r} would have the folder of another setting")
+            yield name, {**options, **dict(combination)}
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line gives them; those of a list that is added to one by one."""
+    words: list[str] = []
+    for key, value in options.items():
+        for item in value if key.endswith("+") and isinstance(value, list) else [value]:
+            words.append(f"--{key}={as_word(item)}")
+    return words

@@ -1,0 +1,9 @@
+"""The ways of finding learning rates, by the names that study files use."""
+
+from __future__ import annotations
+
+from hiso_pl.study.halving import Halving
+from hiso_pl.study.sampled import Sampled
+from hiso_pl.study.search import Way, Whole
+
+WAYS: dict[str, type[Way]] = {"grid": Whole, "halving": Halving, "optuna": Sampled}
