@@ -136,7 +136,7 @@ class Progress:
         return str(ask.folder.relative_to(self._root)) if ask.folder.is_relative_to(self._root) else str(ask.folder)
 
     def _left(self) -> str:
-        """The time left, by what rounds have taken so far with all that belongs to a run; nothing before one has ended."""
+        """The time left, by what a round has taken with all that belongs to a run; nothing before one has ended."""
         if not self._rounds:
             return ""
         rate = self._spent_s / self._rounds
@@ -148,7 +148,7 @@ class Progress:
 
 @contextmanager
 def said_once() -> Iterator[None]:
-    """Lets no line of this package's be logged twice in the block, such as what each of many configurations leaves out."""
+    """Lets no line of this package's be logged twice in the block, as what each of many configurations leaves out."""
     said: set[str] = set()
 
     def first(record: logging.LogRecord) -> bool:
