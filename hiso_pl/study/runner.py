@@ -50,7 +50,7 @@ def carry_out(
     shown: bool = True,
     by: Starter | None = None,
 ) -> Ended:
-    """Carries out what a strategy asks for, at most ``jobs`` runs at a time; one that fails keeps no other from going on.
+    """Carries out what a strategy asks for, at most ``jobs`` runs at a time; one that fails stops no other.
 
     The first SIGINT, SIGTERM or SIGHUP ends the runs after their rounds, another one, a second later, at once.
 
