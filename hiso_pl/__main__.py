@@ -38,9 +38,10 @@ def main() -> None:
     if command is not None and command.takes_yours and not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())  # last, so that a file there takes no module's place
     status = program.main()
-    if environment.under_torchrun():
+    if environment.under_torchrun() or environment.BY_STUDY in os.environ:
         # All is written and the process group is closed, but gloo's threads may still abort the process while the C++
-        # runtime ends ("terminate called without an active exception"), and the launch would count as failed.
+        # runtime ends ("terminate called without an active exception"), and the launch would count as failed; and one
+        # of many short runs would take a quarter of a second to take apart what it has shared.
         atexit._run_exitfuncs()
         with suppress(OSError):
             sys.stdout.flush()

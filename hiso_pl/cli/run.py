@@ -54,9 +54,11 @@ class FederatedCLI(LightningCLI):
 
     Attributes:
         start: Where the run goes on from.
+        only: The one command that is called, so that the options of no other are collected; all of them if None.
     """
 
     start: Start
+    only: str | None = None
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the seed."""
@@ -86,10 +88,11 @@ class FederatedCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:  # type: ignore[override]
         """The commands, each with the arguments that are no options of it."""
-        return {name: {*skipped, *trainer_table.GIVEN[name]} for name, skipped in LightningCLI.subcommands().items()}
+        found = LightningCLI.subcommands()
+        return {name: {*found[name], *trainer_table.GIVEN[name]} for name in found if cls.only in (name, None)}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

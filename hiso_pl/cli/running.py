@@ -40,7 +40,7 @@ def every_option_of(command: str) -> Iterator[tuple[str, Any]]:
 
 
 def _cli(kind: type[FederatedCLI], args: Sequence[str]) -> FederatedCLI:
-    return kind(
+    return type(kind.__name__, (kind,), {"only": args[0]})(
         FederatedModule,
         FederatedDataModule,
         subclass_mode_data=True,
