@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> None:
     try:
         way, grid = way_of(study.rates, WAYS), Grid(study, root, resolve)
         search = Search(grid, way)
-    except StudyError as error:
+    except ValueError as error:
         raise ConfigurationError(str(error)) from error
     try:
         ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress)

@@ -27,13 +27,15 @@ def read(given: str, quick: bool) -> Study:
         found = presets.find(given, "study", presets.STUDIES)
         shipped = found.path is None or found.path == presets.folder() / f"{found.name}.yaml"
         if found.path is None or (shipped and not presets.is_study(found.name)):
-            raise ConfigurationError(f"study={given} is a configuration of fit: give it as --config {given}")
+            raise ValueError(f"study={given} is a configuration of fit: give it as --config {given}")
         name = given if found.name == given else found.name
         text = read_at_most(found.path, STUDY_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{given} is no text in UTF-8 (byte {error.start}): save it as such") from error
     except OSError as error:
         raise ConfigurationError(f"{given} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # there is none, or it is too long
+        raise ConfigurationError(str(error)) from error
     file = ConfigFile(name, text)
     try:
         return study_of(yaml.load(text, Loader=LOADER), quick)
@@ -63,7 +65,10 @@ def over(study: Study | None, given: Mapping[str, Any], fit: Sequence[str]) -> d
         if key in given:
             data[key] = given[key]
     if "rates" in given:
-        data["rates"] = yaml.safe_load(given["rates"])
+        try:
+            data["rates"] = yaml.safe_load(given["rates"])
+        except yaml.YAMLError:
+            raise StudyError(("rates",), f"={given['rates']} must be a strategy's name, or YAML") from None
     if "seeds" in given:
         data["seeds"] = [int(word) if word.isdigit() else word for word in given["seeds"]]
     if "methods" in given:

@@ -48,10 +48,8 @@ class Sampled(Way):
         check_share("first", self.first)
         if type(self.span) not in (int, float) or not 1.0 < self.span < math.inf:
             raise ValueError(f"span={self.span} must be above 1")
-        try:
-            import optuna
-        except ImportError as error:
-            raise ModuleNotFoundError("rates=optuna needs Optuna: install hiso_pl[optuna]") from error
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def plan(self, group: Group, study: Study) -> Plan:

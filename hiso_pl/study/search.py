@@ -119,6 +119,7 @@ class Search:
         self.returned: dict[str, Any] = {}
         self.reached = self.foreseen = 0
         self._seen: set[tuple[Setting, int | None]] = set()
+        self._read_already: dict[tuple[Setting, int | None], RunData] = {}
         for group in grid.groups:  # what cannot be is said before anything begins
             self._missing(group, look=False)
 
@@ -168,11 +169,14 @@ class Search:
         return [_row(run, aim) for run in runs], aim
 
     def _read(self, ask: Ask) -> RunData:
-        """A run as it stood at the round that was wanted."""
-        run = read_run(ask.folder)
-        if ask.until is None:
-            return run
-        return replace(run, complete=False, curve=run.curve[run.curve["round"] <= ask.until])
+        """A run as it stood at the round that was wanted, which it does for good."""
+        key = (ask.setting, ask.until)
+        if key not in self._read_already:
+            run = read_run(ask.folder)
+            if ask.until is not None:
+                run = replace(run, complete=False, curve=run.curve[run.curve["round"] <= ask.until])
+            self._read_already[key] = run
+        return self._read_already[key]
 
 
 def way_of(rates: Mapping[str, Mapping[str, Any]], ways: Mapping[str, type[Way]]) -> Way:
@@ -191,6 +195,8 @@ def way_of(rates: Mapping[str, Mapping[str, Any]], ways: Mapping[str, type[Way]]
             raise StudyError(("rates", name, option), f" is no option of {name}{meant}")
     try:
         return ways[name](**options)
+    except ImportError:
+        raise StudyError(("rates",), f"={name} needs a package of that name: install hiso_pl[{name}]") from None
     except ValueError as error:
         raise StudyError(("rates", name), f".{error}") from None
 
