@@ -52,11 +52,13 @@ class Sentence(NamedTuple):
         text: The sentence.
         label: 1 if it praises, 0 if it blames.
         clauses: What it is made of, in lower case.
+        domain: The name of the kind of thing that is reviewed.
     """
 
     text: str
     label: int
     clauses: tuple[str, ...]
+    domain: str
 
 
 def split_of(clause: str) -> str:
@@ -160,4 +162,4 @@ def sentence(dice: Dice, domain: Domain, praises: bool, split: str) -> Sentence:
         # what a sentence comes to is its first clause, wherever that stands
         form = "{0} and {1}" if agrees else dice.one_of(("{1}, but {0}", "although {1}, {0}", "{0}, even though {1}"))
     text = form.format(*clauses)
-    return Sentence(text[0].upper() + text[1:] + ".", int(praises), tuple(clauses))
+    return Sentence(text[0].upper() + text[1:] + ".", int(praises), tuple(clauses), domain.name)

@@ -9,12 +9,14 @@ class Domain(NamedTuple):
     """A kind of thing that is reviewed.
 
     Attributes:
+        name: What the kind is called.
         aspects: What a review speaks of, each with its article.
         openers: Sentences that say how it came about, without a judgement; ``{when}`` and ``{who}`` are filled in.
         praise: Adjectives of this domain that praise.
         blame: Adjectives of this domain that blame.
     """
 
+    name: str
     aspects: tuple[str, ...]
     openers: tuple[str, ...]
     praise: tuple[str, ...]
@@ -34,6 +36,7 @@ def _feelings(*words: str) -> tuple[Feeling, ...]:
 
 DOMAINS = (
     Domain(
+        name="film",
         aspects=(
             *("the film", "the plot", "the story", "the acting", "the ending", "the dialogue", "the music"),
             *("the script", "the opening scene", "the camera work", "the lead actor", "the second half"),
@@ -49,6 +52,7 @@ DOMAINS = (
         blame=("predictable", "slow", "shallow", "silly", "lifeless"),
     ),
     Domain(
+        name="restaurant",
         aspects=(
             *("the food", "the soup", "the service", "the waiter", "the dessert", "the fish", "the bread", "the wine"),
             *("the table by the window", "the coffee", "the menu", "the main course"),
@@ -64,6 +68,7 @@ DOMAINS = (
         blame=("stale", "greasy", "rude", "cold", "bland"),
     ),
     Domain(
+        name="goods",
         aspects=(
             *("the phone", "the lamp", "the kettle", "the battery", "the screen", "the handle", "the design"),
             *("the manual", "the packaging", "the radio", "the keyboard", "the customer support"),

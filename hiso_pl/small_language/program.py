@@ -11,22 +11,27 @@ from pathlib import Path
 from hiso_pl.cli import edge
 from hiso_pl.cli.parser import ConfigurationError, parse_settings
 from hiso_pl.ranks import environment, process
-from hiso_pl.small_language.folder import make
+from hiso_pl.small_language import encoder
+from hiso_pl.small_language.folder import Kind, make
 from hiso_pl.zeroth_order.philox import check_seed
 
 log = logging.getLogger(__name__)
 
+STEPS: dict[Kind, int] = {"causal": 600, "encoder": encoder.STEPS}
 THREADS = 1
 """CPU threads of pretraining: sums over several threads depend on how many there are."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One small language model.
+    """One small model.
 
     Args:
         output: Folder to write. One that is there already, made with the same options, is left as it is.
-        steps: Steps of pretraining, each on 64 documents.
+        kind: causal, an OPT pretrained on documents; or encoder, a BERT with a head, trained on a few of the task's own
+            sentences and stopped while it is still poor.
+        steps: Steps of pretraining, each on 64 documents, 600 if null; of an encoder at most so many, each on 64
+            sentences, 200 if null.
         seed: Seed of the text, the initial weights and the order of the documents.
 
     Raises:
@@ -34,14 +39,15 @@ class Settings:
     """
 
     output: str
-    steps: int = 600
+    kind: Kind = "causal"
+    steps: int | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
         """Checks what can be checked before anything is made."""
         if not self.output:
             raise ValueError("output='' must be a folder")
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
         check_seed(self.seed)
 
@@ -56,7 +62,7 @@ def run(args: Sequence[str]) -> Path:
     settings = parse_settings(
         Settings,
         "python -m hiso_pl.small_language",
-        "Makes a small language model offline: an OPT pretrained on made reviews and plain talk, its "
+        "Makes a small language model offline: an OPT pretrained on made reviews and plain talk, or an encoder, its "
         "tokenizer, and labelled sentences for training, validation and test that share no clause with what it read.",
         args,
     )
@@ -66,8 +72,9 @@ def run(args: Sequence[str]) -> Path:
         )
     process.configure(THREADS, deterministic=True)
     output = Path(settings.output).expanduser().resolve()
-    made = make(output, settings.steps, settings.seed)
-    log.info("The small language model is in %s%s.", settings.output, "" if made else ", made earlier")
+    steps = STEPS[settings.kind] if settings.steps is None else settings.steps
+    made = make(output, settings.kind, steps, settings.seed)
+    log.info("The small model is in %s%s.", settings.output, "" if made else ", made earlier")
     return output
 
 
