@@ -61,6 +61,14 @@ class Found:
         return self._read[1]
 
 
+class Stage(NamedTuple):
+    """Where a group's plan stands: what it waits for, how many asks were met before, and how many there will be."""
+
+    missing: list[Ask]
+    reached: int
+    foreseen: int
+
+
 Plan = Generator[list[Want], Found, Any]
 """Yields runs that it wants, is sent what they have come to, and may return something to be kept."""
 
@@ -117,37 +125,53 @@ class Search:
     def __init__(self, grid: Grid, way: Way) -> None:
         self.grid, self.way = grid, way
         self.returned: dict[str, Any] = {}
-        self.reached = self.foreseen = 0
         self._seen: set[tuple[Setting, int | None]] = set()
         self._read_already: dict[tuple[Setting, int | None], RunData] = {}
-        for group in grid.groups:  # what cannot be is said before anything begins
-            self._missing(group, look=False)
+        self._stages = [self._stage(group, look=False) for group in grid.groups]  # what cannot be is said at once
+        self._looked = False
 
     def next(self, failed: Collection[Setting] = ()) -> list[Ask]:
         """Every run that is not yet as far as it is wanted; see :class:`~hiso_pl.study.grid.Strategy`."""
-        self.reached = self.foreseen = 0
-        asks = [ask for group in self.grid.groups for ask in self._missing(group)]
+        for i, group in enumerate(self.grid.groups):
+            if not self._looked or (self._stages[i].missing and not self._missing(i)):
+                self._stages[i] = self._stage(group)
+        self._looked = True
+        asks = [ask for i in range(len(self._stages)) for ask in self._missing(i)]
         seeds = self.grid.study.seeds
         asks.sort(key=lambda ask: seeds.index(ask.setting.seed))  # so that an early look is of whole grids
         return [ask for ask in asks if ask.setting not in failed]
 
-    def _missing(self, group: Group, look: bool = True) -> list[Ask]:
-        """What a group's plan wants and is not there; the plan is then followed to its end as if all were equal."""
+    @property
+    def reached(self) -> int:
+        """How many asks were met when it was last asked."""
+        return sum(s.reached + sum((a.setting, a.until) in self._seen for a in s.missing) for s in self._stages)
+
+    @property
+    def foreseen(self) -> int:
+        """How many asks there will be in all, if all runs yet to come are equal."""
+        return sum(stage.foreseen for stage in self._stages)
+
+    def _missing(self, i: int) -> list[Ask]:
+        return [ask for ask in self._stages[i].missing if not self._is_there(ask)]
+
+    def _stage(self, group: Group, look: bool = True) -> Stage:
+        """Follows a group's plan to what it wants and is not there, and from there to its end as if all were equal."""
         plan, missing = self.way.plan(group, self.grid.study), list[Ask]()
+        reached = foreseen = 0
         try:
             wants = next(plan)
             while True:
                 asks = {want: self.grid.ask(group, *want) for want in wants}
-                self.foreseen += len(asks)
+                foreseen += len(asks)
                 if not missing:
                     missing = [ask for ask in asks.values() if not (look and self._is_there(ask))]
-                    self.reached += len(asks) - len(missing)
+                    reached += len(asks) - len(missing)
                 rows = partial(self._rows, [asks[want] for want in wants], made_up=bool(missing))
                 wants = plan.send(Found(rows))
         except StopIteration as end:
             if not missing:
                 self.returned[group.name] = end.value
-        return missing
+        return Stage(missing, reached, foreseen)
 
     def _is_there(self, ask: Ask) -> bool:
         key = (ask.setting, ask.until)

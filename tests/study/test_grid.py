@@ -80,7 +80,7 @@ def test_a_method_comes_after_the_studys_files_and_options_win_from_the_general_
 
 def test_two_settings_in_one_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would have the folder of another setting"):
-        grid(tmp_path, settings={"a": {}}, cross={"model.seed": [2], "data.seed": ["x", "X"]})
+        grid(tmp_path, cross={"data.partition": ["IID", "iid"]})
 
 
 def test_a_study_whose_configuration_is_whole_with_a_method_alone_is_told_by_its_options(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_halving_goes_on_with_the_better_half_and_ends_with_all_seeds_of_the_bes
     assert search.next() == []
 
 
-@pytest.mark.parametrize("rates", ["grid", "halving", "optuna", {"halving": {"neighbours": True, "extend": 2}}])
+@pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 4}}, {"halving": {"neighbours": True, "extend": 2}}])
 def test_the_table_is_the_same_whatever_order_runs_end_in_and_wherever_the_study_is_killed(
     tmp_path: Path, rates: Any
 ) -> None:
@@ -163,8 +163,8 @@ def test_a_run_that_has_stopped_for_good_is_the_last_and_is_not_tried_again(tmp_
     assert search.next() == []
 
 
-@pytest.mark.parametrize("rates", ["grid", "halving", "optuna"])
-def test_a_method_that_diverges_at_every_rate_ends_the_search_and_no_other(tmp_path: Path, rates: str) -> None:
+@pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 2}}])
+def test_a_method_that_diverges_at_every_rate_ends_the_search_and_no_other(tmp_path: Path, rates: Any) -> None:
     _, asked = carry_out(lambda: search_of(tmp_path, rates), diverges=lambda ask: ask.setting.method == "A")
     assert {method for method, *_ in asked} == {"B"}
     assert table(tmp_path)[2][0] is None
