@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import shlex
+import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +19,6 @@ from jsonargparse.typing import PositiveInt
 from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
 from hiso_pl.cli.study_file import over, read
 from hiso_pl.run.configuration import as_text
-from hiso_pl.run.folder import write_atomically
 from hiso_pl.study.file import BY, Study, study_of
 from hiso_pl.study.names import StudyError
 
@@ -41,7 +43,7 @@ def run(args: Sequence[str]) -> None:
     """
     at = args.index("--") if "--" in args else len(args)
     options = parse(args[:at])
-    study = asked(options, args[at + 1 :])
+    study, question = asked(options, args[at + 1 :])
     from hiso_pl.study.grid import Grid  # none of this is needed for help
     from hiso_pl.study.runner import carry_out
     from hiso_pl.study.search import Search, way_of
@@ -54,15 +56,17 @@ def run(args: Sequence[str]) -> None:
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     try:
-        ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress)
+        told = yaml.safe_dump(study.as_data(), sort_keys=False, allow_unicode=True)
+        told = f"# {question}\n{told}" if question else told
+        ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress, told=told)
     except KeyboardInterrupt:  # before the first run
         raise SystemExit(130) from None
     if ended.signal:
         raise SystemExit(128 + ended.signal)
-    write_atomically(root / "study.yaml", yaml.safe_dump(study.as_data(), sort_keys=False, allow_unicode=True))
     search.next()  # what the plans have come to
     way.store(root, search.returned)
-    tell(root, study)
+    with contextlib.suppress(*([ValueError] if ended.failed else [])):  # as there may be nothing to tell
+        tell(root, study, question, shlex.join(["hiso-pl", "study", *args]))
     if ended.failed:
         raise ChildProcessError(f"{len(ended.failed)} run(s) failed: {ended.failed[0]}")
 
@@ -103,8 +107,8 @@ def parse(args: Sequence[str]) -> Any:
     return parser.parse_args(list(args))
 
 
-def asked(options: Any, fit: Sequence[str]) -> Study:
-    """The study that a command line asks for.
+def asked(options: Any, fit: Sequence[str]) -> tuple[Study, str]:
+    """The study that a command line asks for, and the sentence that its file begins with.
 
     Args:
         options: The study's own options.
@@ -116,14 +120,31 @@ def asked(options: Any, fit: Sequence[str]) -> Study:
     if options.study is None and options.quick:
         raise ConfigurationError("quick needs a study file, which says what is shorter")
     try:
-        study = None if options.study is None else read(options.study, options.quick)
-        return study_of(over(study, {key: value for key, value in vars(options).items() if value is not None}, fit))
+        study, question = (None, "") if options.study is None else read(options.study, options.quick)
+        given = {key: value for key, value in vars(options).items() if value is not None}
+        return study_of(over(study, given, fit)), question
     except StudyError as error:
         raise ConfigurationError(str(error)) from error
 
 
-def tell(root: Path, study: Study) -> None:
-    """Writes and prints what the runs below a folder have come to."""
+def tell(root: Path, study: Study, question: str, command: str) -> None:
+    """Writes and prints what the runs below a folder have come to.
+
+    Raises:
+        ValueError: If there is nothing to compare.
+    """
+    from hiso_pl.report.comparison import aim_of, compare
+    from hiso_pl.report.documents import document, for_terminal
+    from hiso_pl.report.run import read_runs
+    from hiso_pl.report.writing import write_report
+
+    runs = read_runs([root])
+    comparison = compare(runs, aim_of(runs, study.metric, study.by, study.targets))
+    write_report(comparison, root, "study", question, command)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns
+    sys.stdout.write(for_terminal(comparison, width) if terminal else document(comparison, "markdown"))
+    sys.stdout.flush()
 
 
 def resolve(arguments: Sequence[str]) -> Mapping[str, str]:

@@ -17,8 +17,8 @@ from hiso_pl.study.file import Study, pick, study_of
 from hiso_pl.study.names import StudyError
 
 
-def read(given: str, quick: bool) -> Study:
-    """The study in a file, or in one that comes with the package.
+def read(given: str, quick: bool) -> tuple[Study, str]:
+    """The study in a file, or in one that comes with the package, and the sentence that it begins with.
 
     Raises:
         ConfigurationError: If there is none, or it asks for what cannot be, with file, line and key.
@@ -38,7 +38,7 @@ def read(given: str, quick: bool) -> Study:
         raise ConfigurationError(str(error)) from error
     file = ConfigFile(name, text)
     try:
-        return study_of(yaml.load(text, Loader=LOADER), quick)
+        return study_of(yaml.load(text, Loader=LOADER), quick), presets.head(text)
     except StudyError as error:
         parts = [part for key in error.key for part in key.split(".")]
         line = next((line for n in range(len(parts), 0, -1) if (line := file.line_of(parts[:n])) is not None), None)

@@ -75,7 +75,13 @@ def text(name: str) -> str:
 
 def summary(name: str) -> str:
     """What a preset is, in a sentence: the first of its head."""
-    return re.split(r"(?<=\.) ", text(name).partition("\n")[0].removeprefix("# "))[0]
+    return head(text(name))
+
+
+def head(written: str) -> str:
+    """The first sentence of the comment that a file begins with; nothing if it begins with none."""
+    line = written.partition("\n")[0]
+    return re.split(r"(?<=\.) ", line.removeprefix("# "))[0] if line.startswith("# ") else ""
 
 
 def find(given: str, option: str = "config", room: str = "") -> Configuration:

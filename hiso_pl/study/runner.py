@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hiso_pl.ranks import early_signals
+from hiso_pl.report.run import STUDY
 from hiso_pl.run import going_on, lock
+from hiso_pl.run.folder import write_atomically
 from hiso_pl.study.folders import LOG, MARK, check_root, check_run, last_line, mend, note_asked, prepare
 from hiso_pl.study.grid import Ask, Setting, Strategy
 from hiso_pl.study.processes import LOST, Handle, Starter, starter
@@ -49,6 +51,7 @@ def carry_out(
     jobs: int = 1,
     shown: bool = True,
     by: Starter | None = None,
+    told: str = "",
 ) -> Ended:
     """Carries out what a strategy asks for, at most ``jobs`` runs at a time; one that fails stops no other.
 
@@ -62,6 +65,7 @@ def carry_out(
         jobs: Most runs at a time.
         shown: Whether progress is.
         by: How runs become processes, if that is to be chosen.
+        told: The study as a file, which the folder is to hold.
 
     Raises:
         ValueError: If the folder holds something else or is in use, or a run is to stop where there is no validation.
@@ -73,6 +77,7 @@ def carry_out(
         for ask in strategy.next():
             _check(ask)
         note_asked(root, None, common)
+        write_atomically(root / STUDY, told)
         return _Runs(strategy, jobs, by or starter(nproc, kept), Progress(root, jobs, shown)).carry_out(root)
 
 

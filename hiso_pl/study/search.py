@@ -190,7 +190,7 @@ class Search:
         aim = Aim(study.metric or usual, study.by, study.targets)
         if common and aim.metric not in common:
             raise ValueError(f"metric={aim.metric} must be one of {', '.join(sorted(common))}")
-        return [_row(run, aim) for run in runs], aim
+        return [outcome(run, aim) | {"complete": True} for run in runs], aim
 
     def _read(self, ask: Ask) -> RunData:
         """A run as it stood at the round that was wanted, which it does for good."""
@@ -198,7 +198,9 @@ class Search:
         if key not in self._read_already:
             run = read_run(ask.folder)
             if ask.until is not None:
-                run = replace(run, complete=False, curve=run.curve[run.curve["round"] <= ask.until])
+                seen = run.curve[run.curve["round"] <= ask.until]
+                there = bool((run.curve["round"] >= ask.until).any())  # what came later is not known yet
+                run = replace(run, complete=False, curve=seen, summary={} if there else run.summary)
             self._read_already[key] = run
         return self._read_already[key]
 
@@ -271,16 +273,7 @@ def check_share(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value} must lie between 0 and 1")
 
 
-def _row(run: RunData, aim: Aim) -> Row:
-    """What a run has come to; one that has ended for good has diverged, whatever it was before."""
-    row = outcome(run, aim) | {"complete": True}
-    return row | {"diverged": True} | dict.fromkeys(_numbers(aim), math.nan) if run.summary.get("stopped") else row
-
-
 def _made_up(aim: Aim) -> Row:
     """A row of a run that is yet to come, for counting what will follow."""
-    return {"complete": True, "diverged": False, **dict.fromkeys(_numbers(aim), 0.0)}
-
-
-def _numbers(aim: Aim) -> tuple[str, ...]:
-    return ("best", "last", "loss", *(at(cost, target) for target in aim.targets for cost in COSTS))
+    numbers = ("best", "last", "loss", *(at(cost, target) for target in aim.targets for cost in COSTS))
+    return {"complete": True, "diverged": False, **dict.fromkeys(numbers, 0.0)}

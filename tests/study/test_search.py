@@ -83,7 +83,7 @@ def carry_out(
                 work(ask, chance.randrange(0, to, EVERY))
             search = new()
         elif diverges(ask):
-            work(ask, EVERY, stopped=True)
+            work(ask, to - EVERY, stopped=True)
         else:
             work(ask, to)
             asked.append((ask.setting.method, ask.setting.lr, ask.setting.seed, ask.until))
@@ -129,7 +129,9 @@ def test_halving_goes_on_with_the_better_half_and_ends_with_all_seeds_of_the_bes
     assert search.next() == []
 
 
-@pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 4}}, {"halving": {"neighbours": True, "extend": 2}}])
+@pytest.mark.parametrize(
+    "rates", ["grid", "halving", {"optuna": {"trials": 4}}, {"halving": {"neighbours": True, "extend": 2}}]
+)
 def test_the_table_is_the_same_whatever_order_runs_end_in_and_wherever_the_study_is_killed(
     tmp_path: Path, rates: Any
 ) -> None:
@@ -164,6 +166,16 @@ def test_a_run_that_has_stopped_for_good_is_the_last_and_is_not_tried_again(tmp_
 
 
 @pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 2}}])
+def test_what_a_run_was_at_a_rung_is_not_changed_by_its_end(tmp_path: Path) -> None:
+    """The best at the first rung stops for good after it, and those that went on with it are still those."""
+    late = {"diverges": lambda ask: ask.setting.lr == 0.04 and ask.until != 20}
+    _, asked = carry_out(lambda: search_of(tmp_path / "one", "halving"), **late)
+    carry_out(lambda: search_of(tmp_path / "two", "halving"), dies=0.5, **late)
+    assert table(tmp_path / "one") == table(tmp_path / "two")
+    assert search_of(tmp_path / "one", "halving").next() == []
+    assert {lr for method, lr, _, until in asked if (method, until) == ("A", 40)} == {0.02, 0.08}
+
+
 def test_a_method_that_diverges_at_every_rate_ends_the_search_and_no_other(tmp_path: Path, rates: Any) -> None:
     _, asked = carry_out(lambda: search_of(tmp_path, rates), diverges=lambda ask: ask.setting.method == "A")
     assert {method for method, *_ in asked} == {"B"}
