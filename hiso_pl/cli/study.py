@@ -45,13 +45,16 @@ def run(args: Sequence[str]) -> None:
     options = parse(args[:at])
     study, question = asked(options, args[at + 1 :])
     from hiso_pl.study.grid import Grid  # none of this is needed for help
+    from hiso_pl.study.progress import said_once
     from hiso_pl.study.runner import carry_out
     from hiso_pl.study.search import Search, way_of
     from hiso_pl.study.ways import WAYS
 
     root = Path(options.root).expanduser()
     try:
-        way, grid = way_of(study.rates, WAYS), Grid(study, root, resolve)
+        way = way_of(study.rates, WAYS)
+        with said_once():
+            grid = Grid(study, root, resolve)
         search = Search(grid, way)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
