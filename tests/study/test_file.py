@@ -138,7 +138,10 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         (C + "options: {a.b: 2026-01-01}", "options.a.b=2026-01-01 must be text, a number, true or false: put it in"),
         (C + "options: {a.b: 2026-13-41}", "own.yaml is no study: month must be in 1..12"),
         (C + "options: {seed_everything: 1}", "line 2: options.seed_everything sets seed_everything, which the study"),
-        (C + "options: {model.method: {class_path: M, init_args: {lr: 1}}}", "sets model.method.lr, which the study sets"),
+        (
+            C + "options: {model.method: {class_path: M, init_args: {lr: 1}}}",
+            "sets model.method.lr, which the study sets",
+        ),
         (C + "methods: {A: {options: {model.method.init_args.lr: 1}}}", "which the study sets: give lrs"),
         (C + "settings: {A: {trainer.default_root_dir: x}}", "which the study sets: give --root"),
         (C + "settings: {A: [1]}", "settings.A=[1] must hold options of fit"),
@@ -147,7 +150,10 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         (C + "cross: {a: []}", "cross.a=[] must be a list of at least one value"),
         (C + "cross: {a: 1}", "cross.a=1 must be a list of at least one value"),
         (C + "cross: {a.b: [1]}\nsettings: {S: {a.init_args.b: 2}}", "settings.S.a.init_args.b is crossed as well"),
-        (C + "methods: {A: {options: {a: 1}}}\nsettings: {S: {a: 2}}", "methods.A.options.a is set by settings.S as well"),
+        (
+            C + "methods: {A: {options: {a: 1}}}\nsettings: {S: {a: 2}}",
+            "methods.A.options.a is set by settings.S as well",
+        ),
         (C + "lrs: [0.1, 0]", "lrs=[0.1, 0] must be positive and finite"),
         (C + "lrs: [.nan]", "lrs=[nan] must be positive and finite"),
         (C + "lrs: [true]", "lrs=[True] must be positive"),
@@ -162,7 +168,10 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         (C + "rates: {halving: {keep: 1}}", "rates.halving.keep=1 must lie between 0 and 1"),
         (C + "rates: {halving: {extend: true}}", "rates.halving.extend=True must be an integer of at least 0"),
         (C + "rates: {optuna: {trials: 0}}", "rates.optuna.trials=0 must be an integer of at least 1"),
-        (C + "rates: halving\noptions: {trainer.val_check_interval: 0.5}", "trainer.val_check_interval=0.5 must be a num"),
+        (
+            C + "rates: halving\noptions: {trainer.val_check_interval: 0.5}",
+            "trainer.val_check_interval=0.5 must be a num",
+        ),
         (C + "by: worst", "by=worst must be one of best, last, rounds, loss"),
         (C + "by: rounds", "by=rounds needs targets"),
         (C + "metric: accuracy", "metric=accuracy must be a metric of validation"),
@@ -177,7 +186,10 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("config: [quickstart]\nmethods: {A: {config: hizo}}", "methods=hizo must be a file or a name"),
         (C + "methods: {A: {options: {trainer.max_round: 1}}}", "method 'A': --trainer.max_round is no option"),
         (C + "settings: {S: {data.cohort: x}}", "setting 'S': data.cohort=x must be an integer"),
-        (C + M + "cross: {data.nothing: [1]}", "method 'A', setting 'nothing=1': data.nothing is no option of DigitsData"),
+        (
+            C + M + "cross: {data.nothing: [1]}",
+            "method 'A', setting 'nothing=1': data.nothing is no option of DigitsData",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line_before_anything_begins(

@@ -46,9 +46,7 @@ def test_methods_settings_and_crossed_options_are_multiplied(tmp_path: Path) -> 
         cross={DIRECTIONS: [2, 3]},
     )
     names = [(group.method, group.setting) for group in found.groups]
-    assert names == [
-        (m, f"{s}, num_directions={p}") for m in ("HiSo", "none") for s in ("all", "some") for p in (2, 3)
-    ]
+    assert names == [(m, f"{s}, num_directions={p}") for m in ("HiSo", "none") for s in ("all", "some") for p in (2, 3)]
     told = [[g.configuration[k] for k in ("data.init_args.cohort", DIRECTIONS, "threads")] for g in found.groups]
     assert told[:4] == [["4", "2", "3"], ["4", "3", "3"], ["3", "2", "3"], ["3", "3", "3"]]
     assert [group.lrs for group in found.groups[3:5]] == [(0.1, 0.2), (5e-6,)]  # the configuration's own
