@@ -74,9 +74,7 @@ def test_a_run_or_study_of_another_configuration_is_refused_by_folder_and_key(tm
         prepare(ask_of(tmp_path / "yours"))
     assert (tmp_path / "yours" / "thesis.tex").exists()
     (folder / "asked.json").write_text('{"setting"')
-    with pytest.raises(
-        ValueError, match=r"asked.json cannot be read, so nobody .* remove the file"
-    ):
+    with pytest.raises(ValueError, match=r"asked.json cannot be read, so nobody .* remove the file"):
         check_root(folder, ASKED)
 
 
