@@ -160,6 +160,8 @@ class _Warm:
                 fork.pid, fork.status = answer.get("pid", fork.pid), answer.get("status")
                 if fork.status is not None:
                     del self.forks[answer["id"]]
+        if self.gone:
+            self._process.wait()
 
     def close(self) -> None:
         self._channel.close()
