@@ -55,7 +55,7 @@ def _on_rates(group: Group, rows: Rows, aim: Aim) -> Iterator[str]:
     if not group.told:
         complete = [run for run in runs if run.complete]
         every = bool(complete) and all(rows[id(run)]["diverged"] for run in complete)
-        why = "diverged at every rate" if every else "none has a run that counts" if complete else "none is complete"
+        why = "it diverged at every rate" if every else "none has a run that counts" if complete else "none is complete"
         yield f"Warning: no learning rate of {group.label} can be chosen: {why}."
     elif group.edge:
         yield (
