@@ -111,7 +111,7 @@ def _points(folder: Path) -> tuple[Points, list[str]]:
                 notes.append(f"{path.name} is damaged: {error}")
     if not any(name.startswith("val/") for name in points):
         what = "is no validation" if events or tables else "are no files of curves, by TensorBoard's or CSV's logger,"
-        notes.append(f"there {what} in its folder, so it is known by its summary alone")
+        notes.append(f"there {what} in its folder, so no more is known than its summary says")
     return points, notes
 
 

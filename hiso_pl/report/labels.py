@@ -28,7 +28,13 @@ BESIDE = (
     *("trainer.profiler", "trainer.barebones", "trainer.detect_anomaly", "trainer.plugins", "trainer.num_sanity"),
     *("ckpt_path", "change_on_resume", "threads", "traceback", "checkpoint.", "in_step.", "ledger.", "board."),
     *("data.init_args.num_workers", "data.init_args.hosting", "data.init_args.spare_ranks", "launch", "test_at_end"),
-    *("trainer.strategy", "trainer.model_registry", "model.lr_scheduler.init_args.rounds", "participation."),
+    *(
+        "trainer.strategy",
+        "trainer.model_registry",
+        "weights_only",
+        "model.lr_scheduler.init_args.rounds",
+        "participation.",
+    ),
     *OF_A_MACHINE,
 )
 """Beginnings of options that change no result, say where it is kept, or follow from others."""

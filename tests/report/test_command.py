@@ -54,7 +54,10 @@ def test_all_files_of_a_report_are_written(study: Path, tmp_path: Path, capsys: 
         (["STUDY", "--metric", "val/f1"], "metric=val/f1 must be one of val/accuracy, val/loss"),
         (["STUDY", "--metric", "accuracy"], "metric=accuracy must be one of validation, such as val/accuracy"),
         (["STUDY", "--by", "rounds"], "by=rounds needs targets"),
-        (["STUDY", "--by", "bset"], "by=bset must be one of best, last, rounds, loss"),
+        (
+            ["STUDY", "--by", "bset"],
+            "argument --by: invalid choice: 'bset' (choose from 'best', 'last', 'rounds', 'loss')",
+        ),
         (["STUDY", "--targets", "0.5", "0.5"], "each of them once"),
         (["STUDY", "--targets", "high"], "targets"),
         (["STUDY", "--format", "word"], "format"),
