@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
+from hiso_pl.cli.parser import Parser, add_traceback
 
 DESCRIPTION = """\
 Compares runs by one rule and tells of them: hiso-pl report FOLDER ... [OPTION ...]. A folder is a run's, a study's, or
@@ -59,12 +59,9 @@ def parse(args: Sequence[str]) -> Any:
     add("folders", type=str, nargs="+", help="Folders of runs or studies.")
     add("--metric", type=str, help="What is compared; without, what the study compares, or the first usual one.")
     by = "What chooses a rate: best or last value of the metric, rounds to the first target, or last val/loss."
-    add("--by", type=str, help=f"{by} Without, what the study goes by, or best.")
+    add("--by", choices=("best", "last", "rounds", "loss"), help=f"{by} Without, what the study goes by, or best.")
     add("--targets", nargs="+", type=float, help="Values of the metric whose cost is told.")
     add("--output", type=str, metavar="FOLDER", help="Folder for all documents, the pictures and the page.")
     add("--format", choices=("markdown", "latex", "csv", "json"), help="What is printed; else a table.")
     add_traceback(parser)
-    options = parser.parse_args(list(args))
-    if options.by is not None and options.by not in ("best", "last", "rounds", "loss"):
-        raise ConfigurationError(f"by={options.by} must be one of best, last, rounds, loss")
-    return options
+    return parser.parse_args(list(args))

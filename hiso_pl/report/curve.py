@@ -110,8 +110,8 @@ def _points(folder: Path) -> tuple[Points, list[str]]:
             except (OSError, ValueError, csv.Error) as error:
                 notes.append(f"{path.name} is damaged: {error}")
     if not any(name.startswith("val/") for name in points):
-        what = "no validation in" if events or tables else "no files of curves, by TensorBoard's or CSV's logger, in"
-        notes.append(f"there is {what} its folder, so it is known by its summary alone")
+        what = "is no validation" if events or tables else "are no files of curves, by TensorBoard's or CSV's logger,"
+        notes.append(f"there {what} in its folder, so no more is known than its summary says")
     return points, notes
 
 

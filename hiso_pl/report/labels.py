@@ -28,7 +28,13 @@ BESIDE = (
     *("trainer.profiler", "trainer.barebones", "trainer.detect_anomaly", "trainer.plugins", "trainer.num_sanity"),
     *("ckpt_path", "change_on_resume", "threads", "traceback", "checkpoint.", "in_step.", "ledger.", "board."),
     *("data.init_args.num_workers", "data.init_args.hosting", "data.init_args.spare_ranks", "launch", "test_at_end"),
-    *("trainer.strategy", "trainer.model_registry", "model.lr_scheduler.init_args.rounds", "participation."),
+    *(
+        "trainer.strategy",
+        "trainer.model_registry",
+        "weights_only",
+        "model.lr_scheduler.init_args.rounds",
+        "participation.",
+    ),
     *OF_A_MACHINE,
 )
 """Beginnings of options that change no result, say where it is kept, or follow from others."""
@@ -46,12 +52,12 @@ def matters(key: str) -> bool:
 
 def labelled(runs: Sequence[RunData]) -> list[RunData]:
     """The same runs, those called that no study has named: by method, and by what else differs as the setting."""
-    own = {id(run) for run in runs if not run.method and not run.setting}
+    own = {id(run) for run in runs if not run.method}
     all_keys = differing([run.options for run in runs if run.options])
     named = _named(runs, own, [key for key in all_keys if matters(key)])
     alike = Counter((run.method, run.setting, run.lr, run.seed) for run in named)
     lengths = [key for key in all_keys if key in LENGTH[:1]]
-    if lengths and max(alike.values()) > 1:
+    if own and lengths and max(alike.values()) > 1:
         named = _named(runs, own, [key for key in all_keys if matters(key) or key in lengths])
     return named
 
@@ -63,8 +69,9 @@ def _named(runs: Sequence[RunData], own: Collection[int], keys: Sequence[str]) -
     for run in runs:
         if id(run) in own:
             kind = run.options.get(f"{METHOD}class_path", "").strip("'").rpartition(".")[2] or run.folder.name
-            named = method_name(run.options) or ", ".join(filter(None, (kind, in_words(apart, run.options))))
-            run = replace(run, method=one_line(named, LONGEST), setting=one_line(in_words(keys, run.options), LONGEST))
+            method = method_name(run.options) or ", ".join(filter(None, (kind, in_words(apart, run.options))))
+            setting = run.setting or in_words(keys, run.options)
+            run = replace(run, method=one_line(method, LONGEST), setting=one_line(setting, LONGEST))
         made.append(run)
     return made
 
@@ -114,7 +121,7 @@ def method_name(options: Mapping[str, str]) -> str:
         Nothing for a method from elsewhere.
     """
     mine = _description(_tree(_of_method(options)))
-    if not mine:
+    if "class_path" not in mine:
         return ""
 
     def apart(name: str) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hiso_pl.report import choice
 from hiso_pl.report.group import Group, Rows
-from hiso_pl.report.labels import differing
+from hiso_pl.report.labels import differing, matters
 from hiso_pl.report.outcome import at
 from hiso_pl.report.run_data import Aim, RunData
 from hiso_pl.run.forwards import BACKWARD, by_gradients
@@ -17,7 +17,9 @@ MOST = 6
 """Things of a kind that are named."""
 FACTS = ("clients", "cohort", "parameters")
 """What the summary of a run says of its data and model."""
-OF_THE_PROBLEM = ("data.", "model.network.")
+OF_THE_PROBLEM = ("data.", "model.network.", "trainer.limit_")
+VERSIONS = ("hiso_pl", "torch", "stream", "numerics")
+"""What computes the same numbers only where it is the same."""
 
 
 def notes_on(groups: Sequence[Group], rows: Rows, aim: Aim) -> Iterator[str]:
@@ -55,7 +57,7 @@ def _on_rates(group: Group, rows: Rows, aim: Aim) -> Iterator[str]:
     if not group.told:
         complete = [run for run in runs if run.complete]
         every = bool(complete) and all(rows[id(run)]["diverged"] for run in complete)
-        why = "diverged at every rate" if every else "none has a run that counts" if complete else "none is complete"
+        why = "it diverged at every rate" if every else "none has a run that counts" if complete else "none is complete"
         yield f"Warning: no learning rate of {group.label} can be chosen: {why}."
     elif group.edge:
         yield (
@@ -108,17 +110,10 @@ def _on_problem(setting: str, groups: Sequence[Group], rows: Rows, aim: Aim) -> 
     """What groups under one setting do not have in common."""
     where = f"Under {setting}: " if setting else ""
     runs = [run for group in groups for run in group.told]
-    with_facts = {id(run): _facts(run) for run in runs}
-    for key in differing([with_facts[id(run)] for run in runs if with_facts[id(run)]]):
-        values: dict[str, list[str]] = {}
-        for group in groups:
-            for run in group.told:
-                if with_facts[id(run)] and group.label not in (
-                    known := values.setdefault(with_facts[id(run)].get(key, "absent"), [])
-                ):
-                    known.append(group.label)
-        told = "; ".join(f"{value} of {some(labels)}" for value, labels in values.items())
-        yield f"Warning: {where}Not the same problem: {key} is {told}."
+    for told in _apart(groups, _facts):
+        yield f"Warning: {where}Not the same problem: {told}."
+    for told in _apart(groups, _conditions):
+        yield f"{where}Not computed alike, which seconds and last digits depend on: {told}."
     lengths = {
         group.label: sorted({run.rounds for run in group.told if not math.isnan(run.rounds)}) for group in groups
     }
@@ -144,7 +139,24 @@ def _on_problem(setting: str, groups: Sequence[Group], rows: Rows, aim: Aim) -> 
         yield f"{where}Best of all, by {choice.rule(aim)}: {winner.label}{rate}."
 
 
+def _apart(groups: Sequence[Group], said: Callable[[RunData], dict[str, str]]) -> Iterator[str]:
+    """What runs say that is not the same of all, and which groups say what; a run that says nothing does not count."""
+    told = [(group.label, found) for group in groups for run in group.told if (found := said(run))]
+    for key in differing([found for _, found in told]):
+        values: dict[str, dict[str, None]] = {}
+        for label, found in told:
+            values.setdefault(found.get(key, "absent"), {})[label] = None
+        yield f"{key} is " + "; ".join(f"{value} of {some([*labels])}" for value, labels in values.items())
+
+
 def _facts(run: RunData) -> dict[str, str]:
-    """What a run says of its data and model; nothing if it says nothing."""
-    found = {key: value for key, value in run.options.items() if key.startswith(OF_THE_PROBLEM)}
+    """What a run says of its data and model."""
+    found = {key: value for key, value in run.options.items() if key.startswith(OF_THE_PROBLEM) and matters(key)}
     return found | {name: str(run.summary[name]) for name in FACTS if found and name in run.summary}
+
+
+def _conditions(run: RunData) -> dict[str, str]:
+    """What a run says of how it was computed."""
+    versions = run.summary.get("versions")
+    found = {name: str(versions.get(name)) for name in VERSIONS} if isinstance(versions, dict) else {}
+    return found | ({"ranks": str(run.summary["ranks"])} if found and "ranks" in run.summary else {})

@@ -142,7 +142,12 @@ def every_rate(comparison: Comparison) -> Table:
         "diverged",
         *(c.head for c in shown),
     ]
-    return Table("All learning rates: means over complete runs.", head, rows, 2 + settings)
+    return Table(
+        "All learning rates: means over complete runs; where none is, over all as far as they got.",
+        head,
+        rows,
+        2 + settings,
+    )
 
 
 def _cell(row: Mapping[Any, Any], column: Column) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hiso_pl.callbacks import CompleteValidation, DeferredSignals
+from hiso_pl.callbacks import CompleteValidation, DeferredSignals, TensorBoardPanels
 from hiso_pl.zeroth_order.digest import digest
 
 
@@ -166,3 +166,14 @@ def test_signals_are_given_back_after_an_exception(stand_in, tmp_path):
     assert not next(c for c in trainer.callbacks if isinstance(c, DeferredSignals)).interrupted
     assert not list(tmp_path.glob("checkpoints/*.ckpt"))
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_forwards_are_counted_on_over_a_resume(stand_in, tmp_path):
+    """Two clients with P + 1 = 3 forwards each."""
+    found = {}
+    for faults, at in (({2: "term"}, None), (None, tmp_path / "checkpoints" / "last.ckpt")):
+        memory = stand_in.Memory()
+        trainer = stand_in.make_trainer(tmp_path, 5, TensorBoardPanels(), logger=memory)
+        trainer.fit(stand_in.Module(faults), datamodule=stand_in.Data(), ckpt_path=at)
+        found |= {step: value for (name, step), value in memory.points.items() if name == "cost/forwards"}
+    assert found == {done: done * 2 * 3 for done in range(1, 6)}

@@ -1,10 +1,12 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from hiso_pl.callbacks import RunSummary
 from hiso_pl.callbacks.contract import OrderedCallback
+from hiso_pl.callbacks.summary import forwards_with
 from hiso_pl.zeroth_order.digest import digest
 
 KEYS = [
@@ -53,6 +55,16 @@ def test_a_sanity_check_of_a_few_batches_is_no_measurement(stand_in, tmp_path):
     trainer.fit(stand_in.Module(), datamodule=stand_in.Data())
     entry = json.loads((tmp_path / "summary.json").read_text())["metrics"]["val/loss"]
     assert entry["first"] == entry["last"]
+
+
+def test_a_backward_pass_counts_as_two_forwards_and_the_round_at_hand_is_in():
+    summary = RunSummary()
+    summary.forwards = 12
+    trainer = SimpleNamespace(callbacks=[summary])
+    for backwards, expected in ((0, 18.0), (6, 54.0)):
+        report = SimpleNamespace(forwards=6, backwards=backwards)
+        assert forwards_with(trainer, report) == {"cost/forwards": expected}
+    assert forwards_with(SimpleNamespace(callbacks=[]), report) == {}
 
 
 def test_the_best_of_a_loss_is_its_lowest_and_nan_is_no_best():
