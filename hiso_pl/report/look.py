@@ -63,7 +63,7 @@ def look() -> Iterator[None]:
 
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # boxes in the place of rare letters
-        mpl.rcParams.update({k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")})
+        mpl.rcdefaults()
         mpl.rcParams.update(LOOK)
         yield
 

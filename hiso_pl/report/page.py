@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-from hiso_pl.report import page_tables
+from hiso_pl.report import tables
 from hiso_pl.report.choice import rule
 from hiso_pl.report.figures import AXES
 from hiso_pl.report.labels import OWN, differing
@@ -65,10 +65,11 @@ def page(comparison: Comparison, figures: Mapping[str, Figure], question: str = 
         command=command,
         notes=comparison.notes,
         warnings=sum(note.startswith("Warning") for note in comparison.notes),
-        results=page_tables.results(comparison),
-        paired=page_tables.paired(comparison),
+        results=_by_part(tables.told, tables.columns(comparison), comparison),
+        paired=_by_part(tables.between, tables.pair_columns(comparison), comparison),
         pictures=pictures,
-        grid=page_tables.grid(comparison),
+        rates=tables.every_rate(comparison),
+        intervals=tables.INTERVALS,
         shared=shared,
         own=own,
         seeds=", ".join(map(str, sorted({run.seed for run in runs if run.seed is not None}))),
@@ -97,6 +98,27 @@ def inline(figure: Figure, name: str) -> str:
     root.set("style", f"min-width: {least:.0f}px; max-width: {1.45 * least:.0f}px")
     root.set("aria-hidden", "true")  # the words beside it are read
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _by_part(
+    made: Callable[[Comparison, Sequence[tables.Column]], tables.Table],
+    columns: Sequence[tables.Column],
+    comparison: Comparison,
+) -> list[tables.Table]:
+    """A table for each target and one for the end, so that none is wider than a page."""
+    by_part: dict[str, list[tables.Column]] = {}
+    for column in columns:
+        by_part.setdefault(column.part, []).append(column)
+    found, order = [], list(dict.fromkeys(group.setting for group in comparison.groups))
+    for part, shown in by_part.items():
+        table = made(comparison, shown)
+        rows = table.rows
+        if "setting" in table.head:  # the methods of one stand together
+            rows = sorted(rows, key=lambda row: order.index(row[table.head.index("setting")]))
+        head = [name.removesuffix(f" to {part}") for name in table.head]
+        caption = f"To {comparison.aim.metric} of {part}" if part else "At the end"
+        found.append(table._replace(caption=caption, head=head, rows=rows))
+    return [table for table in found if table.rows]
 
 
 def _coloured(text: str) -> str:

@@ -18,7 +18,7 @@ from hiso_pl.report.run_data import Aim
 from tests.report.made_up import run, runs
 
 AIM = Aim("val/accuracy", "rounds", (0.7, 0.8))
-LONG = ["_one that\nis sixty characters long, and $has a {macro} \\of \\tex", "x" * 60, "a <b> & " + "word " * 12]
+LONG = ["_one that\nis sixty characters long, and $has a {macro} \\of \\tex$", "x" * 60, "a <b> & " + "word " * 12]
 
 
 def lines(figure: Figure, **look: Any) -> list[Any]:
@@ -195,7 +195,7 @@ print([hashlib.sha256(encoded(figure, kind)).hexdigest() for kind in METADATA])
 
 
 def test_a_picture_made_twice_is_the_same_file_whatever_the_users_settings(tmp_path: Path) -> None:
-    (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: path\naxes.grid: False\n")
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nfont.family: serif\naxes.linewidth: 5\npdf.compression: 0\n")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
     said = {
         subprocess.run(
