@@ -17,13 +17,13 @@ import transformers
 from hiso_pl.bounds import FOLDER_FACTS_BYTES
 from hiso_pl.export.folder import check_files, file_digest, remove_files, replacing
 from hiso_pl.regular_file import read_at_most
-from hiso_pl.small_language import corpus, encoder, pretraining
+from hiso_pl.small_language import corpus, encoder, pretraining, vision
 from hiso_pl.small_language.grammar import Sentence
 from hiso_pl.small_language.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["causal", "encoder"]
+Kind = Literal["causal", "encoder", "vit"]
 
 FACTS = "small_language.json"
 """What the folder was made from, and the SHA-256 of each of its files."""
@@ -88,20 +88,24 @@ def is_complete(folder: Path, wanted: dict[str, Any]) -> bool:
 
 def _write(folder: Path, kind: Kind, steps: int, seed: int) -> dict[str, Any]:
     """Makes all files but the facts; returns what is to be said of them."""
-    documents = corpus.documents(seed)
-    for split, count in corpus.EXAMPLES.items():
-        _write_table(folder / f"{split}.tsv", corpus.examples(seed, split, count))
-    tokenizer = train_tokenizer(documents, VOCABULARY)
     start = time.perf_counter()
-    if kind == "causal":
-        model, losses = _causal(folder, documents, tokenizer, steps, seed)
+    if kind == "vit":
+        model: transformers.PreTrainedModel = vision.new_model(seed)
+        losses = vision.train(model, steps, seed)
     else:
-        model, losses = _encoder(folder, tokenizer, steps, seed)
+        documents = corpus.documents(seed)
+        for split, count in corpus.EXAMPLES.items():
+            _write_table(folder / f"{split}.tsv", corpus.examples(seed, split, count))
+        tokenizer = train_tokenizer(documents, VOCABULARY)
+        if kind == "causal":
+            model, losses = _causal(folder, documents, tokenizer, steps, seed)
+        else:
+            model, losses = _encoder(folder, tokenizer, steps, seed)
+        tokenizer.save_pretrained(folder)
     taken, steps_taken = time.perf_counter() - start, len(losses)
     log.info("Pretrained in %.0f s, %d steps: loss %.3f -> %.3f.", taken, steps_taken, losses[0], losses[-1])
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return {"parameters": model.num_parameters(), "loss": {"first": losses[0], "last": losses[-1]}}
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from hiso_pl.cli import edge
 from hiso_pl.cli.parser import ConfigurationError, parse_settings
 from hiso_pl.ranks import environment, process
-from hiso_pl.small_language import encoder
+from hiso_pl.small_language import encoder, vision
 from hiso_pl.small_language.folder import Kind, make
 from hiso_pl.zeroth_order.philox import check_seed
 
 log = logging.getLogger(__name__)
 
-STEPS: dict[Kind, int] = {"causal": 600, "encoder": encoder.STEPS}
+STEPS: dict[Kind, int] = {"causal": 600, "encoder": encoder.STEPS, "vit": vision.STEPS}
 THREADS = 1
 """CPU threads of pretraining: sums over several threads depend on how many there are."""
 
@@ -28,10 +28,10 @@ class Settings:
 
     Args:
         output: Folder to write. One that is there already, made with the same options, is left as it is.
-        kind: causal, an OPT pretrained on documents; or encoder, a BERT with a head, trained on a few of the task's own
-            sentences and stopped while it is still poor.
-        steps: Steps of pretraining, each on 64 documents, 600 if null; of an encoder at most so many, each on 64
-            sentences, 200 if null.
+        kind: causal, an OPT pretrained on documents; encoder, a BERT with a head, or vit, a vision transformer for the
+            digits: both trained on their tasks, and stopped while they are still poor.
+        steps: Steps of pretraining, each on 64 documents, 600 if null; of the others at most so many, each on 64
+            examples.
         seed: Seed of the text, the initial weights and the order of the documents.
 
     Raises:
@@ -62,8 +62,9 @@ def run(args: Sequence[str]) -> Path:
     settings = parse_settings(
         Settings,
         "python -m hiso_pl.small_language",
-        "Makes a small language model offline: an OPT pretrained on made reviews and plain talk, or an encoder, its "
-        "tokenizer, and labelled sentences for training, validation and test that share no clause with what it read.",
+        "Makes a small model offline: an OPT pretrained on made reviews and plain talk, or an encoder, with tokenizer "
+        "and labelled sentences for training, validation and test that share no clause with what it read; or a vision "
+        "transformer for the digits.",
         args,
     )
     if environment.world_size() > 1:
