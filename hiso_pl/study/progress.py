@@ -54,7 +54,7 @@ class Progress:
         self._begun: dict[Setting, _Begun] = {}
         self._spent_s, self._rounds, self._ended = 0.0, 0, 0
         self._done = self._all = 0
-        self._rest: list[int] = []
+        self._asks: Sequence[Ask] = ()
         self._bar: Bar | None = None
         self._whole: TaskID | None = None
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
@@ -77,7 +77,7 @@ class Progress:
         self._bar.start()
         for handler, _ in self._streams:
             handler.setStream(sys.stderr)  # the bar's own from here on
-        self._whole = self._bar.add_task("runs", total=None, said="")
+        self._whole = self._bar.add_task("runs", visible=False, said="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,11 +89,10 @@ class Progress:
 
     def plan(self, strategy: Strategy, asks: Sequence[Ask]) -> None:
         """Takes what the strategy has said comes next, and how much there will be."""
-        known = [ask for ask in asks if ask.setting not in self._begun]
         if not self._all:
             log.log(self._level, "%d runs, %d of them there already", strategy.foreseen, strategy.reached)
         self._done, self._all = strategy.reached, max(strategy.foreseen, strategy.reached + len(asks))
-        self._rest = [_last(ask) - _rounds_kept(ask) for ask in known]
+        self._asks = asks
 
     def begun(self, ask: Ask, goes_on: bool) -> None:
         """A run has begun, or goes on."""
@@ -114,8 +113,10 @@ class Progress:
         self._spent_s += time.monotonic() - begun.at
         self._rounds, self._ended = self._rounds + begun.last - begun.first, self._ended + 1
         self._done += 1
+        self._asks = [other for other in self._asks if other.setting != ask.setting]
         what = "complete" if ask.until is None else f"at round {ask.until}"
-        log.log(self._level, "%s: %s, %d of %d%s", ask.folder, what, self._done, self._all, self._left())
+        told = ", ".join(filter(None, (what, f"{self._done} of {self._all}", self._left())))
+        log.log(self._level, "%s: %s", ask.folder, told)
 
     def show(self, running: Sequence[Ask]) -> None:
         """Moves the bar on."""
@@ -126,7 +127,7 @@ class Progress:
             begun.now = max(begun.now, _rounds_said(ask.folder / LOG))
             if begun.task is not None:
                 self._bar.update(begun.task, completed=begun.now)
-        self._bar.update(self._whole, completed=self._done, total=self._all, said=self._left())
+        self._bar.update(self._whole, completed=self._done, total=self._all, said=self._left(), visible=True)
 
     @property
     def _level(self) -> int:
@@ -140,29 +141,37 @@ class Progress:
         if not self._rounds:
             return ""
         rate = self._spent_s / self._rounds
-        known = sum(self._rest) + sum(begun.last - begun.now for begun in self._begun.values())
-        unknown = max(0, self._all - self._done - len(self._rest) - len(self._begun))
+        rest = [_last(ask) - _rounds_kept(ask) for ask in self._asks if ask.setting not in self._begun]
+        known = sum(rest) + sum(begun.last - begun.now for begun in self._begun.values())
+        unknown = max(0, self._all - self._done - len(rest) - len(self._begun))
         seconds = (known * rate + unknown * self._spent_s / self._ended) / self._jobs
-        return f", {timedelta(seconds=round(seconds))} left" if seconds else ""
+        return f"{timedelta(seconds=round(seconds))} left" if seconds else ""
 
 
 @contextmanager
 def said_once() -> Iterator[None]:
     """Lets no line of this package's be logged twice in the block, as what each of many configurations leaves out."""
-    said: set[str] = set()
-
-    def first(record: logging.LogRecord) -> bool:
-        line = record.getMessage()
-        return not record.name.startswith("hiso_pl") or (line not in said and not said.add(line))  # type: ignore[func-returns-value]
-
-    handlers = logging.getLogger().handlers[:]
-    for handler in handlers:
+    filters = [(handler, _First()) for handler in logging.getLogger().handlers]
+    for handler, first in filters:
         handler.addFilter(first)
     try:
         yield
     finally:
-        for handler in handlers:
+        for handler, first in filters:
             handler.removeFilter(first)
+
+
+class _First(logging.Filter):
+    """Lets each line of this package's through the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line, before = record.getMessage(), len(self._said)
+        self._said.add(line)
+        return not record.name.startswith("hiso_pl") or len(self._said) > before
 
 
 def _last(ask: Ask) -> int:

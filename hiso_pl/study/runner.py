@@ -114,7 +114,10 @@ class _Runs:
                         self._progress.show([ask for ask, _ in self._running.values()])
                         time.sleep(pause_s)
                 if self._came and self._running:
-                    log.warning("Interrupted: %d run(s) end after the round under way.", len(self._running))
+                    log.warning(
+                        "Interrupted: %d run(s) end after the round under way; the same command goes on.",
+                        len(self._running),
+                    )
         finally:  # also after an error of the study's own
             self._end(pause_s)
             self._by.close()
