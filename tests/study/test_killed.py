@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,53 +46,67 @@ def table(root: Path) -> tuple[str, str, dict[str, str]]:
     return frames[0].to_csv(), frames[1].to_csv(), digests
 
 
-def begin(file: Path, root: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "hiso_pl", "study", str(file), "--root", str(root), "--jobs", "2"]
-    with root.with_suffix(".said").open("ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said)
+class Studies:
+    """Studies of one file, none of which outlives the test."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._begun = file, list[subprocess.Popen[bytes]]()
+
+    def begin(self, root: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "hiso_pl", "study", str(self._file), "--root", str(root), "--jobs", "2"]
+        with root.with_suffix(".said").open("ab") as said:
+            self._begun.append(subprocess.Popen(command, stdout=said, stderr=said))
+        return self._begun[-1]
+
+    def end(self) -> None:
+        for study in self._begun:
+            if study.poll() is None:
+                left = [process for found in below(study) for process in found]
+                study.kill()
+                study.wait()
+                psutil.wait_procs(left, 120)
 
 
-def below(study: psutil.Process) -> tuple[list[psutil.Process], list[psutil.Process]]:
+@pytest.fixture
+def studies(tmp_path: Path) -> Iterator[Studies]:
+    (tmp_path / "own.yaml").write_text(STUDY)
+    found = Studies(tmp_path / "own.yaml")
+    yield found
+    found.end()
+
+
+def below(study: subprocess.Popen[bytes]) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """The process that is forked, and the runs."""
     with suppress(psutil.Error):  # as of one that ends meanwhile
-        warm = [process for process in study.children() if "hiso_pl.study.warm" in process.cmdline()]
+        children = psutil.Process(study.pid).children()
+        warm = [process for process in children if "hiso_pl.study.warm" in process.cmdline()]
         return warm, [run for process in warm for run in process.children()]
     return [], []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_study_killed_five_times_tells_the_same_table(tmp_path: Path) -> None:
-    (file := tmp_path / "own.yaml").write_text(STUDY)
+def test_a_study_killed_five_times_tells_the_same_table(tmp_path: Path, studies: Studies) -> None:
     straight, killed, chance = tmp_path / "straight", tmp_path / "killed", random.Random(14)
-    assert begin(file, straight).wait() == 0
-    study = begin(file, killed)
+    assert studies.begin(straight).wait() == 0
+    study = studies.begin(killed)
     for target in ("study", "run", "warm", "study", "run"):
-        victims = _when_there(study, target)
-        time.sleep(chance.uniform(0.0, 4.0))
-        left = [process for found in below(psutil.Process(study.pid)) for process in found]
-        victim = next((process for process in victims if process.is_running()), None)
-        if victim is not None:
+        until = time.monotonic() + 240
+        while not below(study)[1] and study.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0.0, 3.0))
+        warm, runs = below(study)
+        victims = {"study": [study], "warm": warm, "run": runs}[target]
+        for victim in victims[:1]:
             victim.send_signal(signal.SIGKILL)
         if target == "study":
-            assert study.wait() == -signal.SIGKILL
-            assert not psutil.wait_procs(left, 120)[1]  # they end after their rounds
+            study.wait()
+            assert not psutil.wait_procs([*warm, *runs], 120)[1]  # they end after their rounds
         if study.poll() is not None:
-            study = begin(file, killed)
+            study = studies.begin(killed)
     study.wait()
-    assert begin(file, killed).wait() == 0, killed.with_suffix(".said").read_text()
+    assert studies.begin(killed).wait() == 0, killed.with_suffix(".said").read_text()
     said = killed.with_suffix(".said").read_text()
     assert "ended with status -9" in said
     assert "the process that it was a fork of was killed; it is gone on with" in said
     assert table(killed) == table(straight)
-
-
-def _when_there(study: subprocess.Popen[bytes], target: str) -> list[psutil.Process]:
-    """The processes that may be killed, once there are runs."""
-    until = time.monotonic() + 240
-    while time.monotonic() < until and study.poll() is None:
-        warm, runs = below(psutil.Process(study.pid))
-        if runs:
-            return {"study": [psutil.Process(study.pid)], "warm": warm, "run": runs}[target]
-        time.sleep(0.05)
-    return []
