@@ -19,7 +19,8 @@ import pytest
 from hiso_pl.run.lock import LOCK, held
 from hiso_pl.study import folders
 from hiso_pl.study.folders import check_root, check_run, last_line, mend, note_asked, prepare
-from hiso_pl.study.grid import FOLDER, Ask, Setting
+from hiso_pl.study.grid import Ask, Setting
+from hiso_pl.study.names import FOLDER
 from hiso_pl.study.processes import LOST, Handle
 from hiso_pl.study.runner import Ended, carry_out
 from hiso_pl.study.state import complete_summary

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+import hiso_pl
 from hiso_pl.ranks import environment
 from hiso_pl.run.lock import held
 from hiso_pl.study.processes import LOST, Alone, Forking, Handle, Starter, starter
@@ -121,3 +123,19 @@ def test_a_run_whose_study_has_gone_is_an_orphan(monkeypatch: pytest.MonkeyPatch
     assert not environment.orphaned()
     monkeypatch.setenv(environment.BY_STUDY, "1")
     assert environment.orphaned() is (os.getppid() != 1)
+
+
+SPOILT = """
+import os, sys, types
+from hiso_pl.study import warm
+sys.modules["torch"] = types.SimpleNamespace(cuda=types.SimpleNamespace(_is_in_bad_fork=lambda: True))
+if os.fork() == 0:
+    warm._become({"log": sys.argv[1], "environment": {}, "arguments": ["--version"]})
+    sys.exit("it went on")
+os.wait()
+"""
+
+
+def test_a_fork_in_which_a_gpu_could_not_be_used_becomes_a_process_of_its_own(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", SPOILT, str(tmp_path / "log")], check=True, timeout=60)
+    assert (tmp_path / "log").read_text() == f"hiso-pl {hiso_pl.__version__}\n"
