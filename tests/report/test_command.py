@@ -43,7 +43,12 @@ def test_all_files_of_a_report_are_written(
 ) -> None:
     """Pictures and page, which take their time, have tests of their own."""
     drawn = list[Any]()
-    monkeypatch.setattr("hiso_pl.report.files.write_pictures_and_page", lambda *given: drawn.append(given) or [])
+
+    def draw(*given: Any) -> list[Path]:
+        drawn.append(given)
+        return []
+
+    monkeypatch.setattr("hiso_pl.report.files.write_pictures_and_page", draw)
     output = tmp_path / "new" / "out"
     command = ["report", str(study), "--targets", "0.8", "--output", str(output)]
     assert program.main(command) == 0

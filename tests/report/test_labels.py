@@ -52,7 +52,12 @@ def test_a_method_that_is_no_preset_is_called_by_the_nearest_and_what_it_has_of_
 def test_nothing_of_others_is_imported_for_a_name(method: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "system", lambda command: pytest.fail("it ran"))
     asked, real = list[str](), importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", lambda name, *more: asked.append(name) or real(name, *more))
+
+    def note(name: str, *more: Any) -> Any:
+        asked.append(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", note)
     assert method_name(as_text({"model": {"method": method}})) == ""
     assert set(asked) <= {"hiso_pl.zeroth_order"}
 
