@@ -39,9 +39,9 @@ def notes_on(groups: Sequence[Group], rows: Rows, aim: Aim) -> Iterator[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Names in a row, the first few of many."""
+    """Names in a row, the first few of many; they may have commas of their own."""
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    return "; ".join(names[:MOST]) + more
 
 
 def _by_words(runs: Sequence[RunData]) -> dict[str, list[str]]:
@@ -146,7 +146,7 @@ def _apart(groups: Sequence[Group], said: Callable[[RunData], dict[str, str]]) -
         values: dict[str, dict[str, None]] = {}
         for label, found in told:
             values.setdefault(found.get(key, "absent"), {})[label] = None
-        yield f"{key} is " + "; ".join(f"{value} of {some([*labels])}" for value, labels in values.items())
+        yield f"{key} is " + ", ".join(f"{value} of {some([*labels])}" for value, labels in values.items())
 
 
 def _facts(run: RunData) -> dict[str, str]:

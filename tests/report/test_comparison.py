@@ -92,7 +92,7 @@ def test_seeds_that_miss_a_target_are_counted_and_leave_both_of_a_pair(run_of: R
     found = pair_of(comparison, "rounds@0.8")
     assert (found["difference"], found["seeds"], found["missed"]) == (-25, 1, 2)
     assert math.isnan(found["difference low"])
-    assert said(comparison, "Not all runs reach 0.8, and a mean of those that do flatters: a, b.")
+    assert said(comparison, "Not all runs reach 0.8, and a mean of those that do flatters: a; b.")
 
 
 def test_groups_of_different_settings_are_no_pair(run_of: Run) -> None:
@@ -139,8 +139,8 @@ def test_runs_of_different_problems_are_not_compared_silently(run_of: Run) -> No
     runs = [run_of([0.1, 0.9], method="a", options=plain), run_of([0.1, 0.9], method="b", options=other, cohort=2)]
     notes = said(compare(runs, AIM), "Not the same problem")
     assert [note.rpartition(": ")[2] for note in notes] == [
-        "data.init_args.batch_size is 32 of a; 64 of b.",
-        "cohort is 4 of a; 2 of b.",
+        "data.init_args.batch_size is 32 of a, 64 of b.",
+        "cohort is 4 of a, 2 of b.",
     ]
     apart = [runs[0], run_of([0.2, 0.9], method="b", options=plain)]
     assert said(compare(apart, AIM), "The runs of seed 1 did not start from the same model, or were measured apart.")

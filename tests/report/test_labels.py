@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,16 @@ def test_a_method_that_is_no_preset_is_called_by_the_nearest_and_what_it_has_of_
     ],
 )
 def test_nothing_of_others_is_imported_for_a_name(method: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.system", lambda command: pytest.fail("it ran"))
+    monkeypatch.setattr(os, "system", lambda command: pytest.fail("it ran"))
+    asked, real = list[str](), importlib.import_module
+
+    def note(name: str, *more: Any) -> Any:
+        asked.append(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", note)
     assert method_name(as_text({"model": {"method": method}})) == ""
+    assert set(asked) <= {"hiso_pl.zeroth_order"}
 
 
 def test_what_differs_is_told_and_what_only_follows_is_not() -> None:

@@ -31,7 +31,7 @@ def test_a_study_is_read_in_the_order_of_its_file(folder_of: Make, tmp_path: Pat
         asked = setting(method, lr, seed, name)
         folder_of(tmp_path / method / name / f"lr-{lr}" / f"seed-{seed}", asked=asked)
     (tmp_path / "asked.json").write_text('{"setting": null, "configuration": {}}')
-    plain = {
+    plain: dict[str, Any] = {
         "methods": {"b": {}, "a": {}},
         "settings": {"y": {}, "x": {}},
         "by": "rounds",
