@@ -57,7 +57,7 @@ def draw(comparison: Comparison, by: str) -> Figure:
     ends = [max(one.last for one in bands) for _, bands in found]
     log = by != "rounds" and max(ends) > APART * min(ends) > 0
     with look():
-        figure, axes = panels.figure(key, _says(every), AXES[by] + " (logarithmic)" * log, aim.metric)
+        figure, axes = panels.figure(key, _says(every), AXES[by] + ", logarithmic" * log, aim.metric)
         if log:
             axes[0].set_xscale("log")
         else:
@@ -95,7 +95,7 @@ def rates(comparison: Comparison) -> Figure:
     why = "not reached by a seed" if aim.by == "rounds" else "a seed diverged, or has no value"
     with look():
         says = f"line: mean over seeds, which are dots; ring: chosen rate; \u00d7: {why}"
-        figure, axes = panels.figure(key, says, "learning rate (logarithmic)", what)
+        figure, axes = panels.figure(key, says, "learning rate, logarithmic", what)
         axes[0].set_xscale("log")
         for group in groups:
             i = panels.look(group)
@@ -115,6 +115,8 @@ def reached(comparison: Comparison) -> Figure:
     Raises:
         NothingToDrawError: If there is no target, or no run has reached one.
     """
+    import numpy as np
+
     aim, results = comparison.aim, comparison.results
     panels, many = Panels.of(comparison.groups), len(aim.targets)
     groups = sorted(comparison.groups, key=panels.panel)  # the methods of one setting side by side
@@ -137,12 +139,20 @@ def reached(comparison: Comparison) -> Figure:
             for row in range(many, len(rows), many):
                 other = panels.panel(rows[row][0]) != panels.panel(rows[row - 1][0])
                 panel.axhline(row - 0.5, color="#999999", linewidth=1.2 if other else 0.4)
-            panel.set_xlabel(SHORT[name])
-            panel.set_xlim(0, panel.get_xlim()[1] * (1.3 if missed else 1.04))  # room for how many reached it
+            spent = results[[at(name, target) for target in aim.targets]].to_numpy(dtype=float)
+            low, high = np.nanmin(spent), np.nanmax(spent)
+            room = 1.35 if missed else 1.08  # for how many reached it
+            log = bool(low > 0 and high > APART * low)
+            panel.set_xlabel(SHORT[name] + ", logarithmic" * log)
+            if log:
+                panel.set_xscale("log")
+                panel.set_xlim(low / 1.5, high * (high / low) ** (room - 1))
+            else:
+                panel.set_xlim(0, high * room or 1)
+                panel.locator_params(axis="x", nbins=3)
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="y", visible=False)
-            panel.locator_params(axis="x", nbins=3)
-            numbers(panel.xaxis)
+            numbers(panel.xaxis, log)
         ticks = [f"{label}   {target:g}" for label, (_, target) in zip(labels, rows, strict=True)]
         axes[0].set(yticks=range(len(rows)), yticklabels=ticks, ylim=(len(rows) - 0.5, -0.5))
         what = f"to {aim.metric} of {', '.join(f'{t:g}' for t in aim.targets)}"

@@ -93,6 +93,7 @@ def draw_reached(
         look = {"marker": style(i)["marker"], "markersize": 6, "markerfacecolor": color if first else "none"}
         axes.plot([mean], [row], color=color, **look)
     if len(finite) < len(values):
-        end = (max((*finite, *interval)), row) if finite else (0, row)
+        end = max(value for value in (*finite, *interval) if math.isfinite(value)) if finite else 0
+        where: Any = "data" if finite else axes.get_yaxis_transform()
         text = f"{len(finite)} of {len(values)}" if finite else f"none of {len(values)}"
-        axes.annotate(text, end, xytext=(6, 0), color="#777777", **beside)
+        axes.annotate(text, (end, row), xycoords=where, xytext=(6, 0), color="#777777", **beside)

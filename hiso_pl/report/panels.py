@@ -51,11 +51,7 @@ class Panels:
         titles = self.titles
         across = len(titles) if len(titles) < 4 else 2 if len(titles) == 4 else 3
         down = -(-len(titles) // across)
-        longest = max(len(line) for label in key.values() for line in label.split("\n"))
-        width = WIDTH if across > 1 else 7.5
-        columns = max(1, min(len(key), int((72 * width - 10) / (56 + 6 * longest))))  # in points, of 9 a letter 6 wide
-        rows = -(-len(key) // columns) * (1 + max(label.count("\n") for label in key.values()))
-        figure = canvas((3.4 if down == 1 else 2.4 * down) + 0.5 + 0.17 * rows, width)
+        figure = canvas(3.9 if down == 1 else 2.4 * down + 0.5, WIDTH if across > 1 else 7.5)
         axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
         for spare in axes[len(titles) :]:
             spare.remove()
@@ -66,9 +62,15 @@ class Panels:
             at.set_xlabel(wrapped(xlabel, 120 // across) if lowest else "")
             at.set_ylabel(wrapped(ylabel, 40) if i % across == 0 else "")
         handles = [Line2D([], [], **style(i)) for i in sorted(key)]
-        look: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "handlelength": 3.2}
-        legend = figure.legend(handles, [key[i] for i in sorted(key)], title=says, title_fontsize=8, **look)
-        legend.set_alignment("left")
+        look: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "handlelength": 3.2}
+        look |= {"title": says, "title_fontsize": 8, "labels": [key[i] for i in sorted(key)], "alignment": "left"}
+        for columns in range(min(len(key), 6), 0, -1):  # as many as there is room for
+            legend = figure.legend(handles=handles, ncols=columns, **look)
+            box = legend.get_window_extent()
+            if box.width < figure.bbox.width - 8 or columns == 1:
+                break
+            legend.remove()
+        figure.set_figheight(figure.get_figheight() + box.height / figure.dpi - 0.3)
         return figure, axes[: len(titles)]
 
 
