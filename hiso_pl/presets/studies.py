@@ -14,7 +14,7 @@ TABLE = "table"
 ROUNDS, EVERY = "trainer.max_steps", "trainer.val_check_interval"
 
 HEAD = """\
-# {question} The same on {on}.
+# {question} The same on {model}.
 {claims}
 # Needs {needs}.
 # Made of study/{study} and study/{table}.yaml: {rounds:g} of its rounds and {lr:g} of its rates. {measured}
