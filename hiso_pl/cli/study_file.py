@@ -26,10 +26,10 @@ def read(given: str, quick: bool) -> tuple[Study, str]:
     try:
         found = presets.find(given, "study", presets.STUDIES)
         shipped = found.path is None or found.path == presets.folder() / f"{found.name}.yaml"
-        if found.path is None or (shipped and not presets.is_study(found.name)):
+        if shipped and not presets.is_study(found.name):
             raise ValueError(f"study={given} is a configuration of fit: give it as --config {given}")
         name = given if found.name == given else found.name
-        text = read_at_most(found.path, STUDY_BYTES).decode("utf-8")
+        text = found.text if found.path is None else read_at_most(found.path, STUDY_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{given} is no text in UTF-8 (byte {error.start}): save it as such") from error
     except OSError as error:

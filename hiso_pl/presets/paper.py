@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 ROOM = "paper"
-TABLE = "table.yaml"
+TABLE = "table"
 
 HEAD = """\
 # {title} with {model} by {method}, in the setting of HiSo's paper, arXiv 2506.02370, section 5. Its tables 2 and 3 say:
@@ -71,7 +71,7 @@ def text(folder: Path, name: str) -> str:
 
 @cache
 def _table(folder: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load((folder / ROOM / TABLE).read_text(encoding="utf-8")))
+    return dict(yaml.safe_load((folder / ROOM / f"{TABLE}.yaml").read_text(encoding="utf-8")))
 
 
 def _body(folder: Path, name: str) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiso_pl.nearest import nearest
-from hiso_pl.presets import paper
+from hiso_pl.presets import paper, studies
 
 FILE = ".yaml"
-STUDIES = "study"
+STUDIES = studies.ROOM
 """The folder of study files, which are no configurations of a run."""
 NEAREST = 6
 
@@ -58,7 +58,8 @@ def names() -> list[str]:
     """The names of all presets, folder by folder."""
     root = folder()
     files = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob(f"*{FILE}")]
-    found = {name for name in files if not name.startswith(f"{paper.ROOM}/")} | {*paper.names(root)}
+    tables = {f"{made.ROOM}/{made.TABLE}" for made in (paper, studies)}
+    found = {*files, *paper.names(root), *studies.names(root)} - tables
     return sorted(found, key=lambda name: (name.rpartition("/")[0], name))
 
 
@@ -70,7 +71,9 @@ def is_study(name: str) -> bool:
 def text(name: str) -> str:
     """A preset as YAML, with its comments."""
     path = _path(name)
-    return paper.text(folder(), name) if path is None else path.read_text(encoding="utf-8")
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    return (studies if is_study(name) else paper).text(folder(), name)
 
 
 def summary(name: str) -> str:
@@ -143,7 +146,7 @@ def label(given: str) -> str:
 
 def _path(name: str) -> Path | None:
     path = folder() / f"{name}{FILE}"
-    return None if name.startswith(f"{paper.ROOM}/") else path
+    return path if path.is_file() else None
 
 
 def _nearest(wanted: str, known: list[str], all_of: bool) -> str:
