@@ -26,7 +26,7 @@ EXACT = 2048
 """Up to so many elements the Hessian is computed whole, unless told otherwise."""
 MOST_EXACT = 1 << 14
 """Beyond so many elements it is not to be had whole: 2 GiB."""
-EXACT_DRAWS = 512
+EXACT_DRAWS = 2048
 """Directions of the method that are drawn where the Hessian is known whole."""
 CORRELATED = 1 << 20
 """Elements that correlations are of, at most."""
@@ -111,9 +111,9 @@ def diagnose(
     hessian = Hessian(problem, exact)
     diagonal = diagonal_of(problem, hessian, h, probes, generator)
     true = HessianEstimate([quality.as_estimate(diagonal.values)], flat)
-    metrics = {n: Metric(e, hessian, diagonal, problem.facts) for n, e in (("none", none), ("h", h), ("true", true))}
+    metrics = {n: Metric(e, hessian, diagonal, problem) for n, e in (("none", none), ("h", h), ("true", true))}
     split, measured = measure(problem, metrics)
-    draws = Draws.of(problem, metrics["h"], split.mean, EXACT_DRAWS if exact else probes, generator)
+    draws = Draws.of(problem, metrics["h"], EXACT_DRAWS if exact else probes, generator)
     gauss = gauss_newton.traces(problem, exact, probes, generator)
     values = hessian.eigenvalues(eigenvalues) if eigenvalues else np.empty(0)
 

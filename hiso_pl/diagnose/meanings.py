@@ -44,7 +44,7 @@ MEANINGS: dict[str, str] = {
     "pearson_log_tensors": "the same of logarithms, where the means are positive",
     "ratio": "mean of H / mean of the true diagonal",
     "not_positive": "part of the true diagonal's elements that are not positive",
-    "reliability": "part of the diagonal's variance that is no error of the estimate; correlations are its root too low",
+    "reliability": "part of the diagonal's variance that is no estimate's error; a correlation is its root too low",
     "trace_none": "trace at directions of the same length: without H",
     "trace_h": "trace at directions of the same length: with this H",
     "trace_true": "trace at directions of the same length: with the true diagonal for H",

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.diagnose.curvature import Diagonal, Hessian
+from hiso_pl.diagnose import low_rank
+from hiso_pl.diagnose.curvature import CHUNK, Diagonal, Hessian
 from hiso_pl.diagnose.estimate import HessianEstimate
 from hiso_pl.diagnose.gradients import Split, noises
 from hiso_pl.diagnose.gradients import split as split_forms
 from hiso_pl.diagnose.moments import Form, Moments
-from hiso_pl.diagnose.problem import Facts, Problem
+from hiso_pl.diagnose.problem import Problem
 
 Floats = NDArray[np.float64]
 
@@ -32,26 +33,36 @@ class Metric(NamedTuple):
         estimate: H.
         hessian: A.
         diagonal: Of A.
-        facts: What a round does.
+        problem: Whose they are.
     """
 
     estimate: HessianEstimate
     hessian: Hessian
     diagonal: Diagonal
-    facts: Facts
+    problem: Problem
 
     def forms(self, g: Tensor) -> Floats:
         r"""Forms of a gradient, :math:`\tilde g = B^T g`, shape ``[5]``.
 
-        In order: :math:`|\tilde g|^2`; in K = B^T B :math:`|B \tilde g|^2`; the excesses of signs in A and in K;
+        In order: :math:`|\tilde g|^2`; in K = B^T B :math:`|B \tilde g|^2`; the distribution's excesses in A and K;
         :math:`\tilde g^T \tilde A \tilde g`, 0 where A is not known whole.
         """
         through = self.estimate.inverse(g)
         length, excess, excess_length = _dot(through, through), 0.0, 0.0
-        if self.facts.distribution == "rademacher":  # which is had with elementwise H alone
+        if self.problem.facts.distribution == "rademacher":  # which is had with elementwise H alone
             excess, excess_length = -2.0 * _dot(through**2, self.diagonal.values), -2.0 * length
+        elif self.problem.facts.distribution == "low_rank":
+            excess, excess_length = self._of_low_rank(self.estimate.root_transposed(g))
         curved = 0.0 if self.hessian.matrix is None else self.along(g)
         return np.array([_dot(g, through), length, excess, excess_length, curved])
+
+    def _of_low_rank(self, a: Tensor) -> tuple[float, float]:
+        """The excesses of low rank, which is had with elementwise H alone, of a gradient in the coordinates of H."""
+        problem, matrix = self.problem, self.hessian.matrix
+        b = self.estimate.root(torch.ones_like(a))
+        shapes, rank = [tuple(p.shape) for p in problem.parameters], problem.facts.rank
+        whole = self.diagonal.values * b * b if matrix is None else matrix * b * b[:, None]
+        return low_rank.excess(a, whole, shapes, rank), low_rank.excess(a, b * b, shapes, rank)
 
     def along(self, g: Tensor) -> float:
         r""":math:`\tilde g^T \tilde A \tilde g`."""
@@ -106,43 +117,29 @@ def measure(problem: Problem, metrics: Mapping[str, Metric]) -> tuple[Split, dic
 
 
 class Draws(NamedTuple):
-    """Directions of the method, looked at: :math:`u^T A u` in the coordinates of H, :math:`|B u|^2` and u . a.
+    """Directions of the method, looked at in the coordinates of H, each of shape ``[n]``.
 
     Attributes:
-        curvature: Shape ``[n]``.
-        length: Shape ``[n]``.
-        along: Shape ``[n]``.
+        curvature: :math:`u^T B^T A B u`.
+        length: :math:`|B u|^2`.
     """
 
     curvature: Floats
     length: Floats
-    along: Floats
 
     @classmethod
-    def of(cls, problem: Problem, metric: Metric, mean: Tensor, count: int, generator: torch.Generator) -> Draws:
-        """So many draws, by torch's generator: of the method's distribution, not of a run's streams."""
-        if problem.facts.distribution != "low_rank" and problem.facts.difference == "central":
-            count = 0  # nothing is asked of them
-        a, rows = metric.estimate.root_transposed(mean), []
-        for _ in range(count):
-            u = drawn(problem, generator)
-            z = metric.estimate.root(u)
-            rows.append((_dot(z, metric.hessian.products(z[None])[0]), _dot(z, z), _dot(u, a)))
-        return cls(*np.array(rows).reshape(-1, 3).T)
+    def of(cls, problem: Problem, metric: Metric, count: int, generator: torch.Generator) -> Draws:
+        """So many draws, by torch's generator: of the method's distribution, not of a run's streams.
 
-    def excess(self, measured: Measured, *, length: bool) -> Form:
-        r"""X of directions of low rank, :math:`E[(u \cdot a)^2 (v - E v)] - 2 a^T K a`, v being :math:`u^T K u`.
-
-        It is that of the gradient that was measured, and noise has its part by its square.
-
-        Args:
-            measured: Forms of gradient and noise.
-            length: Whether K is B^T B, and not the Hessian.
+        None with central differences, of which nothing depends on them.
         """
-        values = self.length if length else self.curvature
-        part = float((self.along**2 * (values - values.mean())).mean() / (self.along**2).mean())
-        form = measured.length if length else measured.curved
-        return Form(*(part * s - 2.0 * c for s, c in zip(measured.square, form, strict=True)))
+        found = [np.empty((2, 0))]
+        for start in range(0, count if problem.facts.difference == "forward" else 0, CHUNK):
+            u = torch.stack([drawn(problem, generator) for _ in range(min(CHUNK, count - start))])
+            z = metric.estimate.root(u)
+            rows = [(z * y).sum(1, dtype=torch.float64) for y in (metric.hessian.products(z), z)]
+            found.append(torch.stack(rows).cpu().numpy())
+        return cls(*np.concatenate(found, axis=1))
 
 
 def moments(
@@ -154,15 +151,13 @@ def moments(
         problem: The problem.
         measured: Forms of gradient and noise.
         trace: tr K.
-        draws: Of the method's directions; without them mu is left out, and directions of low rank count as normal.
+        draws: Of the method's directions; without them mu is left out.
         length: Whether K is B^T B, and not the Hessian.
     """
-    excess, third = (measured.excess_length if length else measured.excess), 0.0
+    third = 0.0
     if draws is not None and len(draws.curvature):
         third = float((draws.curvature**2 * (draws.length if length else draws.curvature)).mean())
-        if problem.facts.distribution == "low_rank":
-            excess = draws.excess(measured, length=length)
-    curved = measured.length if length else measured.curved
+    curved, excess = (measured.length, measured.excess_length) if length else (measured.curved, measured.excess)
     return Moments(problem.facts, measured.square, curved, trace, excess, third, unevenness(problem))
 
 

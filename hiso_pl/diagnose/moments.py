@@ -25,7 +25,8 @@ and with m clients' own, whose pairs of different directions have the mean's mom
 
 With K = A = I and no noise the first is :math:`G (P + d + 1) / P`. Other distributions of the same covariance add the
 excess :math:`X = E[(u \cdot a)^2 u^T K u] - |a|^2 \operatorname{tr} K - 2 a^T K a` in place of normal's 0, once for
-every direction: for signs :math:`-2 \sum_i a_i^2 K_{ii}`. A central difference has no :math:`\mu` term on a quadratic.
+every direction: for signs :math:`-2 \sum_i a_i^2 K_{ii}`, of low rank see
+:mod:`.low_rank`. A central difference has no :math:`\mu` term on a quadratic.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def of_method(
     facts, found = problem.facts, {}
     theory = moments(problem, measured, diagonal.h_trace, draws)
     if facts.num_directions:
-        bias = 0.25 * facts.mu**2 * float((draws.curvature**2).mean()) if facts.difference == "forward" else 0.0
+        bias = 0.25 * facts.mu**2 * float((draws.curvature**2).mean()) if len(draws.curvature) else 0.0
         whole_sq = measured.square.signal + measured.square.of_mean(facts, unevenness(problem)) + bias
         found["mu_share"] = bias / whole_sq if whole_sq > 0 else math.nan
         found["headroom"], found["headroom_logged"] = headroom(facts, measured.square, bias, unevenness(problem))

@@ -18,6 +18,7 @@ where :math:`R = A M A + \bar\Sigma` is the mean gradient's second moment and :m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiso_pl.diagnose.moments import Form
+from hiso_pl.diagnose.moments import Form, Moments
 from hiso_pl.diagnose.problem import Client, Facts, Minibatch, Outputs
 
 Floats = NDArray[np.float64]
@@ -41,11 +42,12 @@ class Quadratic:
         clients: M.
         heterogeneity: Standard deviation of the clients' h along each axis.
         start: x at first, shape ``[d]``; all ones if None.
-        sizes: Elements of the tensors that x is cut into; one tensor if None.
+        shapes: Of the tensors that x is cut into; one vector if None.
         seed: Of h and of minibatches.
 
     Attributes:
         matrix: A.
+        shifts: The clients' h, shape ``[M, d]``.
         tensors: x, fp32, by name: ``layer.0.weight`` and so on.
     """
 
@@ -57,13 +59,13 @@ class Quadratic:
         clients: int = 1,
         heterogeneity: float = 0.0,
         start: Floats | None = None,
-        sizes: Sequence[int] | None = None,
+        shapes: Sequence[Sequence[int]] | None = None,
         seed: int = 0,
     ) -> None:
         d = len(spectrum)
-        sizes = [d] if sizes is None else list(sizes)
-        if sum(sizes) != d:
-            raise ValueError(f"sizes={sizes} must have a sum of {d}, the spectrum's eigenvalues")
+        shapes = [(d,)] if shapes is None else shapes
+        if sum(math.prod(shape) for shape in shapes) != d:
+            raise ValueError(f"shapes={list(shapes)} must have {d} elements in all, one for each eigenvalue")
         q = np.eye(d) if rotation is None else np.asarray(rotation, dtype=np.float64)
         self.matrix: Floats = (q * np.asarray(spectrum, dtype=np.float64)) @ q.T
         covariance = np.asarray(noise, dtype=np.float64)
@@ -71,13 +73,12 @@ class Quadratic:
         self._root = np.linalg.cholesky(self.noise + 1e-30 * np.eye(d))
         self._random = np.random.default_rng(seed)
         drawn = heterogeneity * self._random.standard_normal((clients, d))
-        self._shifts: Floats = drawn - drawn.mean(0)
+        self.shifts: Floats = drawn - drawn.mean(0)
         self._wide = torch.from_numpy(self.matrix)
-        x = torch.from_numpy(np.ones(d) if start is None else start).float()
-        parts = x.split(sizes)
         self.tensors: dict[str, Tensor] = {
-            f"layer.{i}.weight": torch.nn.Parameter(part.clone()) for i, part in enumerate(parts)
+            f"layer.{i}.weight": torch.nn.Parameter(torch.empty(*shape)) for i, shape in enumerate(shapes)
         }
+        self.reset(np.ones(d) if start is None else start)
 
     @property
     def elements(self) -> int:
@@ -90,10 +91,10 @@ class Quadratic:
 
     def reset(self, x: Floats) -> None:
         """Sets the point."""
-        for tensor, part in zip(
-            self.tensors.values(), torch.from_numpy(x).split([t.numel() for t in self.tensors.values()]), strict=True
-        ):
-            tensor.data.copy_(part)
+        tensors = list(self.tensors.values())
+        parts = torch.from_numpy(x).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.data.copy_(part.view_as(tensor))
 
     def whole(self) -> float:
         """The whole loss at the point."""
@@ -102,7 +103,7 @@ class Quadratic:
 
     def minibatch(self, client: int) -> Minibatch:
         """A new minibatch of a client."""
-        linear = torch.from_numpy(self._shifts[client] + self._root @ self._random.standard_normal(self.elements))
+        linear = torch.from_numpy(self.shifts[client] + self._root @ self._random.standard_normal(self.elements))
 
         def point() -> Tensor:
             return torch.cat([t.reshape(-1) for t in self.tensors.values()]).double()
@@ -117,17 +118,28 @@ class Quadratic:
         """A square root of A, for its being a Gauss-Newton matrix too."""
         return torch.linalg.cholesky(self._wide)
 
+    def gradient(self, minibatch: Minibatch) -> Floats:
+        """A minibatch's gradient at the point, shape ``[d]``."""
+        found = torch.autograd.grad(minibatch.loss(), list(self.tensors.values()))
+        return torch.cat([part.reshape(-1) for part in found]).double().numpy()
+
     def clients(self, minibatches: int) -> list[Client]:
         """All clients, with so many minibatches each."""
-        return [Client([self.minibatch(i) for _ in range(minibatches)]) for i in range(len(self._shifts))]
+        return [Client([self.minibatch(i) for _ in range(minibatches)]) for i in range(len(self.shifts))]
 
     # What is known
 
     def forms(self, k: Floats) -> Form:
         """Gradient and noise in a K, shape ``[d, d]``."""
         g = self.matrix @ self.x()
-        differing = float(np.einsum("id,de,ie->", self._shifts, k, self._shifts)) / len(self._shifts)
+        differing = float(np.einsum("id,de,ie->", self.shifts, k, self.shifts)) / len(self.shifts)
         return Form(float(g @ k @ g), float((k * self.noise).sum()), differing)
+
+    def moments(self, facts: Facts, hessian: Floats | None = None) -> Moments:
+        """What theory takes of the Hessian and an H, shape ``[d]``; mu and other distributions than normal left out."""
+        inverse = np.eye(self.elements) if hessian is None else np.diag(1.0 / hessian)
+        curved = self.forms(inverse @ self.matrix @ inverse)
+        return Moments(facts, self.forms(inverse), curved, float((inverse * self.matrix).sum()))
 
     def expected_losses(self, facts: Facts, lr: float, rounds: int, hessian: Floats | None = None) -> Floats:
         """The whole loss to expect after each round from the point, the first being now, shape ``[rounds + 1]``.
@@ -140,7 +152,7 @@ class Quadratic:
         """
         b = 1.0 / np.sqrt(np.ones(self.elements) if hessian is None else hessian)
         a = b[:, None] * self.matrix * b
-        noise, differing = (b[:, None] * s * b for s in (self.noise, self._shifts.T @ self._shifts / len(self._shifts)))
+        noise, differing = (b[:, None] * s * b for s in (self.noise, self.shifts.T @ self.shifts / len(self.shifts)))
         m, population = facts.cohort, facts.population
         of_mean = (noise + differing * ((population - m) / max(population - 1, 1))) / m
         moment, identity = np.outer(self.x() / b, self.x() / b), np.eye(self.elements)
