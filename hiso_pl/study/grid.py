@@ -125,8 +125,8 @@ class Grid:
 
     def __init__(self, study: Study, root: Path, resolve: Resolve) -> None:
         self.study, self.root = study, root
-        methods = [*study.methods] or [""]
-        self.groups = [self._group(method, *setting, resolve) for method in methods for setting in _settings(study)]
+        methods, settings = [*study.methods] or [""], [*_settings(study)]
+        self.groups = [self._group(method, *setting, resolve) for method in methods for setting in settings]
         try:
             self.common = {key: v for key, v in resolve(self._base(Method())).items() if key != RATE}
         except ValueError:  # it is whole only with a method or a setting

@@ -165,7 +165,6 @@ def test_a_run_that_has_stopped_for_good_is_the_last_and_is_not_tried_again(tmp_
     assert search.next() == []
 
 
-@pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 2}}])
 def test_what_a_run_was_at_a_rung_is_not_changed_by_its_end(tmp_path: Path) -> None:
     """The best at the first rung stops for good after it, and those that went on with it are still those."""
     late = {"diverges": lambda ask: ask.setting.lr == 0.04 and ask.until != 20}
@@ -176,6 +175,7 @@ def test_what_a_run_was_at_a_rung_is_not_changed_by_its_end(tmp_path: Path) -> N
     assert {lr for method, lr, _, until in asked if (method, until) == ("A", 40)} == {0.02, 0.08}
 
 
+@pytest.mark.parametrize("rates", ["grid", "halving", {"optuna": {"trials": 2}}])
 def test_a_method_that_diverges_at_every_rate_ends_the_search_and_no_other(tmp_path: Path, rates: Any) -> None:
     _, asked = carry_out(lambda: search_of(tmp_path, rates), diverges=lambda ask: ask.setting.method == "A")
     assert {method for method, *_ in asked} == {"B"}
