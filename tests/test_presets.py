@@ -79,7 +79,7 @@ def test_an_experiment_keeps_where_its_values_are_from() -> None:
 
 @pytest.mark.parametrize("name", presets.names())
 def test_a_preset_begins_with_a_sentence_and_names_presets_that_there_are(name: str) -> None:
-    assert re.fullmatch(r"\S.{10,120}[.:]", presets.summary(name))
+    assert re.fullmatch(r"\S.{10,120}[.:?]", presets.summary(name))
     text = presets.text(name)
     assert isinstance(yaml.safe_load(text), dict)
     assert {*re.findall(r"--config ([\w./-]*\w)", text)} <= {*presets.names()}

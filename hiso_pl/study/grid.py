@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hiso_pl import presets
 from hiso_pl.study.file import Method, Study
-from hiso_pl.study.names import FOLDER, RATE, SEED, StudyError, as_word, plain_name, setting_name
+from hiso_pl.study.names import FOLDER, RATE, SEED, as_word, plain_name, setting_name
 
 FIRST = ("--threads", "1")  # the user's options come later and win
 
@@ -164,14 +164,10 @@ class Grid:
 
 def _settings(study: Study) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The listed settings, each with every combination of the crossed options: its name and all its options."""
-    seen: dict[str, str] = {}
     crossed = [[(key, value) for value in values] for key, values in study.cross.items()]
     for listed, options in (study.settings or {"": {}}).items():
         for combination in product(*crossed):
-            name = ", ".join(filter(None, (listed, setting_name(combination))))
-            if seen.setdefault(plain_name(name).casefold(), name) != name:
-                raise StudyError(("settings", listed), f": {name!r} would have the folder of another setting")
-            yield name, {**options, **dict(combination)}
+            yield ", ".join(filter(None, (listed, setting_name(combination)))), {**options, **dict(combination)}
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:

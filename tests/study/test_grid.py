@@ -3,8 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hiso_pl import presets
 from hiso_pl.cli.study import resolve
 from hiso_pl.study.file import study_of
@@ -74,11 +72,6 @@ def test_a_method_comes_after_the_studys_files_and_options_win_from_the_general_
     assert own.lrs == (0.5,)
     assert (own.configuration[DIRECTIONS], more.configuration[DIRECTIONS]) == ("7", "9")
     assert own.configuration[PART].endswith("Scalar'")
-
-
-def test_two_settings_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would have the folder of another setting"):
-        grid(tmp_path, cross={"data.partition": ["IID", "iid"]})
 
 
 def test_a_study_whose_configuration_is_whole_with_a_method_alone_is_told_by_its_options(tmp_path: Path) -> None:
