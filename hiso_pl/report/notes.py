@@ -27,7 +27,9 @@ def notes_on(groups: Sequence[Group], rows: Rows, aim: Aim) -> Iterator[str]:
     for group in groups:
         yield from _on_rates(group, rows, aim)
     runs = [run for group in groups for found in group.rates.values() for run in found]
-    if unfinished := [str(run.folder) for run in runs if not run.complete]:
+    if halted := sum(run.halted for run in runs):
+        yield f"Given up before the last round, as the study's search for rates has it: {halted} of {len(runs)} runs."
+    if unfinished := [str(run.folder) for run in runs if not (run.complete or run.halted)]:
         yield f"Not complete, and left out where there are complete runs: {some(unfinished)}."
     for words, folders in _by_words(runs).items():
         yield f"{some(folders)}: {words}."

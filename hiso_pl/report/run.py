@@ -137,17 +137,19 @@ def _read(folder: Path) -> RunData:
     setting = dict(asked.get("setting") or {})
     lr, seed = setting.get("lr", options.get(RATE, options.get(SHORT_RATE))), setting.get("seed", options.get(SEED))
     key, value = setting.get("key"), setting.get("value")  # of studies before they had files
+    complete, until = _complete(summary, options), asked.get("until")
     return RunData(
         folder,
         one_line(setting.get("method") or "", 200) if setting else "",
         one_line(setting.get("setting") or (f"{key}={value}" if key else ""), 200) if setting else "",
         _number(lr),
         None if (found := _number(seed)) is None else int(found),
-        _complete(summary, options),
+        complete,
         options,
         summary,
         curve,
         (*notes, *missing),
+        halted=not complete and type(until) is int and bool((curve["round"] >= until).any()),
     )
 
 

@@ -82,6 +82,7 @@ class RunData:
         curve: A row for each validation, ascending: ``round``, what the rounds before had cost (``forwards``,
             ``seconds``, ``paper_kb``, ``protocol_kb``), and each ``val/`` metric; NaN where it is not known.
         notes: What a reader must be told of it, in sentences without the folder's name.
+        halted: Whether it is no further as its study has asked for no more.
     """
 
     folder: Path
@@ -94,6 +95,7 @@ class RunData:
     summary: Mapping[str, Any]
     curve: pd.DataFrame
     notes: tuple[str, ...] = ()
+    halted: bool = False
 
     def value(self, metric: str, which: str) -> float:
         """A number of the summary: the ``first``, ``best`` or ``last`` of a metric; NaN where there is none."""

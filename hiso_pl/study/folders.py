@@ -78,10 +78,10 @@ def noted(folder: Path) -> Mapping[str, str] | None:
     return configuration if isinstance(configuration, dict) else None
 
 
-def note_asked(folder: Path, setting: Setting | None, asked: Mapping[str, str]) -> None:
-    """Notes in a folder what is asked of it; the root of a study has no setting."""
+def note_asked(folder: Path, setting: Setting | None, asked: Mapping[str, str], until: int | None = None) -> None:
+    """Notes in a folder what is asked of it, and to which round if not to the end; a study's root has no setting."""
     note = {"setting": setting and asdict(setting), "configuration": dict(asked)}
-    write_atomically(folder / ASKED, json_text(note, 1) + "\n")
+    write_atomically(folder / ASKED, json_text(note if until is None else {**note, "until": until}, 1) + "\n")
 
 
 def mend(root: Path) -> None:
@@ -118,6 +118,7 @@ def prepare(ask: Ask) -> bool:
 
     check_run(ask)
     if noted(ask.folder) is not None and newest(ask.folder) is not None:
+        note_asked(ask.folder, ask.setting, ask.configuration, ask.until)
         return True
     _throw_away(ask.folder, ask)
     return False
@@ -128,7 +129,7 @@ def _throw_away(folder: Path, ask: Ask | None = None) -> None:
     with suppress(lock.InUseError), lock.held(folder):
         shutil.rmtree(folder, ignore_errors=True)
         if ask is not None:
-            note_asked(folder, ask.setting, ask.configuration)
+            note_asked(folder, ask.setting, ask.configuration, ask.until)
 
 
 def last_line(folder: Path) -> str:

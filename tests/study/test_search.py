@@ -42,7 +42,7 @@ def accuracy(ask: Ask, done: int) -> float:
 def work(ask: Ask, rounds: int, stopped: bool = False) -> None:
     """Leaves in a run's folder what its rounds up to one leave."""
     ask.folder.mkdir(parents=True, exist_ok=True)
-    note_asked(ask.folder, ask.setting, ask.configuration)
+    note_asked(ask.folder, ask.setting, ask.configuration, ask.until)
     lines = ["step,val/accuracy,val/loss,comm/paper_kb,comm/protocol_kb,cost/forwards,time/round_s"]
     for done in range(0, rounds + 1, EVERY):
         value = accuracy(ask, done)
@@ -126,6 +126,8 @@ def test_halving_goes_on_with_the_better_half_and_ends_with_all_seeds_of_the_bes
     )
     assert {lr for method, lr, seed, _ in asked if method == "B" and seed == 2} == {0.02}
     assert table(tmp_path)[2] == [0.04, 0.02]
+    assert "Given up before the last round, as the study's search for rates has it: 6 of 12 runs." in table(tmp_path)[1]
+    assert not any(note.startswith("Not complete") for note in table(tmp_path)[1])
     assert search.next() == []
 
 
