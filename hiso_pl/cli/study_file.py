@@ -14,7 +14,7 @@ from hiso_pl.cli.mistakes import ConfigurationError
 from hiso_pl.nearest import did_you_mean
 from hiso_pl.regular_file import read_at_most
 from hiso_pl.study.file import Study, pick, study_of
-from hiso_pl.study.names import StudyError
+from hiso_pl.study.names import StudyError, as_word
 
 
 def read(given: str, quick: bool) -> tuple[Study, str]:
@@ -79,7 +79,7 @@ def over(study: Study | None, given: Mapping[str, Any], fit: Sequence[str]) -> d
     for key, *values in given.get("cross", ()):
         if not values:
             raise StudyError(("cross",), f"={key} must be followed by values")
-        data.setdefault("cross", {})[key] = values
+        data.setdefault("cross", {})[key] = [typed(value) for value in values]
     if "lrs" in given:
         put_rates(data, given["lrs"])
     files, options = split(fit)
@@ -127,6 +127,15 @@ def put_rates(data: dict[str, Any], words: Sequence[str]) -> None:
         data["methods"][name] = {**data["methods"][name], "lrs": rates}
 
 
+def typed(word: str) -> Any:
+    """A word as the number, truth value or null that it spells, where that is spelt so again; else the word."""
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+    return value if (value is None or isinstance(value, bool | int | float)) and as_word(value) == word else word
+
+
 def split(fit: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Options of ``fit`` as its configuration files and its single options, those that add to a list as lists.
 
@@ -146,7 +155,7 @@ def split(fit: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if key in ("config", "c"):
             files.append(value)
         elif key.endswith("+"):
-            options.setdefault(key, []).append(value)
+            options.setdefault(key, []).append(typed(value))
         else:
-            options[key] = value
+            options[key] = typed(value)
     return files, options

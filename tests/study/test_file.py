@@ -87,9 +87,9 @@ def test_a_command_line_goes_over_the_file(file: str) -> None:
     assert (found.seeds, found.targets, found.by, found.metric) == ((4, 5), (0.5,), "best", "val/loss")
     assert found.rates == {"grid": {}}
     assert [*found.settings] == ["plain"]
-    assert found.cross == {"model.method.mu": (1e-4, 1e-3), "data.cohort": ("2", "3")}
+    assert found.cross == {"model.method.mu": (1e-4, 1e-3), "data.cohort": (2, 3)}
     assert found.config == ("quickstart", "mine.yaml")
-    assert found.options == {"data.partition": "IID", "trainer.max_steps": "9", "trainer.logger+": ["A", "B"]}
+    assert found.options == {"data.partition": "IID", "trainer.max_steps": 9, "trainer.logger+": ["A", "B"]}
     assert (found.lrs, found.methods["HiSo"].lrs, found.methods["own, one scalar"].lrs) == ((0.1, 0.2), (), (0.3,))
     assert [*study(file, "--methods", "own, one scalar").methods] == ["own, one scalar"]
     assert study(file, "--config", "language_quickstart").config == ("language_quickstart",)
