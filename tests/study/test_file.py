@@ -243,6 +243,7 @@ def test_a_shipped_study_is_found_by_its_name_and_is_no_configuration_of_a_run(
     (tmp_path / "study").mkdir()
     (tmp_path / "quickstart.yaml").write_text("# Quick.\nthreads: 1\n")
     (tmp_path / "study" / "mine.yaml").write_text(f"# Mine, in short.\n{FILE}")
+    (tmp_path / "study" / "table.yaml").write_text("{}\n")  # no study on other models
     monkeypatch.setattr("hiso_pl.presets.shipped.folder", lambda: tmp_path)
     monkeypatch.setattr("hiso_pl.presets.paper.names", lambda _: [])
     assert study("mine") == study("study/mine") == study("study/mine.yaml")
