@@ -114,7 +114,8 @@ class Progress:
         self._rounds, self._ended = self._rounds + begun.last - begun.first, self._ended + 1
         self._done += 1
         self._asks = [other for other in self._asks if other.setting != ask.setting]
-        what = "complete" if ask.until is None else f"at round {ask.until}"
+        rounds = _rounds_kept(ask)
+        what = "complete" if rounds == _last(ask) and ask.until is None else f"at round {rounds}"
         told = ", ".join(filter(None, (what, f"{self._done} of {self._all}", self._left())))
         log.log(self._level, "%s: %s", ask.folder, told)
 

@@ -78,7 +78,7 @@ def carry_out(
             _check(ask)
         note_asked(root, None, common)
         write_atomically(root / STUDY, told)
-        return _Runs(strategy, jobs, by or starter(nproc, kept), Progress(root, jobs, shown)).carry_out(root)
+        return _Runs(root, strategy, jobs, by or starter(nproc, kept), Progress(root, jobs, shown)).carry_out()
 
 
 def _check(ask: Ask) -> None:
@@ -96,14 +96,14 @@ def _check(ask: Ask) -> None:
 class _Runs:
     """The runs under way."""
 
-    def __init__(self, strategy: Strategy, jobs: int, by: Starter, progress: Progress) -> None:
-        self._strategy, self._jobs, self._by, self._progress = strategy, jobs, by, progress
+    def __init__(self, root: Path, strategy: Strategy, jobs: int, by: Starter, progress: Progress) -> None:
+        self._root, self._strategy, self._jobs, self._by, self._progress = root, strategy, jobs, by, progress
         self._running: dict[Setting, tuple[Ask, Handle]] = {}
         self._failed: dict[Setting, str] = {}
         self._lost: Counter[Setting] = Counter()
         self._came: list[int] = []
 
-    def carry_out(self, root: Path, pause_s: float = 0.1) -> Ended:
+    def carry_out(self, pause_s: float = 0.1) -> Ended:
         """Carries them out."""
         heard = [n for n in early_signals.WORDS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         before = {n: signal.signal(n, lambda number, _: self._came.append(number)) for n in heard}
@@ -128,10 +128,10 @@ class _Runs:
     def _begin(self) -> bool:
         """Begins what may be begun; whether anything is under way."""
         asks = self._strategy.next(self._failed.keys())
+        self._progress.plan(self._strategy, asks)
         waiting = [ask for ask in asks if ask.setting not in self._running]
         for ask in waiting[: max(0, self._jobs - len(self._running))]:
             self._running[ask.setting] = (ask, self._start(ask))
-        self._progress.plan(self._strategy, asks)
         return bool(self._running)
 
     def _start(self, ask: Ask) -> Handle:
@@ -164,7 +164,7 @@ class _Runs:
         said, full = last_line(ask.folder), os.strerror(errno.ENOSPC)
         self._failed[ask.setting] = f"{ask.folder} ended with status {status}: {said}"
         log.error("%s", self._failed[ask.setting])
-        if full in said or shutil.disk_usage(ask.folder).free < FULL_BYTES:
+        if full in said or shutil.disk_usage(self._root).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, full, str(ask.folder))  # and so it would be with the others
 
     def _end(self, pause_s: float) -> None:

@@ -37,13 +37,14 @@ targets: [0.1]
 """
 
 
-def table(root: Path) -> tuple[str, str, dict[str, str]]:
+def table(root: Path) -> tuple[list[str], dict[str, str]]:
     """All that a study tells, without what clocks say; and the digests."""
     comparison = compare(read_runs([root]), Aim("val/accuracy", "rounds", (0.1,)))
-    frames = [frame[[c for c in frame if "seconds" not in c]] for frame in (comparison.grid, comparison.results)]
+    tables = (comparison.grid, comparison.results, comparison.summary)
+    frames = [frame[[c for c in frame if "seconds" not in c and c != "folder"]] for frame in tables]
     summaries = {path: json.loads(path.read_text()) for path in root.glob("**/summary.json")}
     digests = {str(path.relative_to(root)): found["digest"] for path, found in summaries.items()}
-    return frames[0].to_csv(), frames[1].to_csv(), digests
+    return [frame.to_csv() for frame in frames], digests
 
 
 class Studies:

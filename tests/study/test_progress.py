@@ -46,6 +46,8 @@ def test_lines_say_what_begins_and_ends_and_how_long_the_rest_takes(
         progress.plan(Foreseen(), [first, second, third])  # type: ignore[arg-type]
         progress.begun(first, False)
         clock[0] += 20.0
+        first.folder.mkdir(parents=True)
+        (first.folder / "summary.json").write_text(json.dumps({"rounds": 100}))
         progress.ended(first, True)
         second.folder.mkdir(parents=True)
         (second.folder / "summary.json").write_text(json.dumps({"rounds": 50}))
