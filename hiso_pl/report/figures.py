@@ -62,8 +62,7 @@ def draw(comparison: Comparison, by: str) -> Figure:
             axes[0].set_xscale("log")
         else:
             axes[0].set_xlim(0, max(ends) * 1.01 or 1)
-        values = [value for one in every for y in (one.low, one.high, *(line.y for line in one.alone)) for value in y]
-        limit(axes, aim, values, [one.first for one in every])
+        limit(axes, aim, every)
         for group, bands in found:
             for one in bands:
                 draw_band(axes[panels.panel(group)], one, panels.look(group), log)

@@ -24,7 +24,7 @@ def draw_band(axes: Axes, band: Band, i: int, log: bool) -> None:
     seen = band.x > 0 if log else np.full(len(band.x), True)
     x, mean, low, high = (values[seen] for values in (band.x, band.mean, band.low, band.high))
     look, color = style(i), COLOURS[i % len(COLOURS)]
-    axes.plot(x, mean, **look, markevery=(0.02 + 0.017 * (i % 7), 0.14))
+    axes.plot(x, mean, **look, markevery=(0.02 + 0.017 * (i % 7), 0.14) if len(x) > 2 else None)
     axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
     bottom, top = axes.get_ylim()
     for line in band.alone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from textwrap import shorten
@@ -149,7 +150,8 @@ def _alt(name: str, comparison: Comparison) -> str:
     words, what = [_title(name, comparison)], "best" if name == "rates" else "last"
     for row in comparison.summary.to_dict("records"):
         rate = f" at {row['lr']:g}" if row["lr"] == row["lr"] else ""
-        words.append(f"{row['label']}{rate}: {row['first']:.3g} at first, {what} {row[what]:.3g}")
+        if math.isfinite(row["first"]) and math.isfinite(row[what]):
+            words.append(f"{row['label']}{rate}: {row['first']:.3g} at first, {what} {row[what]:.3g}")
     return ". ".join(words) + ". The tables have the numbers."
 
 

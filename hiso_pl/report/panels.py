@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from hiso_pl.report.curves import Band
     from hiso_pl.report.group import Group
     from hiso_pl.report.run_data import Aim
 
@@ -94,15 +94,24 @@ def targets(axes: Sequence[Axes], aim: Aim) -> None:
                 at.annotate(text, (1, middle), xycoords=("axes fraction", "data"), annotation_clip=False, **where)
 
 
-def limit(axes: Sequence[Axes], aim: Aim, values: Sequence[float], starts: Sequence[float]) -> None:
-    """Shows all values and targets; of a metric of which less is better nothing much above where runs began.
+def limit(axes: Sequence[Axes], aim: Aim, bands: Sequence[Band]) -> None:
+    """Shows all runs that did not diverge, and the targets that are not far from them.
 
-    A loss of 1e30 would leave but a flat line of all the others.
+    Of a run that diverged, by a metric of which less is better, a quarter above where runs began is shown of what was
+    gained: a loss of 1e30 would leave but a flat line of all the others.
     """
-    shown = [value for value in (*values, *aim.targets) if math.isfinite(value)]
-    low, high = min(shown), max(shown)
-    if aim.lower and starts:
-        high = min(high, max(starts) + 0.25 * max(max(starts) - low, 1e-9))
+    kept = [value for one in bands for y in (one.low, one.high) for value in y.tolist()]
+    kept += [value for one in bands for line in one.alone if not line.diverged for value in line.y.tolist()]
+    lost = [value for one in bands for line in one.alone if line.diverged for value in line.y.tolist()]
+    starts, lowest = max(one.first for one in bands), min([*kept, *lost])
+    if aim.lower and lost:
+        gained = starts - lowest
+        beyond = starts + (0.25 * gained if gained > 0.05 * abs(starts) else abs(starts) or 1.0)
+        lost = [min(value, beyond) for value in lost]
+    low, high = min([*kept, *lost]), max([*kept, *lost])
+    room = high - low or abs(high) or 1.0
+    near = [target for target in aim.targets if low - room <= target <= high + room]
+    low, high = min([low, *near]), max([high, *near])
     if aim.lower and low > 0 and high > 20 * low:
         axes[0].set_yscale("log")
         axes[0].set_ylim(low / 1.1, high * 1.1)

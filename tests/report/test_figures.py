@@ -142,6 +142,19 @@ def test_targets_are_lines_and_named_once() -> None:
     assert [text.get_text() for text in close.texts] == ["0.8, 0.81"]
 
 
+def test_an_axis_shows_what_can_be_compared() -> None:
+    far = draw(compare([run()], Aim("val/accuracy", "best", (0.8, 95.0))), "rounds").axes[0]
+    assert far.get_ylim()[1] < 1  # a target in percent, say
+    assert [text.get_text() for text in far.texts] == ["0.8"]
+    at = [0, 10, 20, 30]
+    rising = [run(rounds=at, values=[2.0, 2.5, 3.0, 3.5], metric="val/loss")]
+    assert draw(compare(rising, Aim("val/loss")), "rounds").axes[0].get_ylim()[1] > 3.5
+    wild = run("wild", rounds=at, values=[2.0, 9.0, 1.0, 0.5], metric="val/loss")  # it has not diverged
+    assert draw(compare([wild], Aim("val/loss")), "rounds").axes[0].get_ylim()[1] > 9.0
+    single = draw(compare([run(rounds=[0])], Aim("val/accuracy")), "rounds")
+    assert lines(single, marker="o")[0].get_markevery() is None  # a point alone is seen
+
+
 def test_where_no_rate_can_be_chosen_all_runs_are_shown() -> None:
     figure = draw(compare(runs(["HiSo"], lost_at=200), AIM), "rounds")
     assert legend(figure) == ["HiSo, no rate counts: all runs"]
