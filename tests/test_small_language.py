@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from hiso_pl.small_language import corpus, grammar, lexicon, pretraining, program
+from hiso_pl.small_language import corpus, encoder, grammar, lexicon, pretraining, program, vision
 from hiso_pl.small_language.folder import FACTS
 from hiso_pl.small_language.tokenizer import SPECIAL, train_tokenizer
 
@@ -230,6 +230,44 @@ def test_what_is_broken_off_leaves_nothing_that_is_taken_for_a_folder(tmp_path, 
     assert (kept / "thesis.txt").exists()
 
 
+def test_the_tables_say_what_is_reviewed(tmp_path, tiny):
+    make(tmp_path / "small")
+    aspects = {domain.name: domain.aspects for domain in lexicon.DOMAINS}
+    for split in corpus.EXAMPLES:
+        head, *rows = (tmp_path / "small" / f"{split}.tsv").read_text().splitlines()
+        assert head == "sentence\tlabel\tdomain"
+        for sentence, label, domain in (row.split("\t") for row in rows):
+            assert any(aspect in sentence.lower() for aspect in aspects[domain])
+            assert label in "01"
+
+
+@pytest.mark.parametrize(
+    ("kind", "auto", "until"),
+    [
+        ("encoder", transformers.AutoModelForSequenceClassification, encoder.UNTIL),
+        ("vit", transformers.AutoModelForImageClassification, vision.UNTIL),
+    ],
+)
+def test_other_kinds_are_trained_until_they_are_better_than_chance_and_no_further(kind, auto, until, tmp_path, tiny):
+    folder = tmp_path / kind
+    assert program.main(["--output", str(folder), "--kind", kind]) == 0
+    facts = json.loads((folder / FACTS).read_text())
+    assert facts["loss"]["first"] > facts["loss"]["last"]
+    assert until - 0.4 < facts["loss"]["last"] < until + 0.1
+    model = auto.from_pretrained(folder)
+    assert model.num_parameters() == facts["parameters"] < 100_000
+    assert (folder / "tokenizer.json").exists() == (folder / "train.tsv").exists() == (kind == "encoder")
+    first, stamp = digests(folder), folder.stat().st_ino
+    assert program.main(["--output", str(folder), "--kind", kind]) == 0
+    assert folder.stat().st_ino == stamp  # it is there
+    (folder / FACTS).write_text("{}")
+    assert program.main(["--output", str(folder), "--kind", kind]) == 0
+    assert digests(folder) == first
+    # another kind takes its place, and leaves nothing of it
+    assert program.main(["--output", str(folder), "--steps", "2"]) == 0
+    assert {path.name for path in folder.iterdir()} - {"special_tokens_map.json"} == FILES
+
+
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
@@ -238,6 +276,7 @@ def test_what_is_broken_off_leaves_nothing_that_is_taken_for_a_folder(tmp_path, 
         (["--output", "{}/new", "--steps", "0"], 2, ["steps=0", "at least 1"]),
         (["--output", "{}/new", "--steps", "many"], 2, ["steps", "many"]),
         (["--output", "{}/new", "--seed", "-1"], 2, ["seed=-1"]),
+        (["--output", "{}/new", "--kind", "decoder"], 2, ["kind", "decoder", "encoder"]),
         (["--output", "{}/new", "--sed", "1"], 2, ["sed"]),
         (["--output", "{}/file"], 1, ["is a file", "must be a folder"]),
         (["--output", "{}/others"], 1, ["holds other files", FACTS, "give another folder"]),
