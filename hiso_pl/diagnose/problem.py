@@ -120,6 +120,8 @@ class Problem:
         direction: D of a round at this point, by tensor, if there is one (:func:`.direction.direction_of`).
         exhaustive: Whether each client's minibatches are all of its examples, cut, and not draws: then their mean is
             known and not estimated.
+        curved: Of how many minibatches of each client, the first ones, curvature is measured, which costs many times
+            what a gradient does; of all if None.
 
     Raises:
         ValueError: If there is nothing to measure, a client has too few minibatches to tell their noise, or shapes do
@@ -132,6 +134,7 @@ class Problem:
     estimate: HessianEstimate | None = None
     direction: Sequence[Tensor] | None = None
     exhaustive: bool = False
+    curved: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what is given."""
@@ -149,6 +152,8 @@ class Problem:
                 raise ValueError(f"{what}, must have {least} at least: the noise is what sets them apart")
             if not (client.weight > 0.0 and math.isfinite(client.weight)):
                 raise ValueError(f"client {i} has weight {client.weight}, must be finite and positive")
+        if self.curved is not None and self.curved < 1:
+            raise ValueError(f"curved={self.curved} must be at least 1, or None for all minibatches")
         if len(self.clients) < min(2, self.facts.population):
             raise ValueError("1 client given, must be 2 at least: how clients differ is what sets them apart")
         if len(self.clients) > self.facts.population:
@@ -219,10 +224,11 @@ class Problem:
         return [client.weight / total for client in self.clients]
 
     def each(self) -> Iterator[tuple[float, Minibatch]]:
-        """Every minibatch with its weight in the whole loss."""
+        """The minibatches that curvature is measured of, with their weights in the whole loss."""
         for weight, client in zip(self.weights, self.clients, strict=True):
-            for minibatch in client.minibatches:
-                yield weight / len(client.minibatches), minibatch
+            some = client.minibatches[: self.curved]
+            for minibatch in some:
+                yield weight / len(some), minibatch
 
     def flat(self, values: Sequence[Tensor | None]) -> Tensor:
         """Values by tensor as one vector, zeros where there are none, shape ``[d]``."""
