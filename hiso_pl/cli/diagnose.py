@@ -11,7 +11,6 @@ from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
 from hiso_pl.ranks import environment
 
 Device = Literal["auto", "cpu", "cuda"]
-Exact = Literal["auto", "always", "never"]
 
 DESCRIPTION = """\
 Tells what explains how a method fares: hiso-pl diagnose RUN_OR_CONFIG [OPTION ...] [-- OPTION OF FIT ...]. Of a run's
@@ -37,9 +36,8 @@ class DiagnoseSettings:
         clients: Clients whose minibatches are taken, those that a cohort of so many in that round has. If null, all.
         batches: Minibatches of each client, from the streams of the round.
         probes: Random vectors by which traces and diagonals are estimated where they are not had exactly.
-        eigenvalues: How many of the largest eigenvalues of the Hessian are found.
-        exact: Whether the Hessian's diagonal is had exactly: ``auto`` where the model is small enough, ``always``, or
-            ``never``, by the probes.
+        eigenvalues: How many eigenvalues of the Hessian are found, from both ends, where it is not computed whole.
+        exact: Whether the Hessian is computed whole, and not estimated by the probes; if null, where it is small.
         output: Folder for tables (Markdown, CSV, JSON) and pictures (PNG, PDF): a new one, or that of an earlier
             diagnosis. If null, all is said and nothing is written.
         device: Where to compute; ``auto`` is the GPU if there is one.
@@ -53,10 +51,10 @@ class DiagnoseSettings:
     at: tuple[int, ...] = ()
     config: str | None = None
     clients: int | None = None
-    batches: int = 8
-    probes: int = 32
-    eigenvalues: int = 5
-    exact: Exact = "auto"
+    batches: int = 4
+    probes: int = 16
+    eigenvalues: int = 4
+    exact: bool | None = None
     output: str | None = None
     device: Device = "auto"
     threads: int | None = None
@@ -66,14 +64,13 @@ class DiagnoseSettings:
         for round in self.at:
             if round < 0:
                 raise ValueError(f"at={round} must not be negative: it counts rounds")
-        least = {"clients": 1, "batches": 2, "probes": 2, "eigenvalues": 1, "threads": 1}
+        least = {"clients": 1, "batches": 2, "probes": 4, "eigenvalues": 2, "threads": 1}
         for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ValueError(f"{name}={value} must be at least {lowest}")
-        for name, kind in (("device", Device), ("exact", Exact)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(get_args(kind))}")
+        if self.device not in get_args(Device):
+            raise ValueError(f"device={self.device!r} must be one of {', '.join(get_args(Device))}")
 
 
 def run(args: Sequence[str]) -> Any:

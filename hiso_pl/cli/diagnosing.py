@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ from hiso_pl.cli.run import FederatedCLI, trainer_root
 from hiso_pl.cli.running import cli_of
 from hiso_pl.cli.voice import quiet
 from hiso_pl.data import FederatedDataModule, facts_of
+from hiso_pl.diagnose import tables
+from hiso_pl.diagnose.direction import direction_of
+from hiso_pl.diagnose.looking import Asked, look
 from hiso_pl.diagnose.rounds import KeptRounds, RunAtRounds
 from hiso_pl.module import FederatedModule
 from hiso_pl.ranks import process
 from hiso_pl.run.folder import CONFIG
 from hiso_pl.run.start import Start
+
+log = logging.getLogger(__name__)
 
 KEPT = {**dict.fromkeys(("seed_everything", "model", "data")), "trainer": {"max_steps": None}}
 """What is read of a configuration in a run's folder."""
@@ -57,7 +64,7 @@ class Built(FederatedCLI):
         """Runs nothing."""
 
 
-def diagnosed(settings: DiagnoseSettings, options: Sequence[str]) -> Any:
+def diagnosed(settings: DiagnoseSettings, options: Sequence[str]) -> list[tables.Found]:
     """Builds what is asked for, diagnoses it at each round, tells and writes it.
 
     Raises:
@@ -81,14 +88,45 @@ def diagnosed(settings: DiagnoseSettings, options: Sequence[str]) -> Any:
     process.configure(settings.threads, deterministic=False)  # backpropagation has operations without such a way
     built = cli_of(Built, ["fit", "--config", configuration, *options])
     module, data = built.model, built.datamodule
+    assert isinstance(module, FederatedModule)
+    assert isinstance(data, FederatedDataModule)
     module.to(device)
     data.prepare_data()
     data.setup()
-    run = RunAtRounds(kept, module)
+    found = _at_rounds(kept, module, data, rounds, settings)
+    title = f"{Path(settings.run).name}, {type(module.method).__name__} of {_count(module):,} parameters"
+    tables.say(title, found)
+    if settings.output is not None:
+        folder = Path(settings.output).expanduser()
+        asked = {**asdict(settings), "options": list(options), "device": device}
+        tables.write(folder, title, found, asked)
+        sys.stdout.write(f"\ntables and pictures are in {folder}\n")
+    sys.stdout.flush()
+    return found
+
+
+def _at_rounds(
+    kept: KeptRounds | None,
+    module: FederatedModule,
+    data: FederatedDataModule,
+    rounds: Sequence[int],
+    settings: DiagnoseSettings,
+) -> list[tables.Found]:
+    run, found = RunAtRounds(kept, module), []
+    asked = Asked(settings.clients, settings.batches, settings.probes, settings.eigenvalues, settings.exact)
     for round in rounds:
         run.go_to(round)
-    sys.stdout.flush()
-    return None
+        if len(rounds) > 1:
+            log.info("Round %d.", round)
+        record = run.next_record()
+        direction = None if record is None or record.empty else direction_of(run.optimizer, record)
+        diagnosis, notes = look(module, data, run.optimizer, round, asked, direction)
+        found.append(tables.Found(round, run.learning_rate(), diagnosis, notes))
+    return found
+
+
+def _count(module: FederatedModule) -> int:
+    return sum(p.numel() for _, p in module.trainable())
 
 
 def _meant(settings: DiagnoseSettings) -> tuple[KeptRounds | None, str]:

@@ -20,7 +20,11 @@ ROWS = 14
 """Tensors that have bars of their own; of more, blocks have, and of more blocks those with the most."""
 DENSE = 4000
 """Points from which on their density is drawn."""
-SHARES = {"gradient_sq": "squared gradient G", "noise_sq": "minibatch noise V", "gauss_newton_trace": "Gauss-Newton trace"}
+SHARES = {
+    "gradient_sq": "squared gradient G",
+    "noise_sq": "minibatch noise V",
+    "gauss_newton_trace": "Gauss-Newton trace",
+}
 CURVES: dict[str, dict[str, str]] = {
     "loss": {"loss": "loss"},
     "squares of a gradient": {"gradient_sq": "whole, G", "noise_sq": "minibatch noise, V"},

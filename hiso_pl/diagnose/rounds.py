@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from hiso_pl.ledger.replay import catch_up, check_start, replay
 from hiso_pl.run import checkpoint
 from hiso_pl.run.checkpoint_file import load
 from hiso_pl.run.folder import LEDGER, checkpoints, held_by_run
-from hiso_pl.zeroth_order import RoundRecord, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import RoundRecord
 
 if TYPE_CHECKING:
     from hiso_pl.module import FederatedModule
@@ -98,7 +98,7 @@ class RunAtRounds:
         module: The run's module, with the weights that it begins with.
 
     Attributes:
-        optimizer: x, H and the round there; None for a method that is not scalar-only, of which only x is restored.
+        optimizer: x, H and the round there; of a method that is not scalar-only only x is restored.
     """
 
     def __init__(self, kept: KeptRounds | None, module: FederatedModule) -> None:
@@ -107,7 +107,7 @@ class RunAtRounds:
         # records of a method that is changed on the way are applied from the start on
         self._changes = self._reader is not None and bool(self._reader.survey().headers)
         self._initial = [p.detach().clone() for _, p in module.trainable()] if self._changes else []
-        self.optimizer: ZerothOrderOptimizer | None = module.new_optimizer() if module.method.scalar_only else None
+        self.optimizer: Any = module.new_optimizer()
         self._round = 0
 
     def go_to(self, round: int) -> None:
@@ -136,7 +136,7 @@ class RunAtRounds:
         record = self.next_record()
         if record is not None:
             return record.lr
-        return float(self._module.method.lr if self.optimizer is None else self.optimizer.param_groups[0]["lr"])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def next_record(self) -> RoundRecord | None:
         """What the round that comes next decided, where the ledger knows it."""
@@ -161,7 +161,7 @@ class RunAtRounds:
             parameter.copy_(value)
 
     def _replay(self, round: int) -> None:
-        if self._reader is None or self.optimizer is None:
+        if self._reader is None:
             raise ValueError(f"at={round}: its checkpoint cannot be read, and there is no ledger that leads there")
         if self._changes:
             self._set(self._initial)
@@ -169,7 +169,8 @@ class RunAtRounds:
             check_start(self.optimizer, self._reader.header)
             tensors = dict(zip(self.optimizer.names, self.optimizer.parameters, strict=True))
             device = self.optimizer.parameters[0].device
-            self.optimizer = replay(self._reader.header, self._reader.entries(), tensors, round, device)
+            replayed = replay(self._reader.header, self._reader.entries(), tensors, round, device)
+            self.optimizer.load_state_dict(replayed.state_dict())  # its x is the network's already
         else:
             catch_up(self.optimizer, self._reader, round)
         self._round = round
