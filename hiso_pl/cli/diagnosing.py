@@ -94,7 +94,7 @@ def diagnosed(settings: DiagnoseSettings, options: Sequence[str]) -> list[tables
     data.prepare_data()
     data.setup()
     found = _at_rounds(kept, module, data, rounds, settings)
-    title = f"{Path(settings.run).name}, {type(module.method).__name__} of {_count(module):,} parameters"
+    title = f"{Path(settings.run).name}, {_count(module):,} parameters"
     tables.say(title, found)
     if settings.output is not None:
         folder = Path(settings.output).expanduser()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.diagnose.diagnosis import Diagnosis, diagnose
@@ -86,7 +86,7 @@ def look(
     problem = Problem.of(
         optimizer, clients, cohort=data.cohort, population=len(data.ownership.sizes), direction=direction
     )
-    with plain_operators():
+    with plain_operators(), in_float32(module.network):
         try:
             found = diagnose(problem, probes=asked.probes, eigenvalues=asked.eigenvalues, exact=asked.exact)
         except (RuntimeError, MemoryError) as error:
@@ -109,6 +109,19 @@ def plain_operators() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def in_float32(network: nn.Module) -> Iterator[None]:
+    """Parameters that are stored in 16 bits, as forward passes of probes compute in them, in fp32 for a while."""
+    stored = [(p, p.data) for p in network.parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    try:
+        for p, data in stored:
+            p.data = data.float()
+        yield
+    finally:
+        for p, data in stored:
+            p.data = data
 
 
 def check_memory(elements: int, exact: bool, device: torch.device) -> None:

@@ -14,12 +14,15 @@ from hiso_pl.report.look import COLOURS, canvas, look, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 ROWS = 14
 """Tensors that have bars of their own; of more, blocks have, and of more blocks those with the most."""
 DENSE = 4000
 """Points from which on their density is drawn."""
+NOTHING = 1e-7
+"""Eigenvalues of less than this part of the largest are rounding."""
 SHARES = {
     "gradient_sq": "squared gradient G",
     "noise_sq": "minibatch noise V",
@@ -32,6 +35,10 @@ CURVES: dict[str, dict[str, str]] = {
     "effective rank": {"effective_rank": "trace / largest eigenvalue"},
     "headroom of own directions": {"headroom_logged": "as scalar/headroom shows it", "headroom": "of expectations"},
     "learning rate": {"greedy_lr": "greedy", "lr": "of the run"},
+    "correlation of H with the true diagonal": {
+        "spearman_elements": "over elements",
+        "spearman_tensors": "over tensors",
+    },
 }
 """The panels over rounds: what is drawn in each, and what it is called there."""
 
@@ -59,8 +66,7 @@ def over_rounds(found: Mapping[int, Diagnosis], rates: Mapping[int, float]) -> F
     rounds = sorted(found)
     told = pd.DataFrame({r: {**found[r].whole, **found[r].quality, "lr": rates[r]} for r in rounds}).T
     panels = [(name, {k: v for k, v in curves.items() if k in told}) for name, curves in CURVES.items()]
-    correlations = {k: k.replace("_", " ") for k in told if k.startswith("correlation")}
-    panels = [(name, curves) for name, curves in [*panels, ("H and the true diagonal", correlations)] if curves]
+    panels = [(name, curves) for name, curves in panels if curves]
     rows = -(-len(panels) // 3)
     with look():
         figure = canvas(2.3 * rows)
@@ -73,6 +79,7 @@ def over_rounds(found: Mapping[int, Diagnosis], rates: Mapping[int, float]) -> F
             known = values[np.isfinite(values)]
             if len(known) and known.min() > 0 and known.max() / known.min() > 20:
                 axes.set_yscale("log")
+                _decades(axes.yaxis)
             axes.set(title=name, xlabel="round")
             axes.legend(frameon=False, fontsize=7)
         for axes in grid[len(panels) :]:
@@ -110,7 +117,7 @@ def _bars(axes: Axes, table: pd.DataFrame) -> None:
     axes.set(yticks=places, ylim=(len(table) - 0.4, -0.6), xlabel="percent of the whole")
     axes.set_yticklabels([_short(str(name)) for name in table.index])
     axes.grid(False, axis="y")
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8)
 
 
 def _scatter(axes: Axes, found: Diagnosis) -> None:
@@ -135,21 +142,31 @@ def _scatter(axes: Axes, found: Diagnosis) -> None:
     through = np.exp(np.median(np.log(h[kept]) - np.log(true[kept])))
     axes.plot(ends, ends * through, "--", color=COLOURS[1], linewidth=1, label="in proportion")
     axes.legend(frameon=False, loc="upper left", fontsize=8)
+    _decades(axes.xaxis, axes.yaxis)
 
 
 def _spectrum(axes: Axes, found: Diagnosis) -> None:
     values = np.asarray(sorted(found.eigenvalues, key=abs, reverse=True), dtype=np.float64)
+    values = values[np.abs(values) > NOTHING * np.abs(values).max(initial=0.0)]
     places = np.arange(1, len(values) + 1)
     for chosen, colour, label in ((values >= 0, COLOURS[0], "positive"), (values < 0, COLOURS[1], "negative")):
         if chosen.any():
             axes.plot(places[chosen], np.abs(values[chosen]), "o", color=colour, markersize=4, label=label)
-    if len(values) and np.abs(values).min() > 0:
-        axes.set_yscale("log")
+    axes.set(xlabel="by size", ylabel="|eigenvalue|", title="eigenvalues of the Hessian")
+    if not len(values):
+        return
+    axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=8)
     if len(values) > 30:
         axes.set_xscale("log")
-        numbers(axes.xaxis, log=True)
-    axes.set(xlabel="by size", ylabel="|eigenvalue|", title="eigenvalues of the Hessian")
-    axes.legend(frameon=False, fontsize=8)
+        _decades(axes.xaxis)
+    _decades(axes.yaxis)
+
+
+def _decades(*axes: Axis) -> None:
+    """Plain numbers along logarithmic axes, in few places."""
+    for axis in axes:
+        numbers(axis, log=True)
 
 
 def _short(name: str) -> str:
