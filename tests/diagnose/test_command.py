@@ -98,7 +98,7 @@ def test_tables_and_pictures_are_the_same_twice_and_the_run_is_left_alone(run, t
         assert f"\n{name} " in told
         assert f"| {name} |" in (out / "diagnosis.md").read_text()
     rows = list(csv.DictReader((out / "tensors.csv").open()))
-    assert [row["tensor"] for row in rows if row["round"] == "5"][0] == "first.weight"
+    assert next(row["tensor"] for row in rows if row["round"] == "5") == "first.weight"
     assert "note: 3 of 8 clients stand for all of them" in told
     assert "round 5" in told
 
