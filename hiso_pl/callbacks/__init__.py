@@ -1,6 +1,7 @@
 """What watches a run, keeps its files and ends it well; none of it touches the mathematics."""
 
 from hiso_pl.callbacks.board import TensorBoardPanels
+from hiso_pl.callbacks.diagnosis import DiagnosisPanels
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
 from hiso_pl.callbacks.participation import Participation
@@ -13,6 +14,7 @@ from hiso_pl.callbacks.validation import CompleteValidation
 __all__ = [
     "CompleteValidation",
     "DeferredSignals",
+    "DiagnosisPanels",
     "InStepCheck",
     "Participation",
     "RoundLedger",

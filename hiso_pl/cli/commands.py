@@ -68,6 +68,12 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "measure", "compare any runs: tables, intervals, curves, and a page of them", "hiso_pl.cli.report"
     ),
+    "diagnose": Command(
+        "measure",
+        "what explains it: gradient, noise and curvature by tensor, H against the Hessian, headroom",
+        "hiso_pl.cli.diagnose",
+        takes_yours=True,
+    ),
     "configs": Command("help", "list, show and copy the configurations that come with it", "hiso_pl.cli.configs"),
     "env": Command("help", "versions, devices and a self-test of this machine", "hiso_pl.cli.env"),
     "completion": Command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -197,3 +198,24 @@ def _no_yaml(path: str, text: str, error: yaml.YAMLError) -> str:
     if mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
         return f"{path} line {mark.line + 1} is no YAML: indent with spaces instead of a tab"
     return f"{path} line {mark.line + 1} is no YAML: {one_line(problem, 200)}{since}"
+
+
+def pruned(content: str, kept: Mapping[str, Any]) -> str:
+    """A configuration without the keys that are not kept, inside those that are by a mapping; values stay as written.
+
+    Args:
+        content: The configuration as YAML.
+        kept: The keys, each with those inside it, or with None for all of them.
+    """
+    root = yaml.compose(content, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        return content
+    return yaml.serialize(_kept(root, kept), Dumper=yaml.SafeDumper)
+
+
+def _kept(node: yaml.Node, kept: Mapping[str, Any] | None) -> yaml.Node:
+    if kept is None:
+        return node
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    inside = [(key, _kept(value, kept[key.value])) for key, value in pairs if key.value in kept]
+    return yaml.MappingNode("tag:yaml.org,2002:map", inside)

@@ -6,14 +6,14 @@ checkpoint gives the values of the trained tensors, once it has been compared wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
+from hiso_pl.cli.config_file import pruned
 from hiso_pl.cli.parser import ConfigurationError, Parser, add_traceback
 from hiso_pl.cli.voice import quiet
 from hiso_pl.ranks import environment
@@ -66,7 +66,7 @@ class ExportParser(Parser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parses what concerns the network; trainer, data and callbacks are not looked at."""
-        return super().parse_string(_of_the_network(content), *args, **kwargs)
+        return super().parse_string(pruned(content, KEPT), *args, **kwargs)
 
 
 def run(args: Sequence[str]) -> Path:
@@ -128,20 +128,3 @@ def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return settings, parser, config
-
-
-def _of_the_network(content: str) -> str:
-    """A run's configuration without the sections that do not say what its network is; values stay as written."""
-    root = yaml.compose(content, Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):
-        return content
-    return yaml.serialize(_pruned(root, KEPT), Dumper=yaml.SafeDumper)
-
-
-def _pruned(node: yaml.Node, kept: Mapping[str, Any] | None) -> yaml.Node:
-    """A part of a configuration with those of its keys that are kept; None keeps all."""
-    if kept is None:
-        return node
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    inside = [(key, _pruned(value, kept[key.value])) for key, value in pairs if key.value in kept]
-    return yaml.MappingNode("tag:yaml.org,2002:map", inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -21,6 +21,8 @@ from hiso_pl.run import going_on
 
 log = logging.getLogger(__name__)
 
+C = TypeVar("C", bound=FederatedCLI)
+
 
 class _Told(Exception):
     """Carries the parsers out of a program that would parse by them."""
@@ -34,13 +36,14 @@ def every_option_of(command: str) -> Iterator[tuple[str, Any]]:
             raise _Told(self._subcommand_parsers[command])
 
     try:
-        _cli(Telling, [command])
+        cli_of(Telling, [command])
     except _Told as told:
         yield from every_option(told.args[0])
 
 
-def _cli(kind: type[FederatedCLI], args: Sequence[str]) -> FederatedCLI:
-    return type(kind.__name__, (kind,), {"only": args[0]})(
+def cli_of(kind: type[C], args: Sequence[str]) -> C:
+    """A program of a run's commands, given the command and what follows it: it parses, builds and runs at once."""
+    return type(kind.__name__, (kind,), {"only": args[0]})(  # type: ignore[no-any-return]
         FederatedModule,
         FederatedDataModule,
         subclass_mode_data=True,
@@ -64,7 +67,7 @@ def run(args: Sequence[str]) -> int:
     repaired: int | None = None
     while True:
         try:
-            _cli(FederatedCLI, args)
+            cli_of(FederatedCLI, args)
             return 0
         except SeveralRanks as needed:
             return launch.start(args, needed.ranks, going_on.program())

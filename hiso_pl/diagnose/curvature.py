@@ -22,6 +22,10 @@ CHUNK = 32
 """Vectors that go through a minibatch's graph together where the Hessian is computed whole."""
 TOLERANCE = 1e-3
 """Of eigenvalues by Lanczos, beside the largest."""
+POWERS = 8
+"""Products by which the size of the largest eigenvalue is found."""
+RESTARTS = 20
+"""Of Lanczos at most, of some 20 products each."""
 
 
 @contextmanager
@@ -114,13 +118,21 @@ class Hessian:
             return out
 
         d = problem.elements
-        operator = LinearOperator((d, d), matvec=product, dtype=kind)
         start = np.random.default_rng(0).standard_normal(d).astype(kind)
+        vector, size = start, 0.0
+        for _ in range(POWERS):
+            vector = product(vector / np.linalg.norm(vector))
+            size = float(np.linalg.norm(vector))
+            if not size > 0.0:
+                return np.zeros(0)
+        # moved by the largest size, so that either end is settled beside that: an end next to 0 never is beside itself
+        moved = LinearOperator((d, d), matvec=lambda v: product(v) + kind(size) * v.reshape(-1), dtype=kind)
+        options = {"v0": start, "tol": TOLERANCE, "maxiter": RESTARTS, "return_eigenvectors": False}
         try:
-            found = eigsh(operator, min(count, d - 1), which="BE", v0=start, tol=TOLERANCE, return_eigenvectors=False)
+            found = eigsh(moved, min(count, d - 1), which="BE", **options)
         except ArpackNoConvergence as error:
             found = error.eigenvalues
-        return np.sort(np.asarray(found, dtype=np.float64))
+        return np.sort(np.asarray(found, dtype=np.float64)) - size
 
 
 def _maps(estimate: HessianEstimate | None) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -43,6 +43,21 @@ def answer_losses(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return -_masked_sum(found, mask) / mask.sum(dim=-1)
 
 
+def answer_rows(logits: Tensor, mask: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of each token of the examples' answers, and its weight in the examples' mean loss.
+
+    Args:
+        logits: Shape ``[B, L, V]``.
+        mask: Which places are of the answer, int64 ``[B, L]``.
+        lengths: What each example's sum is divided by, shape ``[B]``.
+
+    Returns:
+        fp32, shapes ``[n, V]`` and ``[n]``.
+    """
+    weights = (1.0 / (lengths.to(logits.dtype) * len(mask)))[:, None].expand(mask.shape)
+    return logits[mask > 0], weights[mask > 0]
+
+
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     # where, not a product: what the mask hides may be infinite
     return torch.where(mask > 0, values, 0.0).sum(dim=-1)

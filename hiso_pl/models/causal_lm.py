@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiso_pl.models.adapters import LoRA, adapted_call, virtual_tokens
-from hiso_pl.models.answers import answer_losses, candidate_scores
+from hiso_pl.models.answers import answer_losses, answer_rows, candidate_scores
 from hiso_pl.models.compiled import compile_in_place
 from hiso_pl.models.generation import generate, plain_generation
 from hiso_pl.models.loading import load_pretrained, max_positions, unwrapped, vocabulary_size
@@ -160,6 +160,19 @@ class CausalLM(TransformersModel):
         scores = logits[:, words]
         loss = F.cross_entropy(logits, words[batch["label"]], reduction="none")
         return Evaluation(loss, scores.argmax(dim=-1), scores)
+
+    def loss_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """See :class:`TaskModel`: of label words, of candidates, or of the vocabulary, a row for each token scored."""
+        whole = self.loss_kind == "full_vocabulary"
+        if "answer_tokens" in batch:
+            logits, mask = self._logits_at(padded_right(batch), "answer_positions"), batch["answer_mask"]
+            return answer_rows(logits, mask, mask.sum(dim=-1))
+        if whole and "candidate_rows" in batch:
+            logits, right = self._logits_at(padded_right(batch), "answer_positions"), batch["label"]
+            chosen = torch.arange(len(right), device=right.device), right
+            lengths = batch["candidate_lengths"][chosen] if "candidate_lengths" in batch else torch.ones_like(right)
+            return answer_rows(logits[batch["candidate_rows"][chosen]], batch["candidate_mask"][chosen], lengths)
+        return (self._logits_at(padded_right(batch), "answer_position"), None) if whole else (self.scores(batch), None)
 
     def generate(self, batch: dict[str, Tensor]) -> Tensor:
         """Continues the prompts of a batch greedily: tokens, filled up with -1, int64, shape ``[B, max_new_tokens]``.

@@ -79,6 +79,14 @@ class TaskModel(nn.Module, ABC):
         """The mean loss of the batch, an fp32 scalar: the f that is probed."""
         return self.example_losses(batch).mean()
 
+    def loss_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        r"""The logits of whose cross entropies :meth:`loss` is made, :math:`\sum_n w_n \mathrm{CE}_n`.
+
+        Returns:
+            fp32, shape ``[n, C]``, and w of each row, shape ``[n]``; None where all are 1 / n.
+        """
+        return self.scores(batch), None
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The same as :meth:`scores`, shape ``[B, C]``."""
         return self.scores(batch)
