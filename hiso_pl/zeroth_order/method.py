@@ -14,12 +14,7 @@ from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
 from hiso_pl.zeroth_order.method_as_data import MethodAsData
-from hiso_pl.zeroth_order.method_data import (
-    COUNTED,
-    COUNTING,
-    PARTS,
-    values_of,
-)
+from hiso_pl.zeroth_order.method_data import COUNTED, COUNTING, PARTS, values_of
 from hiso_pl.zeroth_order.options import (
     DTYPES,
     ComputeDtype,
@@ -159,10 +154,13 @@ class Method(MethodAsData, MethodBase):
         check_local_lr(self.local_lr, self.local_steps, self.update_rule)
         if self.num_directions_schedule is None and self.directions == "shared":
             check_enough(self.num_directions, self.num_directions, self.update_rule)
-        taken = self.preconditioner.distributions
-        if taken is not None and self.distribution not in taken:
-            wanted = f"must be {' or '.join(taken)} with preconditioner={self.preconditioner!r}"
-            raise ValueError(f"distribution={self.distribution!r} {wanted}")
+        for name, part, taken in (
+            ("distribution", "preconditioner", self.preconditioner.distributions),
+            ("difference", "update_rule", self.update_rule.differences),
+        ):
+            if taken is not None and getattr(self, name) not in taken:
+                wanted = f"must be {' or '.join(taken)} with {part}={getattr(self, part)!r}"
+                raise ValueError(f"{name}={getattr(self, name)!r} {wanted}")
 
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""

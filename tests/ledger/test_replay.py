@@ -22,6 +22,7 @@ from hiso_pl.ledger import (
 from hiso_pl.zeroth_order import (
     Adam,
     Diagonal,
+    Greedy,
     Identity,
     Linear,
     Method,
@@ -47,6 +48,7 @@ METHODS = {
     "momentum, scalar": lambda: {"update_rule": Momentum(), "preconditioner": Scalar()},
     "adam": lambda: {"update_rule": Adam(0.7, 0.9), "local_steps": 3, "local_lr": 0.01},
     "fzoo": lambda: {"update_rule": Normalized("spread"), "preconditioner": Identity()},
+    "greedy": lambda: {"update_rule": Greedy(), "preconditioner": Identity(), "directions": "client"},
     "own directions": lambda: {"directions": "client", "local_steps": 3},
     "own directions, per tensor": lambda: {
         "directions": "client",

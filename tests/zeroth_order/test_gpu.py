@@ -9,6 +9,7 @@ from hiso_pl.zeroth_order import (
     Adagrad,
     Adam,
     Diagonal,
+    Greedy,
     Identity,
     Momentum,
     Normalized,
@@ -46,6 +47,7 @@ def test_directions_equal_the_reference(backend, distribution):
         {"update_rule": Yogi(), "preconditioner": Identity()},
         {"update_rule": Adagrad()},
         {"update_rule": Normalized("spread")},
+        {"update_rule": Greedy()},
     ],
 )
 def test_three_updates_equal_those_of_the_cpu(backend, options):

@@ -13,6 +13,7 @@ from hiso_pl.zeroth_order import (
     Aggregation,
     Cosine,
     Diagonal,
+    Greedy,
     Identity,
     Linear,
     Momentum,
@@ -130,8 +131,9 @@ def test_an_update_broken_off_is_never_written(monkeypatch):
         {"distribution": "rademacher", "difference": "central"},
         {"update_rule": Adam(), "local_steps": 2, "local_lr": 0.01},
         {"update_rule": Normalized("spread")},
+        {"update_rule": Greedy()},
     ],
-    ids=["hiso", "decomfl", "scalar", "per tensor", "momentum", "rademacher central", "adam", "fzoo"],
+    ids=["hiso", "decomfl", "scalar", "per tensor", "momentum", "rademacher central", "adam", "fzoo", "greedy"],
 )
 def test_apply_alone_rebuilds_the_run_from_its_records(options):
     """Promise 4 in small: no data, no forward, the same bits."""
@@ -158,6 +160,7 @@ def test_apply_alone_rebuilds_the_run_from_its_records(options):
         {"update_rule": Yogi(), "preconditioner": Identity()},
         {"update_rule": Adagrad()},
         {"update_rule": Normalized(), "preconditioner": Scalar()},
+        {"update_rule": Greedy(), "preconditioner": Identity()},
     ],
 )
 def test_state_dict_resumes_to_the_bit(tmp_path, options):

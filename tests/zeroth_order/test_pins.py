@@ -17,6 +17,7 @@ from hiso_pl.zeroth_order import (
     Adam,
     Block,
     Diagonal,
+    Greedy,
     Identity,
     Momentum,
     Normalized,
@@ -52,6 +53,7 @@ OWN_RATE = {
     "Adagrad": lambda: Adagrad(1e-3),
     "Normalized": lambda: Normalized(beta=0.7, eps=1e-3),
     "Normalized spread": lambda: Normalized("spread", beta=0.7, eps=1e-5),
+    "Greedy": lambda: Greedy(beta=0.7, caution=0.5, eps=1e-3),
 }
 CASES = {
     f"{preconditioner} {rule} tau={tau} {distribution} {update}": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
@@ -24,10 +25,12 @@ class UpdateRule(Part, ABC):
             :meth:`rate`.
         plain_rate: Whether lr is the rate of a plain step along D, so that clients' local moves can take it as well;
             if not, several local steps need a ``local_lr``.
+        differences: The differences that its scalars may be of; None for all.
     """
 
     fused: ClassVar[bool] = False
     plain_rate: ClassVar[bool] = True
+    differences: ClassVar[Collection[str] | None] = None
 
     @property
     def least_directions(self) -> int:

@@ -61,5 +61,15 @@ def check_eps(value: Any) -> None:
         raise ValueError(f"eps={value!r} must be positive and finite, also when rounded to fp32")
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """Refuses what is no finite number of at least 0.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not _is_number(value) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{name}={value!r} must be finite and not negative")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
