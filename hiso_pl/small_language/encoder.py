@@ -38,7 +38,6 @@ def new_model(vocabulary: int, seed: int) -> transformers.BertForSequenceClassif
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
-        num_labels=2,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(check_seed(seed))

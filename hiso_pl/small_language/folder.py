@@ -90,8 +90,9 @@ def _write(folder: Path, kind: Kind, steps: int, seed: int) -> dict[str, Any]:
     """Makes all files but the facts; returns what is to be said of them."""
     start = time.perf_counter()
     if kind == "vit":
-        model: transformers.PreTrainedModel = vision.new_model(seed)
-        losses = vision.train(model, steps, seed)
+        network = vision.new_model(seed)
+        losses = vision.train(network, steps, seed)
+        model: transformers.PreTrainedModel = network
     else:
         documents = corpus.documents(seed)
         for split, count in corpus.EXAMPLES.items():
