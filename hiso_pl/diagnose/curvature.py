@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,10 +119,10 @@ class Hessian:
             return out
 
         d = problem.elements
-        start = np.random.default_rng(0).standard_normal(d).astype(kind)
+        start: NDArray[Any] = np.random.default_rng(0).standard_normal(d).astype(kind)
         vector, size = start, 0.0
         for _ in range(POWERS):
-            vector = product(vector / np.linalg.norm(vector))
+            vector = product(vector / float(np.linalg.norm(vector)))
             size = float(np.linalg.norm(vector))
             if not size > 0.0:
                 return np.zeros(0)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hiso_pl.diagnose.diagnosis import MEANINGS, Diagnosis
+from hiso_pl.diagnose.diagnosis import Diagnosis
+from hiso_pl.diagnose.meanings import MEANINGS
 from hiso_pl.run.folder import json_text, write_atomically
 from hiso_pl.run.whole_file import whole_file
 
