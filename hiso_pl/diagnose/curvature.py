@@ -122,7 +122,7 @@ class Hessian:
         start: NDArray[Any] = np.random.default_rng(0).standard_normal(d).astype(kind)
         vector, size = start, 0.0
         for _ in range(POWERS):
-            vector = product(vector / np.linalg.norm(vector))
+            vector = product(vector / float(np.linalg.norm(vector)))
             size = float(np.linalg.norm(vector))
             if not size > 0.0:
                 return np.zeros(0)

@@ -81,7 +81,8 @@ def over_rounds(found: Mapping[int, Diagnosis], rates: Mapping[int, float]) -> F
                 axes.set_yscale("log")
                 _decades(axes.yaxis)
             axes.set(title=name, xlabel="round")
-            axes.legend(frameon=False, fontsize=7)
+            if len(curves) > 1:
+                axes.legend(frameon=False, fontsize=7)
         for axes in grid[len(panels) :]:
             axes.remove()
     return figure
@@ -155,12 +156,13 @@ def _spectrum(axes: Axes, found: Diagnosis) -> None:
     axes.set(xlabel="by size", ylabel="|eigenvalue|", title="eigenvalues of the Hessian")
     if not len(values):
         return
-    axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8)
     if len(values) > 30:
-        axes.set_xscale("log")
-        _decades(axes.xaxis)
-    _decades(axes.yaxis)
+        axes.set(xscale="log", yscale="log")
+        _decades(axes.xaxis, axes.yaxis)
+    else:
+        axes.set_xticks(places[:: max(1, len(places) // 8)])
+        axes.set_ylim(bottom=0)
 
 
 def _decades(*axes: Axis) -> None:

@@ -116,7 +116,7 @@ def optimizer_of(quadratic, facts, h, lr, **options):
     preconditioner = Identity() if h is None else Scalar(nu=0.0) if len(h) == 1 else Diagonal(nu=0.0)
     optimizer = ZerothOrderOptimizer(
         quadratic.tensors.items(), lr=lr, mu=facts.mu, num_directions=facts.num_directions,
-        directions=facts.directions, preconditioner=preconditioner, backend="torch", **options,
+        directions=facts.directions, preconditioner=preconditioner, **options,
     )  # fmt: skip
     if h is not None:
         parts = [h] if len(h) == 1 else [p.numpy() for p in torch.from_numpy(h).split([16, 20, 12])]
@@ -143,36 +143,31 @@ def run(quadratic, facts, h, lr, rounds, seed):
 
 
 def test_methods_rank_as_theory_says():
-    """At greedy rates: the true diagonal, had on its own axes, then none and one number alike; own directions before shared.
+    """At greedy rates: the true diagonal before none and one number, which are alike, and own directions before shared.
 
     Rotated axes leave the diagonal with nothing to know, and all three are alike.
-    """  # noqa: E501
-    rounds, seeds, last = 60, range(3), {}
+    """
+    rounds, end = 40, {}
     for rotated, directions in itertools.product((False, True), ("shared", "client")):
         quadratic = made(ROTATION if rotated else None, noise=0.05, heterogeneity=0.05)
         facts = Facts(4, 6, 5, directions=directions)
         true = quadratic.matrix.diagonal().copy()
         for name, h in {"none": None, "scalar": np.array([true.mean()]), "diagonal": true}.items():
             quadratic.reset(np.ones(D))
-            estimate = None if h is None else cut(np.broadcast_to(h, D).copy())
-            lr = diagnose(Problem(quadratic.tensors, quadratic.clients(8), facts, estimate, curved=1)).whole[
-                "greedy_lr"
-            ]
-            expected = quadratic.expected_losses(facts, lr, rounds, None if h is None else np.broadcast_to(h, D))
-            found = np.mean([run(quadratic, facts, h, lr, rounds, seed)[0] for seed in seeds], 0)
-            # three runs' mean around the expectation
-            assert np.log(found[1:] / expected[1:]) == pytest.approx(0.0, abs=0.5)
-            assert abs(np.log(found[1:] / expected[1:]).mean()) < 0.12
-            last[rotated, directions, name] = expected[-1], found[-1]
-    for which in (0, 1):
-        end = {key: value[which] for key, value in last.items()}
-        for directions in ("shared", "client"):
-            assert end[False, directions, "diagonal"] < 0.7 * end[False, directions, "none"]
-            assert end[True, directions, "diagonal"] == pytest.approx(end[True, directions, "none"], rel=0.35)
-            for rotated in (False, True):
-                assert end[rotated, directions, "scalar"] == pytest.approx(end[rotated, directions, "none"], rel=0.1)
-        for rotated, name in itertools.product((False, True), ("none", "scalar", "diagonal")):
-            assert end[rotated, "client", name] < 0.8 * end[rotated, "shared", name]
+            wide = np.ones(D) if h is None else np.broadcast_to(h, D).copy()
+            problem = Problem(quadratic.tensors, quadratic.clients(8), facts, cut(wide), curved=1)
+            lr = diagnose(problem, eigenvalues=0).whole["greedy_lr"]
+            expected = quadratic.expected_losses(facts, lr, rounds, wide)
+            found = np.mean([run(quadratic, facts, h, lr, rounds, seed)[0] for seed in range(4)], 0)
+            assert abs(np.log(found[1:] / expected[1:]).mean()) < 0.2  # of four runs
+            end[rotated, directions, name] = np.array([expected[-1], found[-1]])
+    for directions in ("shared", "client"):
+        for rotated in (False, True):
+            assert end[rotated, directions, "scalar"] == pytest.approx(end[rotated, directions, "none"], rel=0.1)
+        assert end[True, directions, "diagonal"] == pytest.approx(end[True, directions, "none"], rel=0.3)
+    assert (end[False, "shared", "diagonal"] < 0.6 * end[False, "shared", "none"]).all()
+    for rotated, name in itertools.product((False, True), ("none", "scalar", "diagonal")):
+        assert (end[rotated, "client", name] < 0.7 * end[rotated, "shared", name]).all()
 
 
 def test_the_headroom_foretold_is_the_one_logged():
@@ -181,38 +176,37 @@ def test_the_headroom_foretold_is_the_one_logged():
     quadratic.reset(np.ones(D))
     for facts in (Facts(4, 6, 3), Facts(6, 6, 1, mu=0.3)):
         told = diagnose(Problem(quadratic.tensors, quadratic.clients(40), facts, cut(h), curved=1)).whole
-        _, logged = run(quadratic, facts, h, 1e-9, 500, 1)
+        _, logged = run(quadratic, facts, h, 1e-9, 250, 1)
         error = np.std(logged) / np.sqrt(len(logged))
         assert told["headroom_logged"] == pytest.approx(np.mean(logged), abs=4 * error + 0.02)
-        assert error < 0.06
+        assert error < 0.13
         assert told["headroom"] > told["headroom_logged"] + 0.05  # a few directions show less
 
 
 def test_cosine_of_a_rounds_D():
     quadratic, facts = made(ROTATION), Facts(3, 6, 4)
     optimizer = optimizer_of(quadratic, facts, SPECTRUM, 1e-2, local_steps=1)
-    cosines, x = [], quadratic.x()
-    clients = quadratic.clients(4)
-    for i in range(200):
-        quadratic.reset(x)
-        losses = [loss_of(quadratic.minibatch((i + slot) % 6)) for slot in range(3)]
+    cosines, x, g = [], quadratic.x(), quadratic.matrix @ quadratic.x()
+    clients, rounds = quadratic.clients(4), 80
+    for i in range(rounds):
         before = optimizer_of(quadratic, facts, SPECTRUM, 1e-2)
         before.load_state_dict(optimizer.state_dict())
-        optimizer.step(losses=losses)
-        d = direction_of(before, optimizer.record)
-        moved = (torch.from_numpy(x) - torch.from_numpy(quadratic.x())) / 1e-2
-        flat = torch.cat([t.reshape(-1) for t in d]).double()
-        assert torch.allclose(flat, moved, atol=2e-3)
-        g = quadratic.matrix @ x
-        cosines.append(float(flat.numpy() @ g / np.linalg.norm(g) / flat.norm()))
+        optimizer.step(losses=[loss_of(quadratic.minibatch((i + slot) % 6)) for slot in range(3)])
+        moved = torch.from_numpy(x - quadratic.x()) / 1e-2
+        quadratic.reset(x)
+        cosines.append(float(moved.numpy() @ g / np.linalg.norm(g) / moved.norm()))
+    assert optimizer.record is not None
+    d = direction_of(before, optimizer.record)
+    flat = torch.cat([t.reshape(-1) for t in d]).double()
+    assert torch.allclose(flat, moved, atol=2e-3)
     quadratic.reset(x)
     whole = diagnose(Problem(quadratic.tensors, clients, facts, cut(SPECTRUM), direction=d)).whole
     assert whole["cosine_expected"] == pytest.approx(np.mean(cosines), rel=0.15)
     assert whole["cosine"] == pytest.approx(cosines[-1], abs=0.03)
-    root, g = np.sqrt(SPECTRUM), quadratic.matrix @ x
+    root = np.sqrt(SPECTRUM)
     in_h = flat.numpy() @ g / np.linalg.norm(flat.numpy() * root) / np.linalg.norm(g / root)
     assert whole["cosine_h"] == pytest.approx(in_h, abs=0.05)
-    with pytest.raises(ValueError, match="record of round 199 given, round 200 comes next"):
+    with pytest.raises(ValueError, match="record of round 79 given, round 80 comes next"):
         direction_of(optimizer, optimizer.record)
 
 
