@@ -32,14 +32,16 @@ may grow from one call to the next; another configuration in the same folder is 
 after their rounds. The folder gets study.yaml as it was carried out, tables and pictures, and each run its fit.log."""
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> int:
     """Runs ``hiso-pl study``, given what follows it; behind a ``--`` in that are options of ``fit``.
+
+    Returns:
+        The exit status: 0, or after a signal 128 and its number.
 
     Raises:
         ConfigurationError: If the command line or the study file asks for what cannot be.
         ValueError: If the folder holds something else or is in use, or there is nothing to tell.
         ChildProcessError: If runs failed; the others were carried out all the same.
-        SystemExit: After an interrupt, with 128 and the signal's number.
     """
     at = args.index("--") if "--" in args else len(args)
     options = parse(args[:at])
@@ -58,20 +60,18 @@ def run(args: Sequence[str]) -> None:
         search = Search(grid, way)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    try:
-        told = yaml.safe_dump(study.as_data(), sort_keys=False, allow_unicode=True)
-        told = f"# {question}\n{told}" if question else told
-        ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress, told=told)
-    except KeyboardInterrupt:  # before the first run
-        raise SystemExit(130) from None
+    told = yaml.safe_dump(study.as_data(), sort_keys=False, allow_unicode=True)
+    told = f"# {question}\n{told}" if question else told
+    ended = carry_out(root, grid.common, search, options.nproc, options.jobs, options.progress, told=told)
     if ended.signal:
-        raise SystemExit(128 + ended.signal)
+        return 128 + ended.signal
     search.next()  # what the plans have come to
     way.store(root, search.returned)
     with contextlib.suppress(*([ValueError] if ended.failed else [])):  # as there may be nothing to tell
         tell(root, study, question, shlex.join(["hiso-pl", "study", *args]))
     if ended.failed:
         raise ChildProcessError(f"{len(ended.failed)} run(s) failed: {ended.failed[0]}")
+    return 0
 
 
 def parse(args: Sequence[str]) -> Any:

@@ -341,3 +341,18 @@ def test_two_studies_do_not_share_a_folder_nor_does_one_with_a_run_that_outlived
             return
         time.sleep(0.05)
     pytest.fail("the lock outlives all its processes")
+
+
+def test_the_status_of_a_study_that_a_signal_ended_is_the_signals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from types import SimpleNamespace
+
+    from hiso_pl.cli import program
+    from hiso_pl.study import grid, runner, search
+
+    monkeypatch.setattr(grid, "Grid", lambda *_: SimpleNamespace(common={}))
+    monkeypatch.setattr(search, "Search", lambda *_: None)
+    monkeypatch.setattr(runner, "carry_out", lambda *_, **__: Ended([], signal.SIGTERM))
+    assert program.main(["study", "--root", str(tmp_path / "s"), "--", "--config", "quickstart"]) == 143
+    assert "error" not in capsys.readouterr().err
