@@ -96,7 +96,7 @@ class DeferredSignals(OrderedCallback):
             self._orphaned = True
             log.warning("What started this run has been killed: it ends after its round.")
             federated(pl_module).request_stop()
-        if trainer.global_step + 1 == self._until:
+        if self._until is not None and trainer.global_step + 1 == self._until:
             federated(pl_module).request_stop()
 
     @override

@@ -76,6 +76,22 @@ def test_an_interrupt_ends_after_its_round_and_resumes_as_if_it_had_not_been(sta
     assert summary["interrupted"] is False
 
 
+@pytest.mark.parametrize("at", [3, 4, 6])
+def test_a_run_stops_where_a_study_asks_it_to_with_its_validation(stand_in, straight, tmp_path, at, monkeypatch):
+    """Asked again it makes up for nothing and does no round; gone on with it ends as if it had never stopped."""
+    monkeypatch.setenv("HISO_PL_STOP_AFTER", str(at))
+    _, stopped, first, _ = fit(stand_in, tmp_path, 7)
+    assert [round for round, _ in stopped] == [0, *([3] if at >= 3 else []), *([6] if at >= 6 else [])]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["rounds"], summary["interrupted"]) == (at, True)
+    trainer, again, _, _ = fit(stand_in, tmp_path, 7, ckpt=stand_in.newest(tmp_path))
+    assert (trainer.global_step, again) == (at, stopped)
+    monkeypatch.delenv("HISO_PL_STOP_AFTER")
+    _, seen, second, final = fit(stand_in, tmp_path, 7, ckpt=stand_in.newest(tmp_path))
+    assert (seen, final) == (straight[0], straight[2])
+    assert {**first, **second} == straight[1]
+
+
 def test_three_interrupts_in_one_run(stand_in, straight, tmp_path):
     points, path = {}, None
     for at in (2, 3, 5):
