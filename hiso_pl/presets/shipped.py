@@ -84,7 +84,7 @@ def summary(name: str) -> str:
 def head(written: str) -> str:
     """The first sentence of the comment that a file begins with; nothing if it begins with none."""
     line = written.partition("\n")[0]
-    return re.split(r"(?<=\.) ", line.removeprefix("# "))[0] if line.startswith("# ") else ""
+    return re.split(r"(?<=[.?]) ", line.removeprefix("# "))[0] if line.startswith("# ") else ""
 
 
 def find(given: str, option: str = "config", room: str = "") -> Configuration:
