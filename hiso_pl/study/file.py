@@ -17,23 +17,31 @@ quick: {...}                      # these keys again, put over the others by --q
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from hiso_pl.nearest import did_you_mean
-from hiso_pl.study.names import Key, StudyError, as_word, plain_name, plain_option, refuse_own, same_folder
+from hiso_pl.study.names import Key, StudyError, plain_option
+from hiso_pl.study.values import (
+    MOST_SEED,
+    by_name,
+    configurations,
+    finite,
+    mapping_of,
+    numbers,
+    options_of,
+    rate,
+    seed,
+    values_of,
+    way_and_options,
+)
 
 T = TypeVar("T")
 
 KEYS = ("config", "options", "methods", "settings", "cross", "lrs", "seeds", "rates", "metric", "by", "targets")
 OF_A_METHOD = ("config", "options", "lrs")
 BY = ("best", "last", "rounds", "loss")
-MOST_SEED = 1 << 32
-"""Seeds that Lightning takes are smaller."""
-LONGEST = 100
-"""Characters of a name."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,8 @@ def study_of(data: Any, quick: bool = False) -> Study:
     Raises:
         StudyError: If it cannot be, with the key and what would be right.
     """
-    given = dict(_mapping((), data, (*KEYS, "quick"), "a study"))
-    over = _mapping(("quick",), given.pop("quick", {}), KEYS, "a study")
+    given = dict(mapping_of((), data, (*KEYS, "quick"), "a study"))
+    over = mapping_of(("quick",), given.pop("quick", {}), KEYS, "a study")
     study = _study(given)
     try:
         short = _study(_over(given, over))
@@ -130,21 +138,21 @@ def _merged(given: Any, more: Any) -> Any:
 
 def _study(take: Mapping[str, Any]) -> Study:
     """A study of data whose keys are known."""
-    named = _named(("methods",), take.get("methods", {}))
+    named = by_name(("methods",), take.get("methods", {}))
     methods = {name: _method(("methods", name), method) for name, method in named.items()}
-    config = _config(("config",), take["config"]) if "config" in take else ()
+    config = configurations(("config",), take["config"]) if "config" in take else ()
     if not config:
         if not methods:
             raise StudyError(("config",), " must name a configuration, as fit --config takes it: config: [quickstart]")
         if missing := [name for name, method in methods.items() if not method.config]:
             raise StudyError(("methods", missing[0]), " has no configuration: give it config, or the study")
     settings = {
-        name: _options(("settings", name), options)
-        for name, options in _named(("settings",), take.get("settings", {})).items()
+        name: options_of(("settings", name), options)
+        for name, options in by_name(("settings",), take.get("settings", {})).items()
     }
-    cross = _options(("cross",), take.get("cross", {}))
+    cross = options_of(("cross",), take.get("cross", {}))
     _refuse_twice(methods, settings, cross)
-    by, targets = take.get("by", "best"), _numbers(("targets",), take.get("targets", []), _finite, "finite numbers")
+    by, targets = take.get("by", "best"), numbers(("targets",), take.get("targets", []), finite, "finite numbers")
     if by not in BY:
         raise StudyError(("by",), f"={by} must be one of {', '.join(BY)}")
     if by == "rounds" and not targets:
@@ -154,13 +162,13 @@ def _study(take: Mapping[str, Any]) -> Study:
         raise StudyError(("metric",), f"={metric} must be a metric of validation, such as val/accuracy")
     return Study(
         config,
-        _options(("options",), take.get("options", {})),
+        options_of(("options",), take.get("options", {})),
         methods,
         settings,
-        {key: _values(("cross", key), values) for key, values in cross.items()},
-        _numbers(("lrs",), take["lrs"], _rate, "positive and finite", least=1) if "lrs" in take else (),
-        _numbers(("seeds",), take.get("seeds", [1]), _seed, f"integers from 0, below {MOST_SEED}", least=1),
-        _rates(take.get("rates", "grid")),
+        {key: values_of(("cross", key), values) for key, values in cross.items()},
+        numbers(("lrs",), take["lrs"], rate, "positive and finite", least=1) if "lrs" in take else (),
+        numbers(("seeds",), take.get("seeds", [1]), seed, f"integers from 0, below {MOST_SEED}", least=1),
+        way_and_options(take.get("rates", "grid")),
         metric,
         by,
         targets,
@@ -168,74 +176,10 @@ def _study(take: Mapping[str, Any]) -> Study:
 
 
 def _method(at: Key, data: Any) -> Method:
-    given = _mapping(at, data, OF_A_METHOD, "a method")
-    lrs = _numbers((*at, "lrs"), given["lrs"], _rate, "positive and finite", least=1) if "lrs" in given else ()
-    config = _config((*at, "config"), given["config"]) if "config" in given else ()
-    return Method(config, _options((*at, "options"), given.get("options", {})), lrs)
-
-
-def _mapping(at: Key, data: Any, known: Sequence[str], of: str) -> Mapping[str, Any]:
-    """A mapping that holds known keys alone."""
-    if not isinstance(data, dict):
-        raise StudyError(at, f"{_shown(data)} must hold {of}'s keys: {', '.join(known)}")
-    for key in data:
-        if key not in known:
-            raise StudyError((*at, str(key)), f" is no key of {of}{_meant(str(key), known)}")
-        if data[key] is None and key != "metric":
-            raise StudyError((*at, key), " holds nothing: leave it out, or say what")
-    return data
-
-
-def _meant(key: str, known: Sequence[str]) -> str:
-    return did_you_mean(key, known) or f": there are {', '.join(known)}"
-
-
-def _named(at: Key, data: Any) -> dict[str, Any]:
-    """A mapping of names that people give; each has a folder of its own."""
-    if not isinstance(data, dict):
-        raise StudyError(at, f"{_shown(data)} must hold names, and what each of them is")
-    if not data:
-        return {}
-    found: dict[str, Any] = {}
-    for given, value in data.items():
-        name = str(given) if type(given) in (str, int, float) else ""
-        if not (name.strip() == name and name.isprintable() and 0 < len(name) <= LONGEST):
-            raise StudyError(at, f": the name {given!r} must be a line of text, of at most {LONGEST} characters")
-        for other in found:
-            if same_folder(plain_name(name), plain_name(other)):
-                raise StudyError((*at, name), f" must have another name than {other}, whose folder would be the same")
-        found[name] = value
-    return found
-
-
-def _config(at: Key, data: Any) -> tuple[str, ...]:
-    names = [data] if isinstance(data, str) else data
-    if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
-        raise StudyError(at, f"{_shown(data)} must name files or presets, such as [quickstart]")
-    return tuple(names)
-
-
-def _options(at: Key, data: Any) -> dict[str, Any]:
-    """Options of ``fit`` by their dotted names; those that the study sets itself are refused."""
-    if not isinstance(data, dict):
-        raise StudyError(at, f"{_shown(data)} must hold options of fit, such as trainer.max_steps: 600")
-    for key, value in data.items():
-        if not (isinstance(key, str) and key and key.isprintable() and " " not in key and not key.startswith("-")):
-            raise StudyError(at, f": {key!r} must be the name of an option of fit, such as trainer.max_steps")
-        refuse_own((*at, key), key, value)
-        _check_plain((*at, key), value)
-    return data
-
-
-def _check_plain(at: Key, value: Any) -> None:
-    """Sees to it that a value is text, a number, true, false or null, or is made of them."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in inner:
-        _check_plain(at, item)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise StudyError(at, f"={value} must be finite")
-    if not (value is None or isinstance(value, str | bool | int | float | list | dict)):
-        raise StudyError(at, f"={value} must be text, a number, true or false: put it in quotes")
+    given = mapping_of(at, data, OF_A_METHOD, "a method")
+    lrs = numbers((*at, "lrs"), given["lrs"], rate, "positive and finite", least=1) if "lrs" in given else ()
+    config = configurations((*at, "config"), given["config"]) if "config" in given else ()
+    return Method(config, options_of((*at, "options"), given.get("options", {})), lrs)
 
 
 def _refuse_twice(
@@ -252,59 +196,6 @@ def _refuse_twice(
     for at, mine in [*sources, *((("settings", name), options) for name, options in settings.items())]:
         if key := next((key for key in mine if plain_option(key) in map(plain_option, cross)), None):
             raise StudyError((*at, key), " is crossed as well: leave one out")
-
-
-def _values(at: Key, data: Any) -> tuple[Any, ...]:
-    if not (isinstance(data, list) and data):
-        raise StudyError(at, f"{_shown(data)} must be a list of at least one value")
-    for value in data:
-        _check_plain(at, value)
-    return tuple({as_word(value): value for value in data}.values())
-
-
-def _numbers(at: Key, data: Any, of: Callable[[Any], T], must: str, least: int = 0) -> tuple[T, ...]:
-    """A list of numbers, or a single one, each once."""
-    given = data if isinstance(data, list) else [data]
-    if len(given) < least:
-        raise StudyError(at, "=[] must hold at least one number")
-    try:
-        return tuple(dict.fromkeys(of(value) for value in given))
-    except (TypeError, ValueError, OverflowError):
-        raise StudyError(at, f"{_shown(data)} must be {must}") from None
-
-
-def _finite(value: Any) -> float:
-    number = float(value)  # also of text: YAML 1.1 takes 1e-3 for such
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(value)
-    return number
-
-
-def _rate(value: Any) -> float:
-    number = _finite(value)
-    if number <= 0:
-        raise ValueError(value)
-    return number
-
-
-def _seed(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < MOST_SEED:
-        raise ValueError(value)
-    return value
-
-
-def _rates(data: Any) -> dict[str, dict[str, Any]]:
-    """A strategy's name and its options, which it knows itself."""
-    found = {data: {}} if isinstance(data, str) else data
-    if isinstance(found, dict) and len(found) == 1:
-        ((name, options),) = found.items()
-        if isinstance(name, str) and isinstance(options or {}, dict):
-            return {name: dict(options or {})}
-    raise StudyError(("rates",), f"{_shown(data)} must be a strategy's name, or one name with its options")
-
-
-def _shown(data: Any) -> str:
-    return f"={data!r}"[:80] if not isinstance(data, dict) else ""
 
 
 def _listed(value: Any) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hiso_pl.report.choice import Row, best, place
 from hiso_pl.study.file import Study
 from hiso_pl.study.grid import Group
-from hiso_pl.study.search import Plan, Want, Way, beyond, check_count, check_share, rungs
+from hiso_pl.study.way import Plan, Want, Way, beyond, check_count, check_share, rungs
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hiso_pl.report.outcome import at
 from hiso_pl.report.run_data import Aim
 from hiso_pl.study.file import Study
 from hiso_pl.study.grid import Group
-from hiso_pl.study.search import Plan, Want, Way, check_count, check_share, rungs
+from hiso_pl.study.way import Plan, Want, Way, check_count, check_share, rungs
 
 STORAGE = "optuna.log"
 PRUNED_AFTER = 3
