@@ -23,7 +23,7 @@ UNTIL, LAST = 0.675, 4
 
 
 def new_model(vocabulary: int, seed: int) -> transformers.BertForSequenceClassification:
-    """A small BERT of so many tokens with a head for two classes, with random weights."""
+    """A small BERT of so many tokens with random weights and a head for two classes, as BERT has by default."""
     config = transformers.BertConfig(
         vocab_size=vocabulary,
         hidden_size=HIDDEN,

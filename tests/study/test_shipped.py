@@ -53,8 +53,8 @@ def test_a_study_on_another_model_is_that_study_with_the_models_configuration(na
     study, own = read(name, quick=False)[0], read(name.partition("-")[0], quick=False)[0]
     model = {"language": "./runs/small_language"}.get(name.partition("-")[2], f"facebook/{name.partition('-')[2]}")
     (group,) = groups(first(study))
-    assert group.configuration["model.network.init_args.pretrained"].strip("'") == model
-    assert group.configuration["model.lr_scheduler.class_path"].endswith("CosineToEnd")
+    assert group.configuration["model.network.init_args.pretrained"] == repr(model)
+    assert group.configuration["model.lr_scheduler.class_path"] == repr("hiso_pl.run.schedules.CosineToEnd")
     assert not {*study.settings} - {*own.settings}
     if name.startswith("study/models"):
         assert not {*study.methods} & {*own.methods}
