@@ -16,6 +16,7 @@ HEAVY = {"torch", "lightning", "numpy", "transformers", "numba", "datasets"}
 LIGHT = [
     *([], ["--help"], ["--version"], ["fti"], ["--config", "x.yaml"], ["ledger", "--help"], ["replay", "--help"]),
     *(["export", "--help"], ["study", "--help"], ["completion", "--help"], ["ledger", "--recods", "3"]),
+    ["diagnose", "--help"],
 ]
 HEARD = """
 import contextlib, io, json, resource, sys
@@ -37,7 +38,7 @@ def test_help_and_mistakes_import_nothing_heavy():
     said, modules, seconds = json.loads(done.stdout)
     assert not HEAVY & set(modules)
     assert seconds < 2.0, "all of them together; 7 s each where Lightning's parser is imported"
-    assert [status for status, *_ in said] == [0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 2]
+    assert [status for status, *_ in said] == [0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 2, 0]
     overview = said[0][1]
     assert said[1][1] == overview
     for name, command in COMMANDS.items():
