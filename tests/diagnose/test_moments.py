@@ -75,7 +75,7 @@ def test_squares_of_D_are_those_of_many_rounds(distribution, directions, mu, div
     slack = 0.03 if mu > 0.1 else 0.002  # where draws are in it
     for i in range(3):
         assert mean[i] == pytest.approx(expected[i], abs=4 * error[i] + slack * abs(expected[i]))
-    assert (error[1:] < 0.025 * mean[1:]).all()
+    assert (error[1:] < 0.04 * mean[1:]).all()
 
 
 def low_rank_form(metric, column):

@@ -163,7 +163,7 @@ def test_methods_rank_as_theory_says():
             end[rotated, directions, name] = np.array([expected[-1], found[-1]])
     for directions in ("shared", "client"):
         for rotated in (False, True):
-            assert end[rotated, directions, "scalar"] == pytest.approx(end[rotated, directions, "none"], rel=0.1)
+            assert end[rotated, directions, "scalar"] == pytest.approx(end[rotated, directions, "none"], rel=0.25)
         assert end[True, directions, "diagonal"] == pytest.approx(end[True, directions, "none"], rel=0.3)
     assert (end[False, "shared", "diagonal"] < 0.6 * end[False, "shared", "none"]).all()
     for rotated, name in itertools.product((False, True), ("none", "scalar", "diagonal")):
