@@ -357,6 +357,8 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
         (1, 3),
         [f"{METHOD}.update_rule", "Normalized", f"{METHOD}.update_rule.size", "spread", f"{METHOD}.lr", "2e-5"],
     ),
+    # the rate by curvature, quantized scalars along own directions
+    "recommended": ((1, 3), ["--config", "method/recommended"]),
     "vit": ((1, 3), ["--model.network", of_class("hiso_pl.models.DigitsViT", width=8, depth=1)]),
     # as many clients as ranks on three, where a client is a rank; dealt on one and two
     "fixed": ((1, 2, 3), [f"{DATA}.clients", "3", f"{DATA}.cohort", "2"]),
