@@ -28,7 +28,12 @@ FEW = " --trainer.max_steps 8 --trainer.val_check_interval 4"
 ENTRY = "import sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 STAMP = "source <(sed '$d' launch/environment.sh); root=$PWD; _hiso_pl_stamp > .venv/hiso_pl-installed.toml"
 SERVED = 60
-MAKES = {"export": "exported/config.json", "predict": "runs/mine/predictions.jsonl", "study": "runs/study/study.md"}
+MAKES = {
+    "export": "exported/config.json",
+    "predict": "runs/mine/predictions.jsonl",
+    "study": "runs/study/study.md",
+    "report": "runs/report/report.html",
+}
 """What is there after a command."""
 
 
