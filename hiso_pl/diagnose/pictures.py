@@ -118,7 +118,7 @@ def _bars(axes: Axes, table: pd.DataFrame) -> None:
     places, height = np.arange(len(table)), 0.8 / max(1, len(drawn))
     for i, name in enumerate(drawn):
         at = places + (i - (len(drawn) - 1) / 2) * height
-        axes.barh(at, 100 * table[name], height, color=COLOURS[i], label=SHARES[name], linewidth=0)
+        axes.barh(at, 100 * table[name], height, color=COLOURS[[*SHARES].index(name)], label=SHARES[name], linewidth=0)
     axes.plot(100 * table["elements"], places, "|", color="black", markersize=14, label="share of the elements")
     axes.set(yticks=places, ylim=(len(table) - 0.4, -0.6), xlabel="percent of the whole")
     axes.set_yticklabels([_short(str(name)) for name in table.index])
