@@ -30,7 +30,7 @@ class DiagnosisPanels(OrderedCallback):
         clients: Clients whose minibatches are taken, those that a cohort of so many in that round has. If null, all.
         batches: Minibatches of each client.
         probes: Random vectors by which traces and diagonals are estimated.
-        eigenvalues: How many eigenvalues of the Hessian are found, from both ends.
+        eigenvalues: How many eigenvalues of the Hessian are found, from both ends; 0 leaves them out.
         exact: Whether the Hessian is computed whole, and not estimated by the probes; if null, where it is small.
     """
 
@@ -45,12 +45,14 @@ class DiagnosisPanels(OrderedCallback):
         eigenvalues: int = 2,
         exact: bool | None = False,
     ) -> None:
-        least = {"every_n_rounds": 1, "clients": 1, "batches": 2, "probes": 4, "eigenvalues": 2}
-        given = dict(zip(least, (every_n_rounds, clients, batches, probes, eigenvalues), strict=True))
+        least = {"every_n_rounds": 1, "clients": 1, "batches": 2, "probes": 4}
+        given = dict(zip(least, (every_n_rounds, clients, batches, probes), strict=True))
         for name, lowest in least.items():
             value = given[name]
             if value is not None and value < lowest:
                 raise ValueError(f"{name}={value} must be at least {lowest}")
+        if eigenvalues < 0 or eigenvalues == 1:
+            raise ValueError(f"eigenvalues={eigenvalues} must be 0, or at least 2: some of each end")
         self.every_n_rounds = every_n_rounds
         self.clients = clients
         self.batches = batches

@@ -36,7 +36,8 @@ class DiagnoseSettings:
         clients: Clients whose minibatches are taken, those that a cohort of so many in that round has. If null, all.
         batches: Minibatches of each client, from the streams of the round.
         probes: Random vectors by which traces and diagonals are estimated where they are not had exactly.
-        eigenvalues: How many eigenvalues of the Hessian are found, from both ends, where it is not computed whole.
+        eigenvalues: How many eigenvalues of the Hessian are found, from both ends, where it is not computed whole;
+            0 leaves them out, which halves the work.
         exact: Whether the Hessian is computed whole, and not estimated by the probes; if null, where it is small.
         output: Folder for tables (Markdown, CSV, JSON) and pictures (PNG, PDF): a new one, or that of an earlier
             diagnosis. If null, all is said and nothing is written.
@@ -64,11 +65,13 @@ class DiagnoseSettings:
         for round in self.at:
             if round < 0:
                 raise ValueError(f"at={round} must not be negative: it counts rounds")
-        least = {"clients": 1, "batches": 2, "probes": 4, "eigenvalues": 2, "threads": 1}
+        least = {"clients": 1, "batches": 2, "probes": 4, "threads": 1}
         for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ValueError(f"{name}={value} must be at least {lowest}")
+        if self.eigenvalues < 0 or self.eigenvalues == 1:
+            raise ValueError(f"eigenvalues={self.eigenvalues} must be 0, or at least 2: some of each end")
         if self.device not in get_args(Device):
             raise ValueError(f"device={self.device!r} must be one of {', '.join(get_args(Device))}")
 

@@ -47,17 +47,17 @@ def traces(problem: Problem, exact: bool, probes: int, generator: torch.Generato
             return None
         with differentiable():
             outputs = minibatch.outputs()
-            columns = _columns(outputs)
             rows, classes = outputs.values.shape
             if exact or rows * classes <= probes:
+                columns = _columns(outputs)
                 cotangents = torch.zeros(rows, classes, rows, classes, dtype=columns.dtype, device=columns.device)
                 cotangents[range(rows), :, range(rows)] = columns.mT
                 sums += weight * _squares(problem, outputs.values, cotangents.flatten(0, 1)).sum(0)
                 continue
             estimated = True
             drawn = torch.randint(0, 2, (probes, rows, classes), generator=generator)
-            signs = (2 * drawn - 1).to(columns)
-            sums += weight * _squares(problem, outputs.values, torch.einsum("nkc,pnc->pnk", columns, signs))
+            signs = (2 * drawn - 1).to(outputs.values)
+            sums += weight * _squares(problem, outputs.values, _combined(outputs, signs))
     errors, error = np.zeros(sums.shape[1]), 0.0
     if estimated:
         errors = sums.std(0, ddof=1) / np.sqrt(probes)
@@ -67,14 +67,20 @@ def traces(problem: Problem, exact: bool, probes: int, generator: torch.Generato
 
 def _columns(outputs: Outputs) -> Tensor:
     r"""Of each row the matrix :math:`\sqrt{w} L`, its columns in the last dimension, shape ``[n, C, C]``."""
+    rows, classes = outputs.values.shape
+    every = torch.eye(classes, dtype=outputs.values.dtype, device=outputs.values.device)
+    return _combined(outputs, every[:, None].expand(classes, rows, classes)).permute(1, 2, 0)
+
+
+def _combined(outputs: Outputs, signs: Tensor) -> Tensor:
+    r""":math:`\sqrt{w_n} L_n s_n` for signs s, shape ``[k, n, C]``, without L: a vocabulary's would have C squared."""
     values = outputs.values.detach()
-    rows, classes = values.shape
-    lower = torch.eye(classes, dtype=values.dtype, device=values.device).expand(rows, classes, classes)
+    weights = values.new_full((len(values),), 1.0 / len(values)) if outputs.weights is None else outputs.weights
     if outputs.kind == "softmax":
         p = values.softmax(dim=1)
-        lower = (lower - p.unsqueeze(2)) * p.sqrt().unsqueeze(1)
-    weights = values.new_full((rows,), 1.0 / rows) if outputs.weights is None else outputs.weights.to(values)
-    return lower * weights.sqrt()[:, None, None]
+        scaled = p.sqrt() * signs
+        signs = scaled - p * scaled.sum(dim=2, keepdim=True)
+    return signs * weights.to(values).sqrt()[:, None]
 
 
 def _squares(problem: Problem, values: Tensor, cotangents: Tensor) -> NDArray[np.float64]:

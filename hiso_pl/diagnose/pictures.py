@@ -21,6 +21,8 @@ ROWS = 14
 """Tensors that have bars of their own; of more, blocks have, and of more blocks those with the most."""
 DENSE = 4000
 """Points from which on their density is drawn."""
+LOST = 0.1
+"""What has more below 0 than this part of its sum, as a square that noise covers, has no shares to show."""
 NOTHING = 1e-7
 """Eigenvalues of less than this part of the largest are rounding."""
 SHARES = {
@@ -77,8 +79,10 @@ def over_rounds(found: Mapping[int, Diagnosis], rates: Mapping[int, float]) -> F
                 axes.plot(rounds, told[key].astype(float), label=label, **style)
             values = told[list(curves)].to_numpy(float)
             known = values[np.isfinite(values)]
-            if len(known) and known.min() > 0 and known.max() / known.min() > 20:
-                axes.set_yscale("log")
+            positive = known[known > 0]
+            # 0 at a schedule's end and a square lost in noise have no place there, and need none
+            if len(positive) and known.min() > -0.01 * positive.max() and positive.max() / positive.min() > 20:
+                axes.set_yscale("log", nonpositive="mask")
                 _decades(axes.yaxis)
             axes.set(title=name, xlabel="round")
             if len(curves) > 1:
@@ -99,7 +103,8 @@ def pixels_of(figure: Figure) -> NDArray[np.uint8]:
 
 def shares(tensors: pd.DataFrame) -> pd.DataFrame:
     """Shares of the whole by tensor, or by block where there are many tensors, in their order; the rest in one row."""
-    columns = [name for name in ("elements", *SHARES) if name in tensors and tensors[name].notna().all()]
+    known = [name for name in ("elements", *SHARES) if name in tensors and tensors[name].notna().all()]
+    columns = [name for name in known if tensors[name].clip(upper=0).sum() > -LOST * tensors[name].sum()]
     table = tensors.groupby("tensor" if len(tensors) <= ROWS else "block", sort=False)[columns].sum()
     if len(table) > ROWS:
         most = table.div(table.sum()).max(axis=1).nlargest(ROWS - 1).index
@@ -113,7 +118,7 @@ def _bars(axes: Axes, table: pd.DataFrame) -> None:
     places, height = np.arange(len(table)), 0.8 / max(1, len(drawn))
     for i, name in enumerate(drawn):
         at = places + (i - (len(drawn) - 1) / 2) * height
-        axes.barh(at, 100 * table[name], height, color=COLOURS[i], label=SHARES[name], linewidth=0)
+        axes.barh(at, 100 * table[name], height, color=COLOURS[[*SHARES].index(name)], label=SHARES[name], linewidth=0)
     axes.plot(100 * table["elements"], places, "|", color="black", markersize=14, label="share of the elements")
     axes.set(yticks=places, ylim=(len(table) - 0.4, -0.6), xlabel="percent of the whole")
     axes.set_yticklabels([_short(str(name)) for name in table.index])
@@ -149,10 +154,10 @@ def _scatter(axes: Axes, found: Diagnosis) -> None:
 def _spectrum(axes: Axes, found: Diagnosis) -> None:
     values = np.asarray(sorted(found.eigenvalues, key=abs, reverse=True), dtype=np.float64)
     values = values[np.abs(values) > NOTHING * np.abs(values).max(initial=0.0)]
-    places = np.arange(1, len(values) + 1)
+    places, size = np.arange(1, len(values) + 1), 4 if len(values) <= 30 else 2
     for chosen, colour, label in ((values >= 0, COLOURS[0], "positive"), (values < 0, COLOURS[1], "negative")):
         if chosen.any():
-            axes.plot(places[chosen], np.abs(values[chosen]), "o", color=colour, markersize=4, label=label)
+            axes.plot(places[chosen], np.abs(values[chosen]), "o", color=colour, markersize=size, label=label)
     axes.set(xlabel="by size", ylabel="|eigenvalue|", title="eigenvalues of the Hessian")
     if not len(values):
         return

@@ -75,8 +75,13 @@ def test_ranks_wait_for_the_one_that_looks(tmp_path):
     assert done.stderr.count("which hosting=fixed keeps from it") == 1
 
 
-@pytest.mark.parametrize(("name", "value", "least"), [("every_n_rounds", 0, 1), ("batches", 1, 2), ("probes", 2, 4)])
+OPTIONS = [("every_n_rounds", 0, 1), ("batches", 1, 2), ("probes", 2, 4)]
+
+
+@pytest.mark.parametrize(("name", "value", "least"), OPTIONS)
 def test_its_options_are_checked(name, value, least):
+    with pytest.raises(ValueError, match="eigenvalues=1 must be 0, or at least 2"):
+        DiagnosisPanels(eigenvalues=1)
     with pytest.raises(ValueError, match=f"{name}={value} must be at least {least}"):
         DiagnosisPanels(**{name: value})
 

@@ -128,10 +128,13 @@ def test_a_configuration_is_looked_at_as_it_begins(capsys):
     assert "round 0" in told
 
 
-def test_a_first_order_run_has_no_h(first_order, capsys):
-    status, told, error = said(capsys, str(first_order), "--at", "0", "10", *QUICK)
+def test_a_first_order_run_has_no_h(first_order, tmp_path, capsys):
+    out = ["--eigenvalues", "0", "--output", str(tmp_path / "out")]
+    status, told, error = said(capsys, str(first_order), "--at", "0", "10", *QUICK, *out)
     assert status == 0, error
     assert "FedAvg is no scalar-only method: there is no H" in told
+    assert "lambda_max" not in told
+    assert (tmp_path / "out" / "rounds.png").is_file()
     status, _, error = said(capsys, str(first_order), "--at", "7")
     assert status == 1
     assert f"at=7 must be one of 0, 5, 10, 12: {first_order} keeps no ledger" in error
@@ -144,6 +147,7 @@ def test_a_first_order_run_has_no_h(first_order, capsys):
         (["{run}", "--at=-1"], "at=-1 must not be negative: it counts rounds"),
         (["{run}", "--clients", "9"], "clients=9 must be at most 8, the clients of the data"),
         (["{run}", "--batches", "1"], "batches=1 must be at least 2"),
+        (["{run}", "--eigenvalues", "1"], "eigenvalues=1 must be 0, or at least 2: some of each end"),
         (["{run}", "--output", "{run}"], "output={run} holds something else than a diagnosis: give another folder"),
         (["{run}", "--", "--trainer.devices", "2"], "--trainer.devices does not act in a diagnosis"),
         (["{run}", "--", "--data.cohrt", "2"], "data.cohrt is no option of DigitsData: did you mean cohort?"),
