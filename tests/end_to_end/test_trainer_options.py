@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import inspect
 import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -86,20 +88,22 @@ class Parsed(BaseException):
 
 @pytest.fixture(scope="module")
 def check(base):
-    """What is said of a run's options, by one parser for all."""
+    """What is said of a run's options, by one parser for each command."""
 
     class Parsing(FederatedCLI):
         def before_instantiate_classes(self) -> None:
             raise Parsed(self)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(running, "FederatedCLI", Parsing)
-        with pytest.raises(Parsed) as parsed:
-            running.run(base)
-    parser = parsed.value.args[0].parser
+    @functools.cache
+    def parser_of(command: str) -> Any:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(running, "FederatedCLI", Parsing)
+            with pytest.raises(Parsed) as parsed:
+                running.run([command, *base[1:]])
+        return parsed.value.args[0].parser
 
     def check(*args: str, command: str = "fit") -> None:
-        trainer_options.check(parser.parse_args([command, *base[1:], *args])[command], command)
+        trainer_options.check(parser_of(command).parse_args([command, *base[1:], *args])[command], command)
 
     return check
 
