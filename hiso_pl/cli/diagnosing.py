@@ -14,7 +14,7 @@ import yaml
 
 from hiso_pl import presets
 from hiso_pl.cli.config_file import ConfigFile, pruned
-from hiso_pl.cli.diagnose import DiagnoseSettings
+from hiso_pl.cli.diagnose_settings import DiagnoseSettings
 from hiso_pl.cli.lengths import follow_the_run
 from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.run import FederatedCLI, trainer_root

@@ -8,6 +8,7 @@ pure function of what it is sent.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,14 +61,14 @@ Plan = Generator[list[Want], Found, Any]
 
 
 @dataclass(frozen=True)
-class Way:
+class Way(ABC):
     """A way of finding rates; its fields are its options."""
 
+    @abstractmethod
     def plan(self, group: Group, study: Study) -> Plan:
         """The plan of a group."""
-        raise NotImplementedError
 
-    def store(self, root: Path, returned: Mapping[str, Any]) -> None:
+    def store(self, root: Path, returned: Mapping[str, Any]) -> None:  # noqa: B027 - most keep nothing
         """Keeps in the study's folder what the plans of its groups have returned, by the groups' names."""
 
 
