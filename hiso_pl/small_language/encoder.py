@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from hiso_pl.small_language.descent import descend
 from hiso_pl.small_language.pretraining import HEADS, INIT, POSITIONS
 from hiso_pl.zeroth_order.philox import check_seed
 
@@ -54,20 +55,12 @@ def train(
     is returned.
     """
     padding = int(model.config.pad_token_id or 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    model.train()
-    losses: list[float] = []
-    for start in range(0, len(texts), BATCH_SIZE):
-        tokens = pad_sequence(
-            [torch.tensor(text) for text in texts[start : start + BATCH_SIZE]], batch_first=True, padding_value=padding
-        )
-        logits: Tensor = model(input_ids=tokens, attention_mask=tokens.ne(padding).long()).logits
-        loss = F.cross_entropy(logits, torch.tensor(labels[start : start + BATCH_SIZE]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if len(losses) >= LAST and sum(losses[-LAST:]) < LAST * UNTIL:
-            break
-    model.eval()
-    return losses
+
+    def losses() -> Iterator[Tensor]:
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = [torch.tensor(text) for text in texts[start : start + BATCH_SIZE]]
+            tokens = pad_sequence(batch, batch_first=True, padding_value=padding)
+            logits: Tensor = model(input_ids=tokens, attention_mask=tokens.ne(padding).long()).logits
+            yield F.cross_entropy(logits, torch.tensor(labels[start : start + BATCH_SIZE]))
+
+    return descend(model, losses(), LR, UNTIL, LAST)

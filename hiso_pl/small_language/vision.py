@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import transformers
+from torch import Tensor
 from torch.nn import functional as F
 
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.models.digits import CLASSES, SIDE
+from hiso_pl.small_language.descent import descend
 from hiso_pl.zeroth_order.philox import Draws, Purpose, check_seed
 
 HIDDEN, LAYERS, HEADS, PATCH = 24, 2, 2, 2
@@ -46,18 +50,11 @@ def train(model: transformers.ViTForImageClassification, steps: int, seed: int) 
     The model is changed in place and left in evaluation mode; the loss of each step is returned.
     """
     examples = DigitsData().load().train
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    model.train()
-    losses: list[float] = []
-    for step in range(steps):
-        drawn = Draws(seed, Purpose.SPLIT, round=step).permutation(len(examples))[:BATCH_SIZE]
-        batch = examples.collate(drawn)
-        loss = F.cross_entropy(model(pixel_values=batch["pixels"]).logits, batch["label"])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if len(losses) >= LAST and sum(losses[-LAST:]) < LAST * UNTIL:
-            break
-    model.eval()
-    return losses
+
+    def losses() -> Iterator[Tensor]:
+        for step in range(steps):
+            drawn = Draws(seed, Purpose.SPLIT, round=step).permutation(len(examples))[:BATCH_SIZE]
+            batch = examples.collate(drawn)
+            yield F.cross_entropy(model(pixel_values=batch["pixels"]).logits, batch["label"])
+
+    return descend(model, losses(), LR, UNTIL, LAST)
