@@ -56,6 +56,10 @@ class Aggregation(Part, ABC):
             ValueError: If it is one.
         """
 
+    def least_present(self, cohort: int) -> int:
+        """Slots of a cohort of so many that must be present; with fewer a round is empty."""
+        return 1
+
     def received_bits(self, transform: Transform | None, cohort: int) -> int:
         """Bits of one aggregated scalar of a cohort of so many, made of what the transform sends."""
         return BITS_PER_SCALAR

@@ -32,6 +32,7 @@ class Slots(NamedTuple):
             it, and their number. Empty where every slot is evaluated by one process.
         population: Number of clients M that the cohort was sampled from; 0 where none was.
         steps: Local steps of each of the m slots where they differ; empty where all take the method's.
+        absent: Slots whose client does not answer, as it is not there or too slow: nobody evaluates them.
     """
 
     size: int
@@ -41,6 +42,7 @@ class Slots(NamedTuple):
     shares: tuple[tuple[int, int], ...] = ()
     population: int = 0
     steps: tuple[int, ...] = ()
+    absent: tuple[int, ...] = ()
 
 
 class Exchange(ABC):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
+from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.kernels.base import Backend
 from hiso_pl.zeroth_order.method_as_data import MethodAsData
@@ -19,6 +20,7 @@ from hiso_pl.zeroth_order.options import (
     DTYPES,
     ComputeDtype,
     check_choices,
+    check_comparing,
     check_count,
     check_directions_per_forward,
     check_enough,
@@ -29,6 +31,7 @@ from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.plan import Difference, Directions
 from hiso_pl.zeroth_order.points import Memory
 from hiso_pl.zeroth_order.preconditioner import Diagonal, Preconditioner
+from hiso_pl.zeroth_order.privacy import Privacy
 from hiso_pl.zeroth_order.record import BITS_PER_SCALAR, Bits, RoundRecord
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.streams import Distribution
@@ -56,7 +59,9 @@ class Method(MethodAsData, MethodBase):
         preconditioner: How directions are preconditioned: Diagonal is HiSo, Identity DeComFL, Scalar and PerTensor are
             the controls, Block has small matrices.
         update_rule: What is done with the round's direction.
-        transform: What a client does to its scalars before they leave it; nothing if null.
+        privacy: How a client's scalars are bounded and noised before anything leaves it; not at all if null.
+        transform: What a client does to its scalars, once they are private, before they leave it; nothing if null.
+        attack: What hostile clients of a simulation send in their place; all are honest if null.
         aggregation: How the cohort's scalars are combined.
         mu_schedule: How mu follows the round; constant if null.
         num_directions_schedule: How P follows the round, rounded to an integer; constant if null.
@@ -84,7 +89,9 @@ class Method(MethodAsData, MethodBase):
     rank: int
     preconditioner: Preconditioner
     update_rule: UpdateRule
+    privacy: Privacy | None
     transform: Transform | None
+    attack: Attack | None
     aggregation: Aggregation
     mu_schedule: Schedule | None
     num_directions_schedule: Schedule | None
@@ -107,7 +114,9 @@ class Method(MethodAsData, MethodBase):
         rank: int = 1,
         preconditioner: Preconditioner = Diagonal(),  # noqa: B008 - parts hold nothing that changes
         update_rule: UpdateRule = Sgd(),  # noqa: B008
+        privacy: Privacy | None = None,
         transform: Transform | None = None,
+        attack: Attack | None = None,
         aggregation: Aggregation = Mean(),  # noqa: B008
         mu_schedule: Schedule | None = None,
         num_directions_schedule: Schedule | None = None,
@@ -145,11 +154,7 @@ class Method(MethodAsData, MethodBase):
             part = getattr(self, name)
             if not isinstance(part, kind) and (required or part is not None):
                 raise ValueError(f"{name}={part!r} must be a {kind.__name__}")
-        if self.directions == "client" and not self.aggregation.only_weighs:
-            raise ValueError(
-                f"aggregation={self.aggregation!r} compares slots, so directions={self.directions!r} must be 'shared': "
-                "scalars along other directions cannot be compared; Mean and WeightedMean only weigh them"
-            )
+        check_comparing(self.directions, aggregation=self.aggregation, attack=self.attack)
         self.aggregation.check_transform(self.transform)
         check_local_lr(self.local_lr, self.local_steps, self.update_rule)
         if self.num_directions_schedule is None and self.directions == "shared":
@@ -179,7 +184,7 @@ class Method(MethodAsData, MethodBase):
     @property
     def withholds_losses(self) -> bool:
         """Whether clients' losses stay with them."""
-        return self.transform is not None and self.transform.withholds_losses
+        return self.privacy is not None or (self.transform is not None and self.transform.withholds_losses)
 
     def mu_at(self, round: int) -> float:
         """The size of the displacements in a round.
@@ -207,6 +212,8 @@ class Method(MethodAsData, MethodBase):
 
     def check_rounds(self, cohort: int, rounds: range) -> None:
         """See :class:`MethodBase`."""
+        if (least := self.aggregation.least_present(cohort)) > cohort:
+            raise ValueError(f"aggregation={self.aggregation!r} needs {least} slots, a cohort of {cohort} has too few")
         if self.mu_schedule is not None:
             for round in rounds:
                 self.mu_at(round)

@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hiso_pl.zeroth_order.aggregation import Aggregation, Mean
+from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.options import check_choices, check_count, check_rank
 from hiso_pl.zeroth_order.part import Part, built
 from hiso_pl.zeroth_order.philox import MAX_LOCAL_STEPS
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
+from hiso_pl.zeroth_order.privacy import Privacy
 from hiso_pl.zeroth_order.schedule import Schedule
 from hiso_pl.zeroth_order.transform import Transform
 from hiso_pl.zeroth_order.update_rule import UpdateRule
@@ -17,7 +19,9 @@ from hiso_pl.zeroth_order.update_rule import UpdateRule
 PARTS: Mapping[str, tuple[str, type[Part], bool]] = {
     "preconditioner": ("preconditioner", Preconditioner, True),
     "update_rule": ("update_rule", UpdateRule, True),
+    "privacy": ("privacy", Privacy, False),
     "transform": ("transform", Transform, False),
+    "attack": ("attack", Attack, False),
     "aggregation": ("aggregation", Aggregation, True),
     "mu_schedule": ("schedule", Schedule, False),
     "num_directions_schedule": ("schedule", Schedule, False),
@@ -33,7 +37,7 @@ STATEFUL = "stateful_transform"
 """Said in a method's data where records advance a state of the transform, so that replay needs the transform too."""
 COUNTING = "counted_by_parts"
 """Said in a method's data where transform or aggregation count bits in their own way, so that counting needs them."""
-LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None, "rank": 1}
+LATER: Mapping[str, Any] = {"directions": "shared", "local_lr": None, "rank": 1, "privacy": None, "attack": None}
 """Fields that data tell only where they are something else: older data have none, and what is told stays the same."""
 CARRIED = ("memory", "backend")
 """The fields that say how a round is carried out: the bits are the same whatever they are."""

@@ -25,18 +25,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
+from hiso_pl.zeroth_order.decision import aggregated, attacked
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, check_evaluating, forward_only
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan
 from hiso_pl.zeroth_order.points import Point
 from hiso_pl.zeroth_order.probe import Probe
-from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
+from hiso_pl.zeroth_order.record import RoundReport
 from hiso_pl.zeroth_order.state import AppliedRecords
 
 T = TypeVar("T")
@@ -143,7 +143,8 @@ class ZerothOrderOptimizer(AppliedRecords):
         1. **Probe** (:class:`~.client.Work`): each own slot evaluates its losses at displaced points, and forms scalars
            of them; with several local steps it moves locally in between, by its own scalars.
         2. **Transform**: what a client does to its scalars before they leave it.
-        3. **Exchange**: own rows in, the rows of all slots out, the same on every process.
+        3. **Exchange**: own rows in, the rows of all slots out, the same on every process; here a simulated attack
+           puts its own in place of hostile clients'.
         4. **Aggregate**: the slots whose scalars are finite become one set, of m P directions where each slot has its
            own; with lr, mu and the slots dropped that is the :class:`~.record.RoundRecord`.
         5. **Apply**: :meth:`apply` rebuilds the directions and moves x, H and the rule's state, by the record alone.
@@ -181,10 +182,12 @@ class ZerothOrderOptimizer(AppliedRecords):
         displacing = probe.displacing_s
         started = time.perf_counter()
         sent, first = work.shared() if slots.shares else work.alone()
+        sent[list(slots.absent)] = first[list(slots.absent)] = np.nan
         probe_s = time.perf_counter() - started - work.exchange_s
 
         started = time.perf_counter()
-        record = self._aggregate(sent, slots, plan)
+        sent, hostile = attacked(self.method, plan, slots, sent, self.record)
+        record = aggregated(self.method, plan, slots, sent, self._lr)
         self.apply(record)
         update_s = time.perf_counter() - started
 
@@ -202,12 +205,14 @@ class ZerothOrderOptimizer(AppliedRecords):
             num_directions=plan.num_directions,
             probe_s=probe_s,
             update_s=update_s,
-            forwards=plan.forwards * slots.size,
+            forwards=plan.forwards * (slots.size - len(slots.absent)),
             bits=self.method.bits(slots.size, plan.num_directions),
             sent=sent,
             slot_losses=first,
             displace_s=probe.displacing_s - displacing,
             exchange_s=work.exchange_s,
+            absent=slots.absent,
+            hostile=hostile,
         )
         return torch.tensor(math.nan if loss is None else loss, dtype=torch.float32)
 
@@ -229,21 +234,6 @@ class ZerothOrderOptimizer(AppliedRecords):
             method.difference,
             method.directions,
         )
-
-    def _aggregate(self, sent: NDArray[np.float32], slots: Slots, plan: Plan) -> RoundRecord:
-        present: NDArray[np.bool_] = np.asarray(np.isfinite(sent).all(axis=(1, 2)))
-        aggregation = self.method.aggregation
-        nothing = np.zeros((plan.local_steps, self.method.drawn(slots.size, plan.num_directions)), dtype=np.float32)
-        scalars = nothing
-        if present.any():
-            weights = None if slots.weights is None else np.array(slots.weights, dtype=np.float64)
-            combine = aggregation.combined if plan.directions == "shared" else aggregation.side_by_side
-            scalars = combine(sent, present, weights)
-            if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not
-                present[:] = False
-                scalars = nothing
-        dropped = tuple(int(s) for s in np.flatnonzero(~present))
-        return RoundRecord(self.round, self._lr, plan.mu, scalars, slots.size, dropped)
 
 
 @new_optimizer.register

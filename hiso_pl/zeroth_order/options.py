@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hiso_pl.zeroth_order.aggregation import Aggregation
+from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.kernels import BACKENDS
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS, MAX_RANK
 from hiso_pl.zeroth_order.update_rule import UpdateRule
@@ -44,6 +46,21 @@ def check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(CHOICES[name])}")
+
+
+def check_comparing(directions: str, aggregation: Aggregation, attack: Attack | None) -> None:
+    """Refuses what compares slots where each has directions of its own.
+
+    Raises:
+        ValueError: If aggregation or attack do.
+    """
+    if directions != "client":
+        return
+    said = f"compares slots, so directions={directions!r} must be 'shared': scalars along other directions cannot be"
+    if not aggregation.only_weighs:
+        raise ValueError(f"aggregation={aggregation!r} {said} compared; Mean and WeightedMean only weigh them")
+    if attack is not None and attack.compares_slots:
+        raise ValueError(f"attack={attack!r} {said} compared")
 
 
 def check_rank(rank: int, distribution: str) -> None:

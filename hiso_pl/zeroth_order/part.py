@@ -21,7 +21,9 @@ MODERATE = 1e18
 ROOMS: Mapping[str, str] = {
     "preconditioner": "hiso_pl.zeroth_order.preconditioner",
     "update_rule": "hiso_pl.zeroth_order.update_rule",
+    "privacy": "hiso_pl.federation.privacy",
     "transform": "hiso_pl.federation.scalars",
+    "attack": "hiso_pl.federation.attacks",
     "aggregation": "hiso_pl.federation.aggregation",
     "schedule": "hiso_pl.zeroth_order.schedule",
 }

@@ -46,6 +46,9 @@ class Purpose(IntEnum):
     ROWS = 6
     COLUMNS = 7
     ROUNDING = 8
+    ATTACK = 9
+    PRESENCE = 10
+    SPEED = 11
 
 
 def check_seed(seed: int) -> int:

@@ -172,6 +172,8 @@ class RoundReport(NamedTuple):
         exchange_s: Seconds this process spent in the exchange, waiting for others included.
         figures: What else the curves are to show of the round, by name.
         backwards: Backward passes of the whole cohort.
+        absent: Those of the slots dropped whose client did not answer.
+        hostile: Slots that a simulated attack spoke for.
     """
 
     round: int
@@ -192,3 +194,5 @@ class RoundReport(NamedTuple):
     exchange_s: float = 0.0
     figures: Mapping[str, float] = MappingProxyType({})
     backwards: int = 0
+    absent: tuple[int, ...] = ()
+    hostile: tuple[int, ...] = ()

@@ -1,0 +1,3 @@
+"""What makes scalars private. The line that imports a class here registers it."""
+
+from hiso_pl.zeroth_order.privacy import Privacy as Privacy
