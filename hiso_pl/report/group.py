@@ -66,7 +66,7 @@ def _group(
     places = {rate: [rows[id(run)] for run in runs] for rate, runs in rates.items()}
     if any(run.complete for runs in rates.values() for run in runs):
         chosen = choice.best(places, aim)
-        found = chosen in rates and min(choice.place(places[chosen], aim)[1:]) < math.inf
+        found = chosen in rates and choice.counts(choice.place(places[chosen], aim))
     else:  # of what is under way a single rate can be told all the same
         chosen, found = next(iter(rates)), len(rates) == 1
     if not found:

@@ -181,6 +181,7 @@ def _number(value: float, form: str) -> str:
     if form == "rate":
         return f"{value:g}"
     if form == "difference":
+        value = round(value, 12) + 0.0  # what is left where means of equal numbers are subtracted
         return f"{value:+.4f}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:+.3g}"
     if form == "ratio":
         return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.3g}"

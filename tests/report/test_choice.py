@@ -64,7 +64,7 @@ def plain_best(rates: dict[float, list[dict[str, Any]]], aim: Aim) -> float | No
         good = [found[name] for found in ended if not math.isnan(found[name])]
         if aim.by == "rounds":
             if good or loss < math.inf:
-                left[rate] = (len(good), -sum(good) / len(good) if good else -math.inf, -loss)
+                left[rate] = (len(good), -sum(good) / len(good) if good else -math.inf, len(ended), -loss)
         else:
             other = [found["last" if name == "best" else "best"] for found in ended]
             other = [value for value in other if not math.isnan(value)] or good
@@ -106,12 +106,14 @@ def test_equal_rounds_are_decided_by_the_final_loss_which_can_choose_alone() -> 
     assert best(found, replace(ROUNDS, by="loss")) == 0.3
     lost = {rate: [one | {"rounds@0.8": NAN} for one in rows] for rate, rows in found.items()}
     assert best(lost, ROUNDS) == 0.3  # nobody is there
+    searched = {0.1: [row(loss=0.5)] * 3, 0.3: [row(loss=0.1)]}
+    assert best(searched, ROUNDS) == 0.1  # a search gave the other up
 
 
 def test_a_run_that_diverged_for_good_counts_as_a_seed_that_misses_and_one_under_way_does_not_count() -> None:
     stopped = row(NAN, NAN, loss=NAN, complete=False, stopped=True, diverged=True)
     assert best({0.1: [row(rounds=75), row(rounds=75)], 0.2: [row(rounds=25), stopped]}, ROUNDS) == 0.1
-    assert place([stopped], ROUNDS) == (0, math.inf, math.inf)
+    assert place([stopped], ROUNDS) == (0, math.inf, -1, math.inf)
     under_way = row(0.9, complete=False)
     assert best({0.1: [row(0.5)], 0.2: [under_way]}, ACCURACY) == 0.1
     assert best({0.2: [under_way]}, ACCURACY) is None

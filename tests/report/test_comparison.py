@@ -76,8 +76,8 @@ def test_methods_are_compared_on_the_seeds_that_they_have_in_common(run_of: Run)
     )
     assert said(comparison, "Of 3 seeds")[0].endswith("in 75 of 100 cases, not in 95: hiso.")
     assert said(comparison, "Best of all") == [
-        "Best of all, by most seeds at the target, then fewest rounds to it, then the lowest final loss: hiso with "
-        "learning rate 0.1."
+        "Best of all, by most seeds at the target, then fewest rounds to it, then most seeds run, "
+        "then the lowest final loss: hiso with learning rate 0.1."
     ]
 
 
