@@ -5,6 +5,7 @@ An option that may be several things is tried as each of them, and would report 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,8 +25,20 @@ def _built(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     try:
         return class_type(*args, **kwargs)
     except Exception as error:
-        failed.append(error)
+        if _takes(class_type, args, kwargs):  # else another part is meant, which is tried next
+            failed.append(error)
         raise
+
+
+def _takes(class_type: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether these are a constructor's arguments, as far as that is known."""
+    try:
+        inspect.signature(class_type).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it tells no signature
+        return True
+    return True
 
 
 add_instantiator(_built, object)

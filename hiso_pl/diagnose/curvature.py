@@ -20,7 +20,9 @@ from hiso_pl.diagnose.problem import Problem
 log = logging.getLogger(__name__)
 
 CHUNK = 32
-"""Vectors that go through a minibatch's graph together where the Hessian is computed whole."""
+"""Vectors that go through a minibatch's graph together, at most."""
+TOGETHER = 1 << 22
+"""Elements of the vectors that do, at most, if there are several: each brings activations of its own."""
 TOLERANCE = 1e-3
 """Of eigenvalues by Lanczos, beside the largest."""
 POWERS = 8
@@ -54,20 +56,25 @@ class Hessian:
             dense = self._by_backward(torch.eye(problem.elements, dtype=problem.dtype, device=problem.device))
             self.matrix = 0.5 * (dense + dense.mT)
 
+    @property
+    def together(self) -> int:
+        """How many vectors go through a graph together."""
+        return max(1, min(CHUNK, TOGETHER // self._problem.elements))
+
     def products(self, vectors: Tensor) -> Tensor:
         """A times each vector, shape ``[k, d]`` as ``vectors``."""
         return self._by_backward(vectors) if self.matrix is None else vectors @ self.matrix
 
     def _by_backward(self, vectors: Tensor) -> Tensor:
-        problem, found = self._problem, torch.zeros_like(vectors)
+        problem, found, together = self._problem, torch.zeros_like(vectors), self.together
         for weight, minibatch in problem.each():
             with differentiable():
                 gradients = torch.autograd.grad(
                     minibatch.loss(), problem.parameters, create_graph=True, allow_unused=True
                 )
-                for start in range(0, len(vectors), CHUNK):
-                    part = vectors[start : start + CHUNK]
-                    found[start : start + CHUNK] += weight * self._through(gradients, part)
+                for start in range(0, len(vectors), together):
+                    part = vectors[start : start + together]
+                    found[start : start + together] += weight * self._through(gradients, part)
         return found
 
     def _through(self, gradients: tuple[Tensor | None, ...], vectors: Tensor) -> Tensor:
@@ -191,9 +198,7 @@ def diagonal(
         return Diagonal(values, (values, values), zero, sums, none, float(sums.sum()), 0.0, h_trace, 0.0)
     total, squares, half = (torch.zeros(problem.elements, dtype=problem.dtype, device=problem.device) for _ in range(3))
     sums, h_traces = np.zeros((probes, len(problem.tensors))), np.zeros(probes)
-    for i in range(probes):
-        v = signs(problem, generator)
-        through = hessian.products(v[None])[0]
+    for i, v, through in _through(problem, hessian, probes, generator):
         found = v * through
         total += found
         squares += found * found
@@ -215,6 +220,15 @@ def diagonal(
         float(h_traces.mean()),
         float(h_traces.std(ddof=1) / root),
     )
+
+
+def _through(
+    problem: Problem, hessian: Hessian, probes: int, generator: torch.Generator
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Numbers, vectors of signs and their products with A."""
+    for start in range(0, probes, hessian.together):
+        drawn = [signs(problem, generator) for _ in range(min(hessian.together, probes - start))]
+        yield from zip(range(start, probes), drawn, hessian.products(torch.stack(drawn)), strict=False)
 
 
 def signs(problem: Problem, generator: torch.Generator) -> Tensor:

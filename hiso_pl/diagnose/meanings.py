@@ -25,7 +25,7 @@ MEANINGS: dict[str, str] = {
     "h_lambda_max": "largest eigenvalue of B^T A B",
     "h_effective_rank": "h_trace / h_lambda_max",
     "mu_share": "part of a scalar's square that comes of the size of mu and not of the gradient, cohort's mean",
-    "headroom": "m E[ghat^2] / E[g_i^2] of shared directions: how much larger the rate of own ones may be, 1 to m",
+    "headroom": "m E[ghat^2] / E[g_i^2] of shared directions: how much larger own ones' rate may be, about 1 to m",
     "headroom_logged": "what scalar/headroom of a round is expected to be: the same as the mean of a quotient",
     "greedy_lr": "rate at which the next round gains the most in expectation, the loss being a quadratic",
     "greedy_lr_error": "its standard error by those of G and the trace",

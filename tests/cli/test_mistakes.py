@@ -216,3 +216,13 @@ def test_an_error_in_a_constructor_is_told_as_what_it_is(say, tmp_path, process_
     status, _, errors = say("fit", "--config", BASE, "--trainer.default_root_dir", root, option, part)
     assert status == 1
     assert re.fullmatch(rf"hiso-pl: error: {CONSTRUCTORS[name]}( \(its traceback is in .*\))?\n", errors), errors
+
+
+def test_an_option_that_may_be_several_things_is_told_of_as_the_one_that_fits(say, process_settings, tmp_path):
+    path, own = tmp_path / "mine.yaml", "{template: It was, answer: sentence}"
+    path.write_text(f"data:\n  class_path: PromptData\n  init_args:\n    task: {own}\n    train_file: none.tsv\n")
+    status, _, errors = say(
+        "fit", "--config", BASE, "--config", str(path), "--trainer.default_root_dir", str(tmp_path / "r")
+    )
+    said = "template='It was' must name columns in braces, as in '{sentence} It was'"
+    assert (status, errors.splitlines()[-1]) == (1, f"hiso-pl: error: {said}")
