@@ -33,9 +33,14 @@ class Aggregation(Part, ABC):
         """
 
     @property
-    def only_weighs(self) -> bool:
-        """Whether slots are weighed and no more, so that each may have directions of its own: see :class:`Weighing`."""
-        return False
+    def compares_slots(self) -> bool:
+        """Whether slots must share their directions, as they must unless what combines them knows own ones as well.
+
+        So it goes by the class that says how slots are combined: that one has to say it for either, as who combines
+        them otherwise has said nothing of :meth:`side_by_side`.
+        """
+        shared, own = (next(c for c in type(self).__mro__ if n in vars(c)) for n in ("__call__", "side_by_side"))
+        return own is Aggregation or not issubclass(own, shared)
 
     def combined(
         self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None
@@ -96,11 +101,6 @@ class Weighing(Aggregation):
             slots: Number of slots m.
             weights: Examples of each slot's client, shape ``[m]``; None where nobody has told them.
         """
-
-    @property
-    def only_weighs(self) -> bool:
-        """See :class:`Aggregation`."""
-        return type(self).__call__ is Weighing.__call__
 
     def __call__(
         self, scalars: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64] | None

@@ -57,8 +57,8 @@ def check_comparing(directions: str, aggregation: Aggregation, attack: Attack | 
     if directions != "client":
         return
     said = f"compares slots, so directions={directions!r} must be 'shared': scalars along other directions cannot be"
-    if not aggregation.only_weighs:
-        raise ValueError(f"aggregation={aggregation!r} {said} compared; Mean and WeightedMean only weigh them")
+    if aggregation.compares_slots:
+        raise ValueError(f"aggregation={aggregation!r} {said} compared; Mean, WeightedMean and NormClipping do without")
     if attack is not None and attack.compares_slots:
         raise ValueError(f"attack={attack!r} {said} compared")
 
