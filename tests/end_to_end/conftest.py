@@ -389,6 +389,10 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
             of_class("hiso_pl.federation.Quantize", bits=3, scale="shared"),
         ],
     ),
+    "robust": (
+        (1, 2),
+        [f"{METHOD}.aggregation", of_class("hiso_pl.federation.GeometricMedian", mixing=True)],
+    ),
     "block": (
         (1, 2, 3, 4),
         [

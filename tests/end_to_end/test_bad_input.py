@@ -18,6 +18,7 @@ METHOD = "--model.method.init_args"
 DATA = "--data.init_args"
 OWN = (f"{METHOD}.directions", "client")
 LATE = {"class_path": "hiso_pl.zeroth_order.Steps", "init_args": {"milestones": [11], "values": [5000]}}
+MEDIAN = (f"{METHOD}.aggregation", "hiso_pl.federation.Median", f"{METHOD}.aggregation.f")
 VOTE = ("hiso_pl.federation.MajorityVote", f"{METHOD}.transform", "hiso_pl.federation.Sign")
 
 
@@ -79,6 +80,9 @@ def finished(base, tmp_path_factory):
             [*OWN, f"{METHOD}.aggregation", *VOTE, f"{METHOD}.transform.scale", "none"],
             r"aggregation=MajorityVote\(\) compares slots, so directions='client' must be 'shared'",
         ),
+        ([*OWN, *MEDIAN, "1"], r"aggregation=Median\(f=1, mixing=False\) compares .* NormClipping do without"),
+        ([*MEDIAN, "2"], r"aggregation=Median\(f=2, mixing=False\) needs 5 slots, a cohort of 4 has too few"),
+        ([*MEDIAN, "-1"], "f=-1 must be an integer of at least 0"),
         ([f"{METHOD}.directions", "5"], "directions=5 must be one of shared, client"),
         ([f"{METHOD}.local_steps", "0"], r"local_steps=0 must be an integer in \[1, "),
         ([f"{METHOD}.difference", "backward"], "difference.*backward"),

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("own", (2, 3, 4)),
         ("own with steps", (3,)),
         ("few bits", (2, 3)),
+        ("robust", (2,)),
         ("block", (2, 3, 4)),
         ("16 bit", (2,)),
         ("candidates", (3,)),

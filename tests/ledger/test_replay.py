@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hiso_pl.federation import Quantize
+from hiso_pl.federation import GeometricMedian, NormClipping, Quantize
 from hiso_pl.ledger import (
     LedgerError,
     LedgerReader,
@@ -57,6 +57,8 @@ METHODS = {
     },
     "shared scale": lambda: {"transform": Quantize(3, scale="shared"), "local_steps": 2},
     "shared scale, own directions": lambda: {"transform": Quantize(3, scale="shared"), "directions": "client"},
+    "robust": lambda: {"aggregation": GeometricMedian(f=0), "local_steps": 2},  # two of three slots are enough
+    "robust, own directions": lambda: {"aggregation": NormClipping(f=0), "directions": "client"},
     "schedules": lambda: {
         "num_directions_schedule": Steps([4, 11], [5.0, 1.0]),
         "mu_schedule": Linear(final=1e-4, rounds=15),
