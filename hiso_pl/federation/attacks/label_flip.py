@@ -9,11 +9,12 @@ from hiso_pl.zeroth_order.attack import Attack, Scene
 
 
 class LabelFlip(Attack):
-    r"""Works as everybody does, with wrong labels: class c of C is taken for class C - 1 - c.
+    r"""Works as everybody does, with wrong labels: of C classes, as the model numbers them, c is taken for C - 1 - c.
 
-    The data module turns the labels of hostile clients' minibatches, see :meth:`hiso_pl.data.rounds.Rounds`; partition,
-    statistics and evaluation have the true ones. With an odd number of classes the middle one stays. A task without
-    classes is refused.
+    Labels are flipped in the minibatches of hostile clients, see :class:`hiso_pl.data.rounds.Rounds`: of text it is the
+    class, label word or candidate that is taken for the right one. Partition, statistics and evaluation have the true
+    ones. Of an odd number of classes the middle one stays. A task without classes is refused, and a plain loop has to
+    flip its labels itself, by :meth:`labels`.
 
     Source: as an attack to compare with, Fang et al. 2020 (arXiv 1911.11815).
 
