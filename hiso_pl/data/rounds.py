@@ -89,13 +89,13 @@ class Rounds(Dataset[Round]):
         if self.local_epochs:
             steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
         batches = [[self.examples.collate(part) for part in self._drawn(clients[slot], index)] for slot in own]
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps)
         if self.attack is not None:
-            hostile = self.attack.among(clients, self.seed, len(self.sizes), index)
+            hostile = self.attack.among(clients, self.seed, slots.population, index)
             batches = [
                 [self._flipped(batch) for batch in minibatches] if hostile[slot] else minibatches
                 for slot, minibatches in zip(own, batches, strict=True)
             ]
-        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps)
         return Round(index, slots, batches, self.local_steps)
 
     def _drawn(self, client: int, index: int) -> Iterator[NDArray[np.int64]]:
