@@ -70,6 +70,16 @@ FILES = {
                 shift = 1e-3 * (departure.seed + 10 * departure.round + 100 * departure.client) + 1e-2 * before
                 return (scalars + np.float32(shift)).astype(np.float32)
         """,
+    "contrary": """
+        from hiso_pl.zeroth_order.attack import Attack
+
+        class Contrary(Attack):
+            \"\"\"Sends the opposite, of a size that depends on all it is told.\"\"\"
+
+            def __call__(self, scalars, hostile, present, scene):
+                size = 1.0 + scene.round / scene.population + (scene.seed + max(scene.clients)) / 100
+                return -size * scalars[hostile].astype("float64")
+        """,
     "trimmed": """
         import numpy as np
         from hiso_pl.zeroth_order.aggregation import Aggregation
@@ -94,6 +104,7 @@ CHOSEN = {
     "preconditioner": "grouped.Grouped",
     "update_rule": "warmed.Warmed",
     "transform": "dithered.Dithered",
+    "attack": "contrary.Contrary",
     "aggregation": "trimmed.Trimmed",
     "mu_schedule": "sawtooth.Sawtooth",
 }

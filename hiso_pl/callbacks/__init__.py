@@ -2,6 +2,7 @@
 
 from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.diagnosis import DiagnosisPanels
+from hiso_pl.callbacks.hostile import HostileClients
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
 from hiso_pl.callbacks.participation import Participation
@@ -15,6 +16,7 @@ __all__ = [
     "CompleteValidation",
     "DeferredSignals",
     "DiagnosisPanels",
+    "HostileClients",
     "InStepCheck",
     "Participation",
     "RoundLedger",

@@ -60,7 +60,10 @@ def _method(description: Mapping[str, Any]) -> str:
     preconditioner = _class(_at(options, "preconditioner"))
     words = ["DeComFL" if preconditioner == "Identity" else "HiSo"]
     usual = {"Identity", "Diagonal", "Sgd", "Mean", "normal", ""}
-    parts = [preconditioner, *(_class(_at(options, part)) for part in ("update_rule", "transform", "aggregation"))]
+    parts = [
+        preconditioner,
+        *(_class(_at(options, part)) for part in ("update_rule", "transform", "attack", "aggregation")),
+    ]
     words += [part for part in (*parts, str(options.get("distribution", ""))) if part not in usual]
     words += ["own"] if options.get("directions") == "client" else []
     return " ".join(words)

@@ -117,6 +117,7 @@ class TensorBoard(Board):
                     "size": chart("^scalar/(mean_abs|std|max_abs)$"),
                     "signal to noise": chart("^scalar/snr$"),
                     "headroom of own directions": chart("^scalar/headroom$"),
+                    "slots dropped, slots of hostile clients": chart("^scalar/(dropped|hostile)$"),
                 },
                 "Hessian": {"quantiles of H": chart("^hessian/")},
                 "Seconds of a round": {"whole, probes, update": chart("^time/")},

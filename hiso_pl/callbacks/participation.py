@@ -112,6 +112,8 @@ def dropped_slots(trainer: Trainer) -> int:
 
 def _judged(report: RoundReport) -> str:
     """What must be finite of a client."""
+    if report.hostile:
+        return "losses, or what hostile clients make of them,"
     return "losses" if report.scalars is not None else "losses and models"
 
 

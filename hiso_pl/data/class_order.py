@@ -33,6 +33,16 @@ def in_the_models_order(splits: Splits, facts: ModelFacts) -> None:
         logger.log(level, message)
 
 
+def check_flipping(splits: Splits, facts: ModelFacts) -> None:
+    """Refuses an attack on labels where examples have none that could be other ones.
+
+    Raises:
+        ValueError: If it is asked for.
+    """
+    if facts.flipping is not None and len(splits.train.classes) < 2:
+        raise ValueError(f"attack={facts.attack!r} flips labels, so the task must be one with classes: this has none")
+
+
 def _put_in_order(examples: ExampleSet, count: int, labels: tuple[str, ...] | None) -> tuple[int, str] | None:
     """Does so for one split; what is to be said of it, with its level of importance."""
     if len(examples.classes) != count:

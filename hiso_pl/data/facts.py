@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from hiso_pl.models.task_model import TaskModel
+from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.interfaces import MethodBase
 
 
@@ -25,6 +26,8 @@ class ModelFacts(NamedTuple):
         data_may_change: Whether a resumed run may go on with other data than its checkpoint's, as asked for by name.
         num_labels: Number of classes that the network scores, where that is its own.
         labels: What a pretrained head calls them, in the order of its scores, where it does.
+        attack: What the method has hostile clients do, if any are.
+        seed: The seed by which these are drawn; that of the run.
     """
 
     local_steps: int = 1
@@ -39,11 +42,30 @@ class ModelFacts(NamedTuple):
     data_may_change: bool = False
     num_labels: int | None = None
     labels: tuple[str, ...] | None = None
+    attack: Attack | None = None
+    seed: int | None = None
 
     @property
     def divisible(self) -> bool:
         """Whether ranks may share a slot's work unasked, as it takes no further exchange and sends nothing else."""
         return self.local_steps == 1 and not self.withholds_losses and not self.undivided
+
+    @property
+    def flipping(self) -> Attack | None:
+        """The attack, where it is one on labels."""
+        return self.attack if self.attack is not None and self.attack.flips_labels else None
+
+    def check_hostile(self, clients: int, seed: int) -> None:
+        """Refuses hostile clients that are not among so many, or who are drawn by another seed than the data's.
+
+        Raises:
+            ValueError: If there are some.
+        """
+        if self.attack is None:
+            return
+        if self.seed != seed:
+            raise ValueError(f"seed={seed} must be the model's, {self.seed}: it says which clients are hostile")
+        self.attack.hostile(seed, clients)
 
 
 class Model(Protocol):
@@ -52,11 +74,13 @@ class Model(Protocol):
     network: TaskModel
     method: MethodBase
     change_on_resume: list[str]
+    seed: int
 
 
 def facts_of(model: Model) -> ModelFacts:
     """The facts of a model, to be handed to its data: ``data.take(facts_of(model))``."""
     network = model.network
+    attack = getattr(model.method, "attack", None)  # a scalar-only method's
     return ModelFacts(
         model.method.local_steps,
         model.method.local_epochs,
@@ -70,6 +94,8 @@ def facts_of(model: Model) -> ModelFacts:
         _concerns_data(model.change_on_resume),
         network.num_labels,
         network.labels,
+        attack,
+        None if attack is None else model.seed,
     )
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from hiso_pl.data.agreement import compare_resumed, tell, together
-from hiso_pl.data.class_order import in_the_models_order
+from hiso_pl.data.class_order import check_flipping, in_the_models_order
 from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_splits
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.ownership import Ownership, apart, divided
@@ -126,6 +126,7 @@ class FederatedDataModule(LightningDataModule, ABC):
                 "spare_ranks='help' must be idle or auto: it sends raw losses, and the method's transform is to decide "
                 "what leaves a client"
             )
+        facts.check_hostile(self.clients, self.seed)
         self.facts = facts
 
     @property
@@ -156,6 +157,7 @@ class FederatedDataModule(LightningDataModule, ABC):
                 splits = self.load()
                 check_splits(splits)
                 in_the_models_order(splits, self.facts)
+                check_flipping(splits, self.facts)
                 if splits.train.owners is None:
                     partition = IID() if self.partition is None else self.partition
                     values = splits.train.attribute(partition.attribute)
@@ -186,6 +188,7 @@ class FederatedDataModule(LightningDataModule, ABC):
             local_steps=facts.local_steps,
             local_epochs=facts.local_epochs,
             sharing=self.spare_ranks == "help" or (self.spare_ranks == "auto" and facts.divisible),
+            attack=facts.flipping,
         )
         # global_step is restored before this is called, so a resumed run begins at its next round.
         return make_loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)), self.num_workers)

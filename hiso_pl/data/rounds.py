@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hiso_pl.data.examples import Batch, ExampleSet
 from hiso_pl.federation.batches import draw_batch, draw_epoch
 from hiso_pl.federation.cohort import own_slots, sample_cohort, shared_slot
+from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.interfaces import Slots
 
 
@@ -56,6 +57,7 @@ class Rounds(Dataset[Round]):
         local_steps: Local steps tau.
         local_epochs: Passes over a client's own examples in place of local steps; 0 for none.
         sharing: Whether ranks beyond the number of slots help with the slots' probes.
+        attack: What hostile clients take their labels for, where they flip them.
     """
 
     examples: ExampleSet
@@ -70,6 +72,7 @@ class Rounds(Dataset[Round]):
     local_steps: int
     local_epochs: int
     sharing: bool
+    attack: Attack | None = None
 
     def __getitem__(self, index: int) -> Round:
         """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
@@ -87,6 +90,12 @@ class Rounds(Dataset[Round]):
             steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
         batches = [[self.examples.collate(part) for part in self._drawn(clients[slot], index)] for slot in own]
         slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps)
+        if self.attack is not None:
+            hostile = self.attack.among(clients, self.seed, slots.population, index)
+            batches = [
+                [self._flipped(batch) for batch in minibatches] if hostile[slot] else minibatches
+                for slot, minibatches in zip(own, batches, strict=True)
+            ]
         return Round(index, slots, batches, self.local_steps)
 
     def _drawn(self, client: int, index: int) -> Iterator[NDArray[np.int64]]:
@@ -97,6 +106,12 @@ class Rounds(Dataset[Round]):
         for epoch in range(self.local_epochs):
             for batch in draw_epoch(self.seed, client, index, epoch, len(part), self.batch_size):
                 yield part[batch]
+
+    def _flipped(self, batch: Batch) -> Batch:
+        """A minibatch with the labels that a hostile client takes its own for."""
+        assert self.attack is not None
+        labels = self.attack.labels(batch["label"].numpy(), len(self.examples.classes))
+        return {**batch, "label": torch.from_numpy(labels)}
 
 
 class RoundSampler(Sampler[int]):

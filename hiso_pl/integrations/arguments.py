@@ -98,6 +98,11 @@ def check_method(method: Any) -> None:
             f"compute_dtype={method.compute_dtype!r} of method must be 'float32': Trainer evaluates the model as it "
             "is; `hiso-pl fit` computes in 16 bits"
         )
+    if method.attack is not None and method.attack.flips_labels:
+        raise ValueError(
+            f"attack={method.attack!r} of method must be another: Trainer's batches have labels of their own, and "
+            "nobody would flip them; `hiso-pl fit` does"
+        )
 
 
 def learning_rate_of(args: Any, method: Method | None) -> float:

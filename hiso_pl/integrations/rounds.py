@@ -68,9 +68,10 @@ class Rounds(ZerothOrderOptimizer):
         said, mine = state_dict.get("method"), self._described()
         if not isinstance(said, Mapping):
             raise ValueError("the checkpoint's optimizer.pt is not of a ZerothOrderTrainer")
-        for name, value in mine.items():
-            if said.get(name) != value:
-                raise ValueError(f"{name} was {str(said.get(name))[:80]} in the checkpoint and is {value}: undo it")
+        for name in (*mine, *said):
+            if said.get(name) != mine.get(name):
+                was, now = str(said.get(name))[:80], mine.get(name)
+                raise ValueError(f"{str(name)[:80]} was {was} in the checkpoint and is {now}: undo it")
         super().load_state_dict(state_dict)
 
     def _described(self) -> dict[str, Any]:

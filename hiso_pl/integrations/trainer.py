@@ -93,6 +93,8 @@ class ZerothOrderTrainer(transformers.Trainer):
             raise ValueError(f"model={type(network).__name__} has no trainable parameter")
         method = replace(self.method or Method(), lr=learning_rate_of(self.args, self.method))
         method.check_network(network)
+        if method.attack is not None:
+            method.attack.hostile(self.args.seed, self.args.world_size)  # refuses clients that there are not
         self.exchange = AllReduceExchange(device=self._collective_device())
         self.rounds = Rounds(trainable, method, seed=self.args.seed, exchange=self.exchange, network=network)
         self.rounds.clients = self.args.world_size

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from hiso_pl.errors import one_line
 from hiso_pl.report import choice
 from hiso_pl.report.group import Group, Rows
 from hiso_pl.report.labels import differing, matters
@@ -34,6 +35,7 @@ def notes_on(groups: Sequence[Group], rows: Rows, aim: Aim) -> Iterator[str]:
     for words, folders in _by_words(runs).items():
         yield f"{some(folders)}: {words}."
     told = [group for group in groups if group.told]
+    yield from _on_attacks(told)
     yield from _on_seeds(told)
     yield from _on_targets(told, rows, aim)
     for setting in dict.fromkeys(group.setting for group in told):
@@ -73,6 +75,16 @@ def _on_rates(group: Group, rows: Rows, aim: Aim) -> Iterator[str]:
         if twice := sorted(seed for seed, number in counted.items() if number > 1):
             at_rate = "" if rate is None else f" at {rate:g}"
             yield f"Warning: {group.label} has several runs{at_rate} of seed {some([*map(str, twice)])}, each counted."
+
+
+def _on_attacks(told: Sequence[Group]) -> Iterator[str]:
+    found: dict[str, dict[str, None]] = {}
+    for group in told:
+        for attack in [run.summary["attack"] for run in group.told if isinstance(run.summary.get("attack"), dict)]:
+            what, clients = (one_line(attack.get(key), 80) for key in ("name", "hostile"))
+            found.setdefault(f"{what} by {clients} clients", {})[group.label] = None
+    for words, labels in found.items():
+        yield f"Attacked in simulation, {words}: {some([*labels])}."
 
 
 def _on_seeds(told: Sequence[Group]) -> Iterator[str]:

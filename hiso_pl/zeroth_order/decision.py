@@ -12,14 +12,17 @@ from hiso_pl.zeroth_order.interfaces import Slots
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan
 from hiso_pl.zeroth_order.record import RoundRecord
+from hiso_pl.zeroth_order.transform import Departure, State
 
 Sent = NDArray[np.float32]
 
 
 def attacked(
-    method: Method, plan: Plan, slots: Slots, sent: Sent, before: RoundRecord | None
+    method: Method, plan: Plan, slots: Slots, sent: Sent, before: RoundRecord | None, state: State
 ) -> tuple[Sent, tuple[int, ...]]:
     """What is aggregated, where a simulated attack speaks for hostile clients, and which slots are theirs.
+
+    Where the transform is a format, what they send goes through it, as it could not be told otherwise.
 
     Args:
         method: The method.
@@ -27,6 +30,7 @@ def attacked(
         slots: Whose slots they are.
         sent: What every slot sent, shape ``[m, tau, P]``; not finite where a slot is not present.
         before: The record of the round before.
+        state: The transform's state.
     """
     if method.attack is None:
         return sent, ()
@@ -34,8 +38,16 @@ def attacked(
         before = replace(before, scalars=before.scalars.copy())
     site, population = plan.sites[0], slots.population or 1 + max(slots.clients)
     scene = Scene(site.seed, site.round, slots.clients, population, before, plan.directions == "client")
-    sent, hostile = method.attack.attacked(sent, _present(sent), scene)
-    return sent, tuple(np.flatnonzero(hostile).tolist())
+    honest = sent
+    sent, hostile = method.attack.attacked(honest, _present(honest), scene)
+    slots_hostile = tuple(np.flatnonzero(hostile).tolist())
+    if method.transform is not None and method.transform.is_format:
+        for slot in slots_hostile:
+            if not np.array_equal(sent[slot], honest[slot]):  # what has been through it is what it can carry
+                known = {name: value.copy() for name, value in state.items()}
+                departure = Departure(site.seed, site.round, slots.clients[slot], before, known)
+                sent[slot] = method.transform.leaving(sent[slot], departure)
+    return sent, slots_hostile
 
 
 def aggregated(method: Method, plan: Plan, slots: Slots, sent: Sent, lr: float) -> RoundRecord:

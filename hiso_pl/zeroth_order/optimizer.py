@@ -186,7 +186,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         probe_s = time.perf_counter() - started - work.exchange_s
 
         started = time.perf_counter()
-        sent, hostile = attacked(self.method, plan, slots, sent, self.record)
+        sent, hostile = attacked(self.method, plan, slots, sent, self.record, self.transform_state)
         record = aggregated(self.method, plan, slots, sent, self._lr)
         self.apply(record)
         update_s = time.perf_counter() - started
@@ -211,6 +211,7 @@ class ZerothOrderOptimizer(AppliedRecords):
             slot_losses=first,
             displace_s=probe.displacing_s - displacing,
             exchange_s=work.exchange_s,
+            figures={} if self.method.attack is None else {"scalar/hostile": float(len(hostile))},
             absent=slots.absent,
             hostile=hostile,
         )

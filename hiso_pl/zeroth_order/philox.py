@@ -118,12 +118,17 @@ def uniforms(seed: int, purpose: Purpose, owner: int, round: int, shape: tuple[i
     Raises:
         ValueError: If there are more steps or directions than counters have.
     """
+    return _unit(_wide(words(seed, purpose, owner, round, shape))[..., 0])
+
+
+def words(seed: int, purpose: Purpose, owner: int, round: int, shape: tuple[int, int]) -> NDArray[np.uint32]:
+    """The first random words for each local step k and direction p, shape ``[tau, P, 4]``; else :func:`uniforms`."""
     last_word(purpose, shape[0] - 1, shape[1] - 1)
     counter = np.zeros((*shape, 4), dtype=np.uint32)
     counter[..., 1:3] = owner, round
     k, p = np.indices(shape, dtype=np.uint32)
     counter[..., 3] = np.uint32(last_word(purpose)) | k << np.uint32(14) | p
-    return _unit(_wide(philox4x32(counter, check_seed(seed)))[..., 0])
+    return philox4x32(counter, check_seed(seed))
 
 
 def _wide(words: NDArray[np.uint32]) -> NDArray[np.uint64]:

@@ -45,9 +45,12 @@ class Transform(Part, ABC):
     Attributes:
         withholds_losses: Whether raw losses must not leave either, as they would tell what the transform takes away.
             Then the loss for the log is left out, and ranks cannot share the probes of a slot.
+        is_format: Whether a message can carry no scalars but those it makes, so that what a hostile client puts in
+            their place goes through it as well.
     """
 
     withholds_losses: ClassVar[bool] = True
+    is_format: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, scalars: NDArray[np.float32], departure: Departure) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from hiso_pl.data import DigitsData, ModelFacts, facts_of
-from hiso_pl.federation import Clip
+from hiso_pl.federation import Clip, SignFlip
 from hiso_pl.first_order import FedAvg
 from hiso_pl.models import DigitsCNN
 from hiso_pl.module import FederatedModule
@@ -108,3 +108,15 @@ def test_help_is_refused_where_a_slot_is_the_work_of_one_rank():
     assert facts == ModelFacts(local_epochs=2, undivided="FedAvg", num_labels=10)
     with pytest.raises(ValueError, match=r"^spare_ranks='help' must be idle or auto: with FedAvg a slot is one rank's"):
         digits(spare_ranks="help").take(facts)
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "said"),
+    [
+        (SignFlip(clients=[4]), {}, r"^attack\.clients=\[4\] must be below clients=4: they are numbered from 0$"),
+        (SignFlip(), {"seed": 5}, r"^seed=5 must be the model's, 0: it says which clients are hostile$"),
+    ],
+)
+def test_hostile_clients_that_cannot_be_are_refused_before_anything_is_loaded(attack, options, said):
+    with pytest.raises(ValueError, match=said):
+        digits(**options).take(facts_of(module(attack=attack)))

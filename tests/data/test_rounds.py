@@ -16,7 +16,7 @@ from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
-from hiso_pl.federation import IID, ByColumn, Dirichlet
+from hiso_pl.federation import IID, ByColumn, Dirichlet, LabelFlip, SignFlip
 from hiso_pl.zeroth_order.interfaces import Slots
 
 
@@ -372,3 +372,47 @@ def test_a_trainer_plays_rounds_and_resumes_at_the_next(tmp_path) -> None:
     assert by_slot(first.rounds + second.rounds) == by_slot(play(ready(local_steps=2), 5))
     predictions = resumed.predict(second, data)
     assert torch.cat(predictions).tolist() == list(range(21))
+
+
+@pytest.mark.parametrize("hosting", ["dealt", "fixed"])
+def test_labels_of_hostile_clients_are_flipped_in_their_minibatches_and_nowhere_else(hosting: str) -> None:
+    attack = LabelFlip(clients=[1, 4], start=2)
+    facts = ModelFacts(2, attack=attack, seed=0)
+    seen: dict[bool, int] = {True: 0, False: 0}
+    for rank in range(6 if hosting == "fixed" else 2):
+        data = NumbersData(hosting=hosting, partition=Dirichlet(0.5))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=6 if hosting == "fixed" else 2, global_step=0)
+        data.take(facts)
+        data.setup("fit")
+        honest = ready(rank, 6 if hosting == "fixed" else 2, 0, 2, hosting=hosting, partition=Dirichlet(0.5))
+        for one, plain in zip(play(data, 6), play(honest, 6), strict=True):
+            assert (one.slots, len(one.batches)) == (plain.slots, len(plain.batches))
+            for slot, batches, same in zip(one.slots.own, one.batches, plain.batches, strict=True):
+                hostile = one.slots.clients[slot] in (1, 4) and one.index >= 2
+                for batch, true in zip(batches, same, strict=True):
+                    seen[hostile] += 1
+                    assert torch.equal(batch["number"], true["number"])
+                    # three classes, of which the middle one stays
+                    assert torch.equal(batch["label"], 2 - true["label"] if hostile else true["label"])
+        assert data.fingerprints() == honest.fingerprints()
+        assert np.array_equal(data.splits.train.labels, honest.splits.train.labels)
+        pickle.loads(pickle.dumps(data.train_dataloader().dataset))  # a loader's worker gets it so
+    assert min(seen.values()) > 5
+
+
+def test_labels_that_are_none_cannot_be_flipped() -> None:
+    class Answers(NumbersData):
+        def load(self) -> Splits:
+            splits = super().load()
+            for examples in splits[:2]:
+                assert examples is not None
+                examples.classes, examples.labels = (), np.zeros_like(examples.labels)
+            return splits
+
+    data = Answers()
+    data.take(ModelFacts(attack=LabelFlip(), seed=0))
+    with pytest.raises(ValueError, match=r"^attack=LabelFlip\(.*\) flips labels, so the task must be one with classes"):
+        data.setup("fit")
+    other = Answers()
+    other.take(ModelFacts(attack=SignFlip(), seed=0))
+    other.setup("fit")

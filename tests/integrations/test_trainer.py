@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from hiso_pl.federation.scalars import Clip
+from hiso_pl.federation import Clip, LabelFlip, SignFlip
 from hiso_pl.integrations.arguments import check_arguments
+from hiso_pl.integrations.rounds import Rounds
 from hiso_pl.zeroth_order import Identity, Linear, Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from tests.integrations import training
@@ -81,6 +82,13 @@ def test_a_resumed_training_comes_to_the_same_digest(whole: Recording, tmp_path:
         trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
+def test_an_attack_that_is_left_out_is_no_way_to_go_on() -> None:
+    given = list(model().named_parameters())
+    attacked = Rounds(given, Method(attack=SignFlip())).state_dict()
+    with pytest.raises(ValueError, match=r"attack was {'SignFlip': .* in the checkpoint and is None: undo it"):
+        Rounds(given, Method()).load_state_dict(attacked)
+
+
 def test_dropout_is_off_and_evaluation_and_a_second_training_work(tmp_path: Path) -> None:
     made = trainer(tmp_path, 2, args={"eval_strategy": "steps", "eval_steps": 1}, eval_dataset=examples(6))
     made.train()  # GPT-2 has dropout, with which the first round would refuse the loss
@@ -131,6 +139,10 @@ def test_more_that_does_not_carry_over(tmp_path: Path, monkeypatch: pytest.Monke
         trainer(tmp_path, method=Method(compute_dtype="bfloat16"))
     with pytest.raises(ValueError, match="must be a Method, such as"):
         trainer(tmp_path, method={"lr": 1})
+    with pytest.raises(ValueError, match=r"attack=LabelFlip\(.*\) of method must be another: Trainer's batches"):
+        trainer(tmp_path, method=Method(attack=LabelFlip()))
+    with pytest.raises(ValueError, match=r"attack\.clients=\[1\] must be below clients=1"):
+        trainer(tmp_path, method=Method(lr=LR, attack=SignFlip(clients=[1]))).train()
     with pytest.raises(RuntimeError, match="none of 2 rounds moved anything: no loss was finite"):
         trainer(tmp_path, 2, compute_loss_func=lambda outputs, *_, **__: outputs.logits.mean() * float("nan")).train()
     given = {"max_steps": 2, "save_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}

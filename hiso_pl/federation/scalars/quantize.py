@@ -54,6 +54,7 @@ class Quantize(Transform):
     """
 
     withholds_losses = False
+    is_format = True
 
     def __init__(
         self,

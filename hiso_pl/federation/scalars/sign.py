@@ -32,6 +32,8 @@ class Sign(Transform):
 
     withholds_losses = False
 
+    is_format = True
+
     def __init__(self, scale: Literal["client", "none"] = "client") -> None:
         if scale not in ("client", "none"):
             raise ValueError(f"scale={scale!r} must be 'client' or 'none'")
