@@ -31,6 +31,8 @@ PICTURES = ("by-rounds", "targets", "rates", "by-paper-kb", "by-forwards", "by-s
 """The pictures that there may be, by the name of their files, in the order in which they are told."""
 APART = 12
 """An axis is logarithmic if the ends of two methods lie so many times apart."""
+UNLIKE = 1.5
+"""Settings have axes of their own if one's ends lie so many times beyond another's."""
 
 
 class NothingToDrawError(ValueError):
@@ -56,17 +58,23 @@ def draw(comparison: Comparison, by: str) -> Figure:
     every = [one for _, bands in found for one in bands]
     ends = [max(one.last for one in bands) for _, bands in found]
     log = by != "rounds" and max(ends) > APART * min(ends) > 0
+    longest = [0.0] * len(panels.titles)
+    for (group, _), end in zip(found, ends, strict=True):
+        longest[panels.panel(group)] = max(longest[panels.panel(group)], end)
+    apart = not log and max(longest) > UNLIKE * min(longest)
     with look():
-        figure, axes = panels.figure(key, _says(every), AXES[by] + ", logarithmic" * log, aim.metric)
-        if log:
-            axes[0].set_xscale("log")
-        else:
-            axes[0].set_xlim(0, max(ends) * 1.01 or 1)
+        figure, axes = panels.figure(key, _says(every), AXES[by] + ", logarithmic" * log, aim.metric, apart)
+        for each, end in zip(axes, longest if apart else [max(ends)], strict=False):
+            if log:
+                each.set_xscale("log")
+            else:
+                each.set_xlim(0, end * 1.01 or 1)
         limit(axes, aim, every)
         for group, bands in found:
             for one in bands:
                 draw_band(axes[panels.panel(group)], one, panels.look(group), log)
-        numbers(axes[0].xaxis, log)
+        for each in axes if apart else axes[:1]:
+            numbers(each.xaxis, log)
         targets(axes, aim)
         return settled(figure)
 
@@ -151,7 +159,7 @@ def reached(comparison: Comparison) -> Figure:
                 panel.locator_params(axis="x", nbins=3)
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="y", visible=False)
-            numbers(panel.xaxis, log)
+            numbers(panel.xaxis, log, len(names))
         ticks = [f"{label}   {target:g}" for label, (_, target) in zip(labels, rows, strict=True)]
         axes[0].set(yticks=range(len(rows)), yticklabels=ticks, ylim=(len(rows) - 0.5, -0.5))
         what = f"to {aim.metric} of {', '.join(f'{t:g}' for t in aim.targets)}"

@@ -116,13 +116,13 @@ def number(value: float) -> str:
     return f"{value:,g}"
 
 
-def numbers(axis: Any, log: bool = False) -> None:
-    """Plain numbers along an axis; on a logarithmic one few enough that they do not meet."""
+def numbers(axis: Any, log: bool = False, across: int = 1) -> None:
+    """Plain numbers along an axis; on a logarithmic one, of so many side by side, few enough that they do not meet."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if log:
         low, high = sorted(axis.get_view_interval())
-        decades = math.log10(high / low) if low > 0 else 1.0
+        decades = (math.log10(high / low) if low > 0 else 1.0) * max(1.0, across / 2)
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1, 3) if decades < 3 else (1,)))
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

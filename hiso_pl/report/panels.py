@@ -44,21 +44,26 @@ class Panels:
         """What tells it from others in the same axes; its own label if there are none."""
         return self.names[self.look(group)] or group.method or group.label
 
-    def figure(self, key: Mapping[int, str], says: str, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
-        """A picture with axes in common for each title, and below them a line of words and a key of labels by look."""
+    def figure(
+        self, key: Mapping[int, str], says: str, xlabel: str, ylabel: str, apart: bool = False
+    ) -> tuple[Figure, list[Axes]]:
+        """A picture with axes for each title, and below them a line of words and a key of labels by look.
+
+        The axes have their scales in common, but for x where they are to be ``apart``.
+        """
         from matplotlib.lines import Line2D
 
         titles = self.titles
         across = len(titles) if len(titles) < 4 else 2 if len(titles) == 4 else 3
         down = -(-len(titles) // across)
         figure = canvas(3.9 if down == 1 else 2.4 * down + 0.5, WIDTH if across > 1 else 7.5)
-        axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
+        axes = list(figure.subplots(down, across, sharex=not apart, sharey=True, squeeze=False).flat)
         for spare in axes[len(titles) :]:
             spare.remove()
         for i, (at, title) in enumerate(zip(axes, titles, strict=False)):
             at.set_title(wrapped(title, 120 // across), loc="left")
             lowest = i + across >= len(titles)
-            at.tick_params(labelbottom=lowest)
+            at.tick_params(labelbottom=lowest or apart)
             at.set_xlabel(wrapped(xlabel, 120 // across) if lowest else "")
             at.set_ylabel(wrapped(ylabel, 40) if i % across == 0 else "")
         handles = [Line2D([], [], **style(i)) for i in sorted(key)]
