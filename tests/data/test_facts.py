@@ -27,7 +27,9 @@ def digits(**options) -> DigitsData:
 
 
 def test_the_facts_are_the_models_own():
-    assert facts_of(module(local_steps=1)) == ModelFacts(num_labels=10)
+    model = module(local_steps=1)
+    trained = sum(p.numel() for _, p in model.trainable())
+    assert facts_of(model) == ModelFacts(num_labels=10, method=model.method, trained=trained)
     model = module(local_steps=3, transform=Clip(1.0))
     model.network.max_positions, model.network.tokenizer_source = 9, "there"
     model.change_on_resume = ["data.init_args.train_file"]
@@ -38,6 +40,8 @@ def test_the_facts_are_the_models_own():
         tokenizer_source="there",
         data_may_change=True,
         num_labels=10,
+        method=model.method,
+        trained=trained,
     )
     model.change_on_resume = ["model", "database"]
     assert not facts_of(model).data_may_change
