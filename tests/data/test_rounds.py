@@ -320,7 +320,7 @@ def test_loaders_leave_torchs_generator_alone() -> None:
         ({"num_workers": -1}, "^num_workers=-1 must be at least 0$"),
         ({"hosting": "both"}, "^hosting='both' must be one of"),
         ({"seed": -1}, "^seed=-1 must be"),
-        ({"dropout": 1.0}, r"^dropout=1.0 must be in \[0, 1\)"),
+        ({"dropout": 1.0}, "^dropout=1.0 must be at least 0 and below 1$"),
         ({"deadline": 5.0}, "^deadline=5.0 needs to know what clients take"),
     ],
 )

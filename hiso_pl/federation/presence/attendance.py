@@ -195,7 +195,7 @@ def check_presence(dropout: float, deadline: float | None, speeds: Speeds | None
         ValueError: If they are such.
     """
     if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout={dropout} must be in [0, 1): with 1 nobody would ever answer")
+        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
     if deadline is None:
         return
     if not (deadline > 0.0 and math.isfinite(deadline)):

@@ -51,7 +51,7 @@ def check_share(name: str, share: float) -> None:
         ValueError: If it is not in (0, 1].
     """
     if not (isinstance(share, int | float) and 0.0 < share <= 1.0):
-        raise ValueError(f"{name}={share} must be in (0, 1]: with 0 nobody would ever be there")
+        raise ValueError(f"{name}={share} must be above 0 and at most 1")
 
 
 def sample_available(
