@@ -36,9 +36,10 @@ class RunSummary(OrderedCallback):
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
-    finite, and ``attack`` is there where hostile clients were simulated. Where absence is simulated, ``absent_slots`` is how often one did not answer, ``catch_up_kb`` what clients
-    fetched of rounds they missed, averaged over all, and ``simulated_s`` the simulated clock. Of a run that has ended
-    because it would only fail again, as nothing of it is finite any more, ``stopped`` says why.
+    finite, and ``attack`` is there where hostile clients were simulated. Where absence is, ``absent_slots`` is how
+    often a client did not answer, ``catch_up_kb`` what clients fetched of rounds they missed, averaged over all, and
+    ``simulated_s`` the simulated clock. Of a run that has ended because it would only fail again, as nothing of it is
+    finite any more, ``stopped`` says why.
 
     Attributes:
         metrics: Of each metric the first, last and best value.

@@ -14,7 +14,7 @@ from hiso_pl.data.trace import _LIMITS
 
 
 @pytest.fixture
-def trace(tmp_path: Path):  # type: ignore[no-untyped-def]
+def trace(tmp_path: Path):
     def trace(text: str, suffix: str = ".csv", **options: bool) -> Trace:
         path = tmp_path / f"trace{suffix}"
         path.write_text(text)
@@ -28,7 +28,7 @@ def there(found: Trace, clients: int, rounds: int) -> list[list[int]]:
     return [np.flatnonzero(found.there(0, np.arange(clients), r)).tolist() for r in range(rounds)]
 
 
-def test_clients_are_there_when_the_file_says_so(trace) -> None:  # type: ignore[no-untyped-def]
+def test_clients_are_there_when_the_file_says_so(trace) -> None:
     stays = trace("client,first,last\n3,0,1\n1,2,4\n1,1,2\n3,4,4\n1,4,4\n")
     expected = [[3], [1, 3], [1], [1], [1, 3], [], []]
     assert there(stays, 5, 7) == expected
@@ -40,14 +40,14 @@ def test_clients_are_there_when_the_file_says_so(trace) -> None:  # type: ignore
     assert there(again, 5, 12) == (expected[:5] * 3)[:12]
 
 
-def test_any_stays_are_those_of_a_plain_loop(trace) -> None:  # type: ignore[no-untyped-def]
+def test_any_stays_are_those_of_a_plain_loop(trace) -> None:
     draws = np.random.default_rng(5)
     rows = [(c, f, f + int(d)) for c, f, d in draws.integers(0, 12, (60, 3)).tolist()]
     found = there(trace("client,first,last\n" + "".join(f"{c},{f},{last}\n" for c, f, last in rows)), 12, 30)
     assert found == [sorted({c for c, f, last in rows if f <= r <= last}) for r in range(30)]
 
 
-def test_rounds_without_anybody_are_said_or_refused(trace, caplog) -> None:  # type: ignore[no-untyped-def]
+def test_rounds_without_anybody_are_said_or_refused(trace, caplog) -> None:
     found = trace("client,first,last\n0,2,3\n1,6,7\n")
     with caplog.at_level(logging.WARNING, logger="hiso_pl"):
         found.check(2, range(12))
@@ -81,7 +81,7 @@ def test_rounds_without_anybody_are_said_or_refused(trace, caplog) -> None:  # t
         ("client,first,last\n1,5,4\n", "line 2: last=4 must be at least first=5"),
     ],
 )
-def test_a_file_that_is_no_trace(trace, text: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_no_trace(trace, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         trace(text).check(9, range(5))
     assert "\n" not in str(caught.value)

@@ -190,7 +190,8 @@ def test_what_absence_costs_is_what_a_plain_loop_finds() -> None:
                 availability=Fraction(0.4, spell=5), dropout=0.2, deadline=deadline, speeds=speeds, method=method
             )
             clock = Clock(12)
-            down, received = [], dict.fromkeys(range(12), 0)  # of each record; how many each client has
+            down: list[int] = []  # bits of each record
+            received = dict.fromkeys(range(12), 0)  # how many of them each client has
             seconds = fetched = 0.0
             for round in range(60):
                 found = some.attendance(round)
