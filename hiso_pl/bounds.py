@@ -69,6 +69,9 @@ READ_ROW_BYTES = 4 << 20
 READ_VALUE_BYTES = 16
 """What each value of a Parquet file is counted with at least, however small it is compressed."""
 
+TRACE_BYTES, TRACE_ROWS, TRACE_ROW_BYTES = 256 << 20, 2_000_000, 4096
+"""A file that says in which rounds clients are there: its bytes, its rows and one of them."""
+
 JSON_DOCUMENT_BYTES = 256 << 20
 """A JSON document, which is read whole; SQuAD's and DROP's have 30 to 100 MB. What is larger goes as .jsonl."""
 

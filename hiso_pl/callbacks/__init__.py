@@ -1,5 +1,6 @@
 """What watches a run, keeps its files and ends it well; none of it touches the mathematics."""
 
+from hiso_pl.callbacks.attending import Attending
 from hiso_pl.callbacks.board import TensorBoardPanels
 from hiso_pl.callbacks.diagnosis import DiagnosisPanels
 from hiso_pl.callbacks.hostile import HostileClients
@@ -13,6 +14,7 @@ from hiso_pl.callbacks.summary import RunSummary
 from hiso_pl.callbacks.validation import CompleteValidation
 
 __all__ = [
+    "Attending",
     "CompleteValidation",
     "DeferredSignals",
     "DiagnosisPanels",

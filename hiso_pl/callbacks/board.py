@@ -90,7 +90,7 @@ class TensorBoardPanels(OrderedCallback):
         points: dict[str, float] = {}
         if done % self.every_n_rounds == 0 or done == trainer.max_steps:
             points = {
-                "scalar/dropped": float(len(report.dropped)),
+                "scalar/dropped": float(len(report.faults)),
                 "time/round_s": round_s,
                 "time/probe_s": report.probe_s,
                 "time/update_s": report.update_s,

@@ -120,7 +120,11 @@ class TensorBoard(Board):
                     "slots dropped, slots of hostile clients": chart("^scalar/(dropped|hostile)$"),
                 },
                 "Hessian": {"quantiles of H": chart("^hessian/")},
-                "Seconds of a round": {"whole, probes, update": chart("^time/")},
+                "Seconds of a round": {"whole, probes, update": chart("^time/(round|probe|update)_s$")},
+                "Presence": {
+                    "slots absent, rounds missed": chart("^presence/"),
+                    "simulated seconds so far": chart("^time/simulated_s$"),
+                },
                 "Forward passes": {"of all clients so far": chart("^cost/")},
             }
         )

@@ -24,6 +24,9 @@ class ParticipationError(RunError):
 class Participation(OrderedCallback):
     """Tells of the first client that is left out as its losses are not finite, and ends a run that loses too many.
 
+    Clients that do not answer, as their absence is simulated, are no such loss; but rounds in a row that move nothing
+    are too many all the same, and so are all of a run's.
+
     Args:
         max_empty_rounds: Rounds in a row without any client left that are too many; a run of fewer rounds fails at its
             end if all were empty.
@@ -44,11 +47,14 @@ class Participation(OrderedCallback):
         self._slots = self._rounds = self._empty = self._empty_in_a_row = 0
 
     @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         report = optimizer_of(trainer).report
         if report is None:
             return
-        if report.dropped and not self.dropped:
+        faults, absent = report.faults, len(report.absent)
+        if faults and not self.dropped:
             log.warning(
                 "Round %d leaves out %s: not all of their %s are finite. Further ones are only counted, as "
                 "scalar/dropped in TensorBoard and dropped_slots in %s.",
@@ -59,12 +65,19 @@ class Participation(OrderedCallback):
             )
         empty = len(report.dropped) == len(report.clients)
         if empty and not self._empty:
-            log.warning("Round %d moves nothing, as no client is left.", trainer.global_step)
-        self.dropped += len(report.dropped)
-        self._slots += len(report.clients)
+            why = "too few clients answer" if absent else "no client is left"
+            log.warning("Round %d moves nothing, as %s.", trainer.global_step, why)
+        self.dropped += len(faults)
+        self._slots += len(report.clients) - absent
         self._rounds += 1
         self._empty += empty
         self._empty_in_a_row = self._empty_in_a_row + 1 if empty else 0
+        if self._empty_in_a_row >= self.max_empty_rounds and absent and not faults:
+            raise ParticipationError(
+                f"{self._empty_in_a_row} rounds in a row, up to round {trainer.global_step}, moved nothing "
+                f"(participation.max_empty_rounds={self.max_empty_rounds}), as clients do not answer: "
+                f"{_why(batch)} in the last"
+            )
         if self._empty_in_a_row >= self.max_empty_rounds:
             raise ParticipationError(
                 f"{self._empty_in_a_row} rounds in a row, up to round {trainer.global_step}, had no client left, as "
@@ -76,8 +89,14 @@ class Participation(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not interrupted(trainer):
-            self._judge(trainer)
+        if interrupted(trainer):
+            return
+        self._judge(trainer)
+        if self._rounds and self._empty == self._rounds:
+            raise ParticipationError(
+                f"none of the {self._rounds} rounds moved anything, as too few clients answered: see "
+                "data.availability, data.dropout and data.deadline"
+            )
 
     def _judge(self, trainer: Trainer) -> None:
         """Ends the run, by a ParticipationError, if too many slots were left out."""
@@ -117,7 +136,12 @@ def _judged(report: RoundReport) -> str:
     return "losses" if report.scalars is not None else "losses and models"
 
 
+def _why(batch: Any) -> str:
+    attendance = getattr(batch, "attendance", None)
+    return "nobody has said why" if attendance is None else str(attendance.why())
+
+
 def _named(report: RoundReport) -> str:
     """The clients that a round has dropped."""
-    clients = ", ".join(str(report.clients[slot]) for slot in report.dropped)
-    return f"{len(report.dropped)} of its {len(report.clients)} clients ({clients})"
+    clients = ", ".join(str(report.clients[slot]) for slot in report.faults)
+    return f"{len(report.faults)} of its {len(report.clients)} clients ({clients})"

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from hiso_pl.callbacks.attending import attendance_of
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
 from hiso_pl.callbacks.hostile import attack_of
 from hiso_pl.callbacks.participation import ParticipationError, dropped_slots
@@ -35,8 +36,10 @@ class RunSummary(OrderedCallback):
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
-    finite, and ``attack`` is there where hostile clients were simulated. Of a run that has ended because it would only
-    fail again, as nothing of it is finite any more, ``stopped`` says why.
+    finite, and ``attack`` is there where hostile clients were simulated. Where absence is, ``absent_slots`` is how
+    often a client did not answer, ``catch_up_kb`` what clients fetched of rounds they missed, averaged over all, and
+    ``simulated_s`` the simulated clock. Of a run that has ended because it would only fail again, as nothing of it is
+    finite any more, ``stopped`` says why.
 
     Attributes:
         metrics: Of each metric the first, last and best value.
@@ -118,6 +121,7 @@ class RunSummary(OrderedCallback):
             "forwards_per_second": self.forwards / rounds_seconds if rounds_seconds > 0 else 0.0,
             "dropped_slots": dropped_slots(trainer),
             **attack_of(trainer),
+            **attendance_of(trainer),
             "digest": digest(optimizer),
             "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),

@@ -158,7 +158,7 @@ class FederatedCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         own: list[Callback] = [callbacks.DeferredSignals(), callbacks.CompleteValidation()]
         own += [callbacks.RunFolder(text, self.start), callbacks.RunSummary(), PredictionWriter()]
-        own.append(callbacks.HostileClients())
+        own += [callbacks.HostileClients(), callbacks.Attending()]
         if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())

@@ -7,6 +7,7 @@ from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
 from hiso_pl.data.tasks import ClassificationOptions, GenerationOptions
 from hiso_pl.data.text import PromptData, SentenceClassification
+from hiso_pl.data.trace import Trace
 
 __all__ = [
     "Batch",
@@ -20,5 +21,6 @@ __all__ = [
     "Round",
     "SentenceClassification",
     "Splits",
+    "Trace",
     "facts_of",
 ]

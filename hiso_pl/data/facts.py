@@ -28,6 +28,8 @@ class ModelFacts(NamedTuple):
         labels: What a pretrained head calls them, in the order of its scores, where it does.
         attack: What the method has hostile clients do, if any are.
         seed: The seed by which these are drawn; that of the run.
+        method: The method as configured, where it is known: what a round costs a client.
+        trained: Number of trainable parameters.
     """
 
     local_steps: int = 1
@@ -44,6 +46,8 @@ class ModelFacts(NamedTuple):
     labels: tuple[str, ...] | None = None
     attack: Attack | None = None
     seed: int | None = None
+    method: MethodBase | None = None
+    trained: int = 0
 
     @property
     def divisible(self) -> bool:
@@ -96,6 +100,8 @@ def facts_of(model: Model) -> ModelFacts:
         network.labels,
         attack,
         None if attack is None else model.seed,
+        model.method,
+        sum(p.numel() for p in network.parameters() if p.requires_grad),
     )
 
 

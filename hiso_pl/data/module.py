@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -18,8 +20,12 @@ from hiso_pl.data.ownership import Ownership, apart, divided
 from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
 from hiso_pl.federation.cohort import resolve_hosting
 from hiso_pl.federation.partition import IID, Indices, Partition
+from hiso_pl.federation.presence import Availability, Speeds
+from hiso_pl.federation.presence.attendance import Presence, check_presence
 from hiso_pl.lightning_privates import deals_again
 from hiso_pl.zeroth_order.philox import check_seed
+
+logger = logging.getLogger(__name__)
 
 NOTHING_TOLD = ModelFacts()
 
@@ -51,6 +57,10 @@ class FederatedDataModule(LightningDataModule, ABC):
             idle: they wait. auto: help with one local step, idle with more, and where the method transforms scalars
             before they leave a client, since raw losses would pass that by. The result is the same to the bit.
         seed: Seed of the partition, the cohorts and the minibatches; the run's seed.
+        availability: Which clients are there in a round; a cohort is sampled among them. All of them if null.
+        dropout: Probability that a client of a cohort does not answer in a round, below 1.
+        deadline: Seconds of the simulated clock after which a client's answer is not waited for; null waits for all.
+        speeds: How fast clients compute and send, by which the simulated clock goes; there is none if null.
         num_workers: Processes that load data beside each rank; 0 loads in the rank itself.
 
     Attributes:
@@ -75,6 +85,10 @@ class FederatedDataModule(LightningDataModule, ABC):
         spare_ranks: Literal["auto", "idle", "help"] = "auto",
         seed: int = 0,
         num_workers: int = 0,
+        availability: Availability | None = None,
+        dropout: float = 0.0,
+        deadline: float | None = None,
+        speeds: Speeds | None = None,
     ) -> None:
         super().__init__()
         at_least = {"clients": (clients, 1), "batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1)}
@@ -96,6 +110,11 @@ class FederatedDataModule(LightningDataModule, ABC):
         self.spare_ranks = spare_ranks
         self.seed = check_seed(seed)
         self.num_workers = num_workers
+        check_presence(dropout, deadline, speeds)
+        self.availability = availability
+        self.dropout = dropout
+        self.deadline = deadline
+        self.speeds = speeds
         self._begun = False
         self._failure: Exception | None = None
         # Lightning calls it on one rank of a machine; should it fail there, the others would wait for that rank
@@ -169,6 +188,9 @@ class FederatedDataModule(LightningDataModule, ABC):
             if len(self.ownership.hosted) == self.clients:
                 self.parts = list(self.ownership.hosted.values())
             self.splits = splits
+        if stage in (None, "fit") and (self.availability is not None or self.speeds is not None):
+            with together():
+                self._check_presence()
 
     def train_dataloader(self) -> DataLoader[Round]:
         """The rounds from the trainer's on, without an end."""
@@ -183,7 +205,7 @@ class FederatedDataModule(LightningDataModule, ABC):
             rank=rank,
             world=world,
             seed=self.seed,
-            cohort=self.cohort,
+            presence=self.presence(),
             batch_size=self.batch_size,
             local_steps=facts.local_steps,
             local_epochs=facts.local_epochs,
@@ -192,6 +214,35 @@ class FederatedDataModule(LightningDataModule, ABC):
         )
         # global_step is restored before this is called, so a resumed run begins at its next round.
         return make_loader(rounds, RoundSampler(getattr(self.trainer, "global_step", 0)), self.num_workers)
+
+    def presence(self) -> Presence:
+        """Who answers in the rounds of the run; to be asked for once the examples are divided.
+
+        Raises:
+            ValueError: If clients are to take time, and nobody has told of the model.
+        """
+        facts, rounds = self.facts, getattr(self.trainer, "max_steps", 0)
+        method = facts.method.over(rounds) if facts.method is not None and rounds > 0 else facts.method
+        return Presence(
+            self.seed,
+            np.asarray(self.ownership.sizes),
+            self.cohort,
+            self.batch_size,
+            self.availability,
+            self.dropout,
+            self.deadline,
+            self.speeds,
+            method,
+            facts.trained,
+        )
+
+    def _check_presence(self) -> None:
+        first, rounds = getattr(self.trainer, "global_step", 0), getattr(self.trainer, "max_steps", 0)
+        meet = self.presence().check(range(first, max(rounds, first)))
+        if meet is not None and meet < self.clients:
+            logger.info(
+                "deadline=%g s is met by %d of %d clients in round %d.", self.deadline, meet, self.clients, first
+            )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """This rank's batches of the validation split."""

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
 from hiso_pl.federation.batches import draw_batch, draw_epoch
-from hiso_pl.federation.cohort import own_slots, sample_cohort, shared_slot
+from hiso_pl.federation.cohort import own_slots, shared_slot
+from hiso_pl.federation.presence.attendance import Attendance, Presence
 from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.interfaces import Slots
 
@@ -31,12 +32,14 @@ class Round(NamedTuple):
         slots: The cohort, and which of its slots are evaluated here.
         batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots.
         local_steps: The local steps tau that there are minibatches for.
+        attendance: Who of the cohort answers; None where everybody does.
     """
 
     index: int  # type: ignore[assignment]  # nobody searches a round as a tuple
     slots: Slots
     batches: list[list[Batch]]
     local_steps: int
+    attendance: Attendance | None = None
 
 
 @dataclass(eq=False)
@@ -52,7 +55,7 @@ class Rounds(Dataset[Round]):
         rank: This rank.
         world: Number of ranks.
         seed: The run's seed.
-        cohort: Clients in a cohort, m.
+        presence: Cohorts, and who of them answers.
         batch_size: Examples in a minibatch.
         local_steps: Local steps tau.
         local_epochs: Passes over a client's own examples in place of local steps; 0 for none.
@@ -67,7 +70,7 @@ class Rounds(Dataset[Round]):
     rank: int
     world: int
     seed: int
-    cohort: int
+    presence: Presence
     batch_size: int
     local_steps: int
     local_epochs: int
@@ -76,27 +79,29 @@ class Rounds(Dataset[Round]):
 
     def __getitem__(self, index: int) -> Round:
         """Draws the cohort of round ``index`` and collates the minibatches of this rank's slots."""
-        clients = sample_cohort(self.seed, index, len(self.sizes), self.cohort)
+        attendance = self.presence.attendance(index)
+        clients, absent = attendance.clients, attendance.absent
+        present = [slot for slot in range(len(clients)) if slot not in absent]
         shares: tuple[tuple[int, int], ...] = ()
         own: tuple[int, ...]
-        if self.sharing and self.hosting == "dealt" and self.world > self.cohort:
-            slot, share = shared_slot(len(clients), index, self.rank, self.world)
-            own, shares = (slot,), (share,)
+        if self.sharing and self.hosting == "dealt" and present and self.world > len(present):
+            place, share = shared_slot(len(present), index, self.rank, self.world)
+            own, shares = (present[place],), (share,)
         else:
-            own = own_slots(self.hosting, clients, index, self.rank, self.world)
+            own = own_slots(self.hosting, clients, index, self.rank, self.world, absent)
         weights = tuple(float(self.sizes[client]) for client in clients)
         steps: tuple[int, ...] = ()
         if self.local_epochs:
             steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
         batches = [[self.examples.collate(part) for part in self._drawn(clients[slot], index)] for slot in own]
-        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps)
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps, absent)
         if self.attack is not None:
             hostile = self.attack.among(clients, self.seed, slots.population, index)
             batches = [
                 [self._flipped(batch) for batch in minibatches] if hostile[slot] else minibatches
                 for slot, minibatches in zip(own, batches, strict=True)
             ]
-        return Round(index, slots, batches, self.local_steps)
+        return Round(index, slots, batches, self.local_steps, attendance if self.presence.simulated else None)
 
     def _drawn(self, client: int, index: int) -> Iterator[NDArray[np.int64]]:
         """The examples of a client's minibatches, in order."""

@@ -39,7 +39,8 @@ def clients_of(
     assert isinstance(rounds, Rounds)
     # one process looks at every slot, as if there were so many local steps
     alone = replace(rounds, hosting="dealt", rank=0, world=1, sharing=False)
-    drawn = replace(alone, cohort=len(sizes) if count is None else count, local_steps=batches, local_epochs=0)[round]
+    presence = rounds.presence.everybody(len(sizes) if count is None else count)
+    drawn = replace(alone, presence=presence, local_steps=batches, local_epochs=0)[round]
     device = next(network.parameters()).device
     return [
         Client([_minibatch(network, _moved(batch, device)) for batch in of_client], sizes[i] if weighted else 1.0)

@@ -14,6 +14,7 @@ from hiso_pl.federation.partition import (
     label_counts,
     partition_fingerprint,
 )
+from hiso_pl.federation.presence import *  # noqa: F403
 from hiso_pl.federation.privacy import *  # noqa: F403
 from hiso_pl.federation.scalars import *  # noqa: F403 - what is registered there is found here too
 from hiso_pl.federation.traffic import Traffic

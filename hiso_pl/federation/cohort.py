@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from hiso_pl.zeroth_order.philox import Draws, Purpose
@@ -53,13 +53,18 @@ def resolve_hosting(hosting: Literal["auto", "fixed", "dealt"], clients: int, wo
 
 
 def own_slots(
-    hosting: Literal["fixed", "dealt"], cohort: Sequence[int], round: int, rank: int, world: int
+    hosting: Literal["fixed", "dealt"],
+    cohort: Sequence[int],
+    round: int,
+    rank: int,
+    world: int,
+    absent: Collection[int] = (),
 ) -> tuple[int, ...]:
     """The slots this rank evaluates in a round, ascending.
 
-    Over all ranks every slot occurs once. Fixed: the slot of the client that is this rank, if it takes part.
-    Dealt: slot s goes to rank ``(s + round) % world``, so that loads differ by at most one, and the rank that
-    carries the odd slot changes from round to round.
+    Over all ranks every slot occurs once whose client answers. Fixed: the slot of the client that is this rank, if it
+    takes part. Dealt: the s-th of them goes to rank ``(s + round) % world``, so that loads differ by at most one, and
+    the rank that carries the odd slot changes from round to round.
 
     Args:
         hosting: The resolved hosting.
@@ -67,10 +72,12 @@ def own_slots(
         round: The round r.
         rank: This rank.
         world: Number of ranks.
+        absent: Slots whose client does not answer.
     """
+    present = [slot for slot in range(len(cohort)) if slot not in absent]
     if hosting == "fixed":
-        return tuple(slot for slot, client in enumerate(cohort) if client == rank)
-    return tuple(slot for slot in range(len(cohort)) if (slot + round) % world == rank)
+        return tuple(slot for slot in present if cohort[slot] == rank)
+    return tuple(slot for s, slot in enumerate(present) if (s + round) % world == rank)
 
 
 def shared_slot(cohort: int, round: int, rank: int, world: int) -> tuple[int, tuple[int, int]]:

@@ -38,6 +38,11 @@ class AllReduceExchange(Exchange):
         self._ballots = 0.0
 
     @property
+    def alone(self) -> bool:  # type: ignore[override]
+        """Whether there is no other process."""
+        return self._place()[1] == 1
+
+    @property
     def stop_agreed(self) -> bool:
         """Whether any rank had asked to stop when the last exchange was made; the same on every rank."""
         return self._ballots > 0.0

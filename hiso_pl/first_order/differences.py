@@ -55,7 +55,7 @@ class Differences:
     .. math:: \Delta = \frac{\sum_{slot} n_{slot} \Delta_{slot}}{\sum_{slot} n_{slot}}
 
     Both sums run over the slots present, in slot order, in float64, whichever processes the differences are from: so
-    every number of ranks gives the same bits. A process that has every slot adds each up as it comes, and keeps two
+    every number of ranks gives the same bits. A process that is alone adds each up as it comes, and keeps two
     numbers a parameter. Otherwise it keeps its own slots' differences, fp32, until all are exchanged.
 
     Args:
@@ -70,7 +70,7 @@ class Differences:
 
     def __init__(self, sizes: Sequence[int], slots: Slots, exchange: Exchange, weights: Sequence[float]) -> None:
         self._sizes, self._slots, self._exchange, self._weights = sizes, slots, exchange, weights
-        self._alone = len(slots.own) == slots.size
+        self._alone = exchange.alone
         self._sums: list[Tensor] = []
         self._held: dict[int, Sequence[Tensor]] = {}
         self._told = np.zeros((slots.size, 3), dtype=np.float32)
@@ -104,8 +104,10 @@ class Differences:
 
     @property
     def losses(self) -> NDArray[np.float32]:
-        """Each slot's loss at x, shape ``[m]``."""
-        return self._told[:, 0]
+        """Each slot's loss at x, shape ``[m]``; NaN of a client that does not answer."""
+        found = self._told[:, 0].copy()
+        found[list(self._slots.absent)] = np.nan
+        return found
 
     @property
     def present(self) -> NDArray[np.bool_]:

@@ -74,6 +74,11 @@ class FedZO(DifferenceMethod):
         """See :class:`DifferenceMethod`."""
         return {"mu": self.mu, "num_directions": self.num_directions}
 
+    @property
+    def passes(self) -> int:
+        """See :class:`DifferenceMethod`."""
+        return self.num_directions + 1 if self.difference == "forward" else 2 * self.num_directions
+
     def check_rounds(self, cohort: int, rounds: range) -> None:
         """See :class:`~hiso_pl.zeroth_order.interfaces.MethodBase`."""
         check_count(
@@ -103,7 +108,7 @@ class ProbedSteps(Work):
         for t, shape in enumerate(self._shapes):
             if method.distribution == "low_rank" and len(shape) > 1:
                 check_matrix(shape, f"tensor {t}")
-        self.forwards = method.num_directions + 1 if method.difference == "forward" else 2 * method.num_directions
+        self.forwards = method.passes
 
     def __call__(self, task: Task) -> float:
         """See :class:`~hiso_pl.first_order.work.Work`."""

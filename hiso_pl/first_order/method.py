@@ -14,6 +14,7 @@ from hiso_pl.first_order.work import Work
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.options import check_count
 from hiso_pl.zeroth_order.philox import MAX_LOCAL_STEPS
+from hiso_pl.zeroth_order.record import BITS_PER_SCALAR, Bits
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,20 @@ class DifferenceMethod(MethodBase):
     def figures(self) -> Mapping[str, Any]:
         """What reports say of the method beside its rate: ``mu`` and ``num_directions``, where it has them."""
         return {}
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a local step, a backward pass counted as two: those of a step along a gradient."""
+        return 3
+
+    def passes_at(self, round: int) -> int:
+        """See :class:`~hiso_pl.zeroth_order.interfaces.MethodBase`."""
+        return self.passes
+
+    def bits_at(self, round: int, cohort: int, parameters: int) -> Bits:
+        """See :class:`~hiso_pl.zeroth_order.interfaces.MethodBase`: the model travels, to the cohort and back."""
+        size = BITS_PER_SCALAR * parameters
+        return Bits(size, size, missed=False)
 
     @abstractmethod
     def work(self, parameters: Sequence[Tensor], seed: int, network: nn.Module | None) -> Work:

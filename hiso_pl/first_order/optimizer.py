@@ -27,11 +27,9 @@ from hiso_pl.first_order.work import Task, Work
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, SameFunction, check_evaluating, checked
 from hiso_pl.zeroth_order.points import standing_at
-from hiso_pl.zeroth_order.record import Bits, RoundReport
+from hiso_pl.zeroth_order.record import RoundReport
 
 T = TypeVar("T")
-
-BITS = 32
 
 
 class DifferenceOptimizer(ServedDifferences):
@@ -148,7 +146,8 @@ class DifferenceOptimizer(ServedDifferences):
 
         found = differences.losses
         mean = math.fsum(found[present].tolist()) / int(present.sum()) if present.any() else None
-        size = BITS * sum(p.numel() for p in self.parameters)
+        taken = sum(steps) - sum(steps[slot] for slot in slots.absent)
+        bits = self.method.bits_at(round, slots.size, sum(p.numel() for p in self.parameters))
         self.report = RoundReport(
             round=round,
             loss=mean,
@@ -160,13 +159,14 @@ class DifferenceOptimizer(ServedDifferences):
             num_directions=self.method.figures.get("num_directions"),
             probe_s=work_s,
             update_s=update_s,
-            forwards=work.forwards * sum(steps),
-            bits=Bits(size, size, missed=False),
+            forwards=work.forwards * taken,
+            bits=bits,
             sent=None,
             slot_losses=found,
             exchange_s=differences.exchange_s,
             figures={"difference/norm": norm, "difference/client_norm": differences.norm} if present.any() else {},
-            backwards=work.backwards * sum(steps),
+            backwards=work.backwards * taken,
+            absent=slots.absent,
         )
         return torch.tensor(math.nan if mean is None else mean, dtype=torch.float32)
 

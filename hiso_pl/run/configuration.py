@@ -42,8 +42,11 @@ def default_of(key: str, options: Mapping[str, str]) -> str | None:
     owner, _, name = key.rpartition(".init_args.")
     module, _, kind = options.get(f"{owner}.class_path", "").strip("'").rpartition(".")
     found = getattr(sys.modules.get(module), kind, None)
-    parameter = inspect.signature(found).parameters.get(name) if inspect.isclass(found) else None
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else repr(parameter.default)
+    for base in inspect.getmro(found) if inspect.isclass(found) else ():  # options may be handed on as **base
+        parameter = inspect.signature(vars(base).get("__init__", object)).parameters.get(name)
+        if parameter is not None:
+            return None if parameter.default is inspect.Parameter.empty else repr(parameter.default)
+    return None
 
 
 def of_the_launch(tree: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.digest import StateTensor
 from hiso_pl.zeroth_order.losses import Loss
-from hiso_pl.zeroth_order.record import RoundRecord, RoundReport
+from hiso_pl.zeroth_order.record import Bits, RoundRecord, RoundReport
 
 T = TypeVar("T")
 
@@ -46,7 +46,13 @@ class Slots(NamedTuple):
 
 
 class Exchange(ABC):
-    """The one collective of a round: own rows in, every row of the cohort out."""
+    """The one collective of a round: own rows in, every row of the cohort out.
+
+    Attributes:
+        alone: Whether there is no other process, so that all slots that are evaluated are evaluated here.
+    """
+
+    alone: bool = False
 
     @abstractmethod
     def slots(self, local: int) -> Slots:
@@ -67,6 +73,8 @@ class Exchange(ABC):
 
 class LocalExchange(Exchange):
     """The exchange of a single process: the identity."""
+
+    alone = True
 
     def slots(self, local: int) -> Slots:
         """All slots are local."""
@@ -139,6 +147,22 @@ class MethodBase(ABC):
         Raises:
             ValueError: If there is one; it is named.
         """
+
+    def passes_at(self, round: int) -> int:
+        """Forward passes of a client's local step in a round, a backward pass counted as two.
+
+        Raises:
+            ValueError: If nobody has said.
+        """
+        raise ValueError(f"method={type(self).__name__} must have passes_at() and bits_at() for clients to take time")
+
+    def bits_at(self, round: int, cohort: int, parameters: int) -> Bits:
+        """What a round costs a client of a cohort of so many, of a model of so many trainable parameters.
+
+        Raises:
+            ValueError: If nobody has said.
+        """
+        raise ValueError(f"method={type(self).__name__} must have bits_at() for what clients miss to be counted")
 
     def over(self, rounds: int) -> MethodBase:
         """The same for a run of so many rounds, where schedules leave their length open."""

@@ -238,6 +238,15 @@ class Method(MethodAsData, MethodBase):
             return Bits(up, cohort * up)
         return Bits(up, scalars * self.aggregation.received_bits(transform, cohort))
 
+    def passes_at(self, round: int) -> int:
+        """See :class:`MethodBase`."""
+        count = self.num_directions_at(round)
+        return count + 1 if self.difference == "forward" else 2 * count
+
+    def bits_at(self, round: int, cohort: int, parameters: int) -> Bits:
+        """See :class:`MethodBase`."""
+        return self.bits(cohort, self.num_directions_at(round))
+
     @classmethod
     def bits_of(cls, data: Mapping[str, Any], record: RoundRecord, mine: Method | None = None) -> Bits:
         """What a recorded round cost a client, by the data of its method.

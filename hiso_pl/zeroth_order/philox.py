@@ -131,6 +131,16 @@ def words(seed: int, purpose: Purpose, owner: int, round: int, shape: tuple[int,
     return philox4x32(counter, check_seed(seed))
 
 
+def uniform_each(
+    seed: int, purpose: Purpose, owners: NDArray[np.int64], round: int = 0, k: int = 0, p: int = 0
+) -> NDArray[np.float64]:
+    """A number strictly between 0 and 1 for each owner, the first of its own :class:`Draws`, in the owners' order."""
+    counter = np.zeros((len(owners), 4), dtype=np.uint32)
+    counter[:, 1] = owners
+    counter[:, 2:] = round, last_word(purpose, k, p)
+    return _unit(_wide(philox4x32(counter, check_seed(seed)))[:, 0])
+
+
 def _wide(words: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """Integers of 64 bits, each of two words, the lower one first."""
     wide = words.astype(np.uint64)

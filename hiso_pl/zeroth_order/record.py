@@ -196,3 +196,12 @@ class RoundReport(NamedTuple):
     backwards: int = 0
     absent: tuple[int, ...] = ()
     hostile: tuple[int, ...] = ()
+
+    @property
+    def faults(self) -> tuple[int, ...]:
+        """Slots dropped for what their clients found, not because these, or too few of the others, do not answer."""
+        missing = set(self.absent)
+        found = (slot for slot in self.dropped if slot not in missing)
+        if not missing or self.sent is None:
+            return tuple(found)
+        return tuple(slot for slot in found if not np.isfinite(self.sent[slot]).all())

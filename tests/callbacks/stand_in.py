@@ -68,7 +68,8 @@ class Data(LightningDataModule):
 
 
 class Module(LightningModule):
-    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise", "drift", "nan" or "nans".
+    """Fits a vector; `faults` maps a round to what happens there: "term", "int", "raise", "drift", "nan", "nans" or
+    "away", where nobody answers, or "half", where one does.
 
     `logs` has Lightning log what was validated as well.
     """
@@ -111,7 +112,9 @@ class Module(LightningModule):
         if fault in ("term", "int"):
             signal.raise_signal(signal.SIGTERM if fault == "term" else signal.SIGINT)  # to this thread, at once
         own = tuple(slot for slot in range(COHORT) if slot % self.trainer.world_size == self.global_rank)
-        slots = Slots(COHORT, own, tuple(range(COHORT)), (1.0,) * COHORT)
+        absent = {"away": (0, 1), "half": (1,)}.get(fault or "", ())
+        own = tuple(slot for slot in own if slot not in absent)
+        slots = Slots(COHORT, own, tuple(range(COHORT)), (1.0,) * COHORT, absent=absent)
         broken = {"nan": 1, "nans": COHORT}.get(fault or "", 0)  # slots without a finite loss, the first ones
         losses = [
             lambda k, slot=slot: ((self.weight - slot) ** 2).mean() * (math.nan if slot < broken else 1.0)

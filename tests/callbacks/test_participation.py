@@ -51,6 +51,32 @@ def test_too_many_that_are_left_out_end_the_run(stand_in, tmp_path, faults, opti
         assert said in summary["stopped"]
 
 
+def test_clients_that_do_not_answer_are_no_loss(stand_in, tmp_path, caplog):
+    faults = {r: "half" for r in range(7)} | {3: "away", 4: "away"}
+    with caplog.at_level(logging.WARNING, logger="hiso_pl"):
+        stand_in.make_trainer(tmp_path, 7, participation=Participation(max_empty_rounds=3, max_dropped=0.0)).fit(
+            stand_in.Module(faults=faults), datamodule=stand_in.Data()
+        )
+    assert [r.message for r in caplog.records] == ["Round 4 moves nothing, as too few clients answer."]
+    assert json.loads((tmp_path / "summary.json").read_text())["dropped_slots"] == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (
+            dict.fromkeys((2, 3, 4), "away"),
+            "3 rounds in a row, up to round 5, moved nothing .* clients do not answer: ",
+        ),
+        (dict.fromkeys((0, 1), "away"), "none of the 2 rounds moved anything, as too few clients answered: see"),
+    ],
+)
+def test_rounds_that_nobody_answers_in_end_the_run(stand_in, tmp_path, faults, said):
+    trainer = stand_in.make_trainer(tmp_path, max(faults) + 1, participation=Participation(max_empty_rounds=3))
+    with pytest.raises(ParticipationError, match=said):
+        trainer.fit(stand_in.Module(faults=faults), datamodule=stand_in.Data())
+
+
 def test_rounds_that_are_empty_now_and_then_are_not_too_many(stand_in, tmp_path):
     trainer = stand_in.make_trainer(tmp_path, 7, participation=Participation(max_empty_rounds=2))
     trainer.fit(stand_in.Module(faults={1: "nans", 3: "nans", 5: "nans"}), datamodule=stand_in.Data())

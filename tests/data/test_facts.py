@@ -27,7 +27,9 @@ def digits(**options) -> DigitsData:
 
 
 def test_the_facts_are_the_models_own():
-    assert facts_of(module(local_steps=1)) == ModelFacts(num_labels=10)
+    model = module(local_steps=1)
+    trained = sum(p.numel() for _, p in model.trainable())
+    assert facts_of(model) == ModelFacts(num_labels=10, method=model.method, trained=trained)
     model = module(local_steps=3, transform=Clip(1.0))
     model.network.max_positions, model.network.tokenizer_source = 9, "there"
     model.change_on_resume = ["data.init_args.train_file"]
@@ -38,6 +40,8 @@ def test_the_facts_are_the_models_own():
         tokenizer_source="there",
         data_may_change=True,
         num_labels=10,
+        method=model.method,
+        trained=trained,
     )
     model.change_on_resume = ["model", "database"]
     assert not facts_of(model).data_may_change
@@ -105,7 +109,7 @@ def test_help_is_refused_where_a_transform_decides_what_leaves_a_client():
 def test_help_is_refused_where_a_slot_is_the_work_of_one_rank():
     with torch.random.fork_rng():
         facts = facts_of(FederatedModule(DigitsCNN(channels=2), FedAvg(local_epochs=2)))
-    assert facts == ModelFacts(local_epochs=2, undivided="FedAvg", num_labels=10)
+    assert facts._replace(method=None, trained=0) == ModelFacts(local_epochs=2, undivided="FedAvg", num_labels=10)
     with pytest.raises(ValueError, match=r"^spare_ranks='help' must be idle or auto: with FedAvg a slot is one rank's"):
         digits(spare_ranks="help").take(facts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,8 @@ from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
-from hiso_pl.federation import IID, ByColumn, Dirichlet, LabelFlip, SignFlip
+from hiso_pl.federation import IID, ByColumn, Dirichlet, Fraction, LabelFlip, LogNormal, SignFlip
+from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.interfaces import Slots
 
 
@@ -57,11 +59,11 @@ class NumbersData(FederatedDataModule):
 
 
 def ready(
-    rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, local_epochs: int = 0, **settings
+    rank: int = 0, world: int = 1, start: int = 0, local_steps: int = 1, local_epochs: int = 0, method=None, **settings
 ) -> NumbersData:
     data = NumbersData(**settings)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start)
-    data.take(ModelFacts(local_steps, local_epochs))
+    data.take(ModelFacts(local_steps, local_epochs, method=method))
     data.setup("fit")
     return data
 
@@ -129,6 +131,61 @@ def test_every_rank_count_plays_the_same_rounds(world: int) -> None:
         assert not together.keys() & mine.keys()
         together |= mine
     assert together == alone
+
+
+ABSENT = {
+    "availability": Fraction(0.6),
+    "dropout": 0.2,
+    "deadline": 3.0,
+    "speeds": LogNormal(15.0, 0.7, latency=0.0),
+    "method": Method(num_directions=3),
+}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 6])
+def test_slots_whose_client_does_not_answer_are_evaluated_by_nobody(world: int) -> None:
+    alone, count = play(ready(**ABSENT), 40), 0
+    assert {one.slots.size for one in alone} == {4}
+    numbers = [len(one.slots.absent) for one in alone]
+    assert {0, 1, 2, 3} <= set(numbers)
+    together, loads = {}, []  # type: ignore[var-annotated]
+    for rank in range(world):
+        rounds = play(ready(rank, world, spare_ranks="idle", **ABSENT), 40)
+        assert [one.slots[2:4] + one.slots[5:] for one in rounds] == [one.slots[2:4] + one.slots[5:] for one in alone]
+        mine = by_slot(rounds)
+        assert not together.keys() & mine.keys()
+        together |= mine
+        loads.append([len(one.slots.own) for one in rounds])
+        count += sum(map(len, (one.slots.own for one in rounds)))
+        if world == 6:
+            assert all(one.slots.clients[slot] == rank for one in rounds for slot in one.slots.own)
+    assert together == by_slot(alone)
+    assert count == sum(4 - n for n in numbers)
+    assert world == 6 or all(max(each) - min(each) <= 1 for each in zip(*loads, strict=True))
+
+
+def test_spare_ranks_help_those_that_are_there() -> None:
+    alone = by_slot(play(ready(**ABSENT), 40))
+    ranks = [play(ready(rank, 5, **ABSENT), 40) for rank in range(5)]
+    for rounds in zip(*ranks, strict=True):
+        slots = rounds[0].slots
+        there = [slot for slot in range(4) if slot not in slots.absent]
+        shares = Counter((one.slots.own[0], one.slots.shares[0]) for one in rounds if one.slots.own)
+        whole = {(slot, (i, of)) for slot, (_, of) in shares for i in range(of)}
+        assert set(shares) == whole
+        assert {slot for slot, _ in whole} == set(there)
+        assert sum(shares.values()) == (5 if there else 0)
+        for one in rounds:
+            assert all(by_slot([one])[one.index, slot] == alone[one.index, slot] for slot in one.slots.own)
+
+
+def test_absence_needs_no_state() -> None:
+    whole = play(ready(**ABSENT), 12)
+    later = play(ready(start=5, **ABSENT), 7)
+    assert [one.slots for one in later] == [one.slots for one in whole[5:]]
+    assert [one.attendance for one in later] == [one.attendance for one in whole[5:]]
+    assert by_slot(later) == by_slot(whole[5:])
+    assert [one.attendance for one in play(ready(), 3)] == [None] * 3
 
 
 def test_a_loader_begins_where_the_trainer_stands() -> None:
@@ -263,6 +320,8 @@ def test_loaders_leave_torchs_generator_alone() -> None:
         ({"num_workers": -1}, "^num_workers=-1 must be at least 0$"),
         ({"hosting": "both"}, "^hosting='both' must be one of"),
         ({"seed": -1}, "^seed=-1 must be"),
+        ({"dropout": 1.0}, "^dropout=1.0 must be at least 0 and below 1$"),
+        ({"deadline": 5.0}, "^deadline=5.0 needs to know what clients take"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(settings: dict, message: str) -> None:
@@ -279,6 +338,8 @@ def test_settings_that_cannot_be_are_refused_at_once(settings: dict, message: st
         ({"train": 5, "partition": IID(minimum=0)}, "^client 5 owns no training example"),
         ({"train": 0}, "^the training split has 0 examples"),
         ({"val": 0}, "^the validation split has 0 examples"),
+        ({"speeds": LogNormal()}, "^speeds need to know what a client computes"),
+        ({**ABSENT, "deadline": 0.01}, "^deadline=0.01 is met by nobody: the fastest of clients=6, client"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_setup(settings: dict, message: str) -> None:

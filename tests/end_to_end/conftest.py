@@ -393,6 +393,14 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
         (1, 2),
         [f"{METHOD}.aggregation", of_class("hiso_pl.federation.GeometricMedian", mixing=True)],
     ),
+    # clients that are away, drop out or are late: on three ranks fewer slots than ranks now and then
+    "absent": (
+        (1, 2, 3),
+        [
+            *(f"{DATA}.availability", of_class("hiso_pl.federation.Fraction", share=0.4), f"{DATA}.dropout", "0.2"),
+            *(f"{DATA}.speeds", of_class("hiso_pl.federation.LogNormal"), f"{DATA}.deadline", "0.6"),
+        ],
+    ),
     "block": (
         (1, 2, 3, 4),
         [

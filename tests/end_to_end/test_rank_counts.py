@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("own with steps", (3,)),
         ("few bits", (2, 3)),
         ("robust", (2,)),
+        ("absent", (2, 3)),
         ("block", (2, 3, 4)),
         ("16 bit", (2,)),
         ("candidates", (3,)),

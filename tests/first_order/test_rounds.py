@@ -157,6 +157,34 @@ def test_a_client_that_is_not_finite_is_left_out_and_nothing_else_happens(proble
         assert optimizer.report.loss == without.report.loss
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("absent", [(1, 4), (0, 1, 2, 4)])
+def test_slots_whose_client_does_not_answer_are_no_part_of_the_mean(problem, on_ranks, name, absent):
+    """Nor does anybody wait for the other ranks' where one rank evaluates all that are there."""
+    there = tuple(slot for slot in range(5) if slot not in absent)
+
+    def run(rank, exchange, ranks):
+        optimizer = problem.optimizer(METHODS[name], seed=5, exchange=exchange)
+        own = tuple(slot for i, slot in enumerate(there) if i % ranks == rank)
+        problem.round(optimizer, Slots(5, own, CLIENTS, WEIGHTS, absent=absent))
+        return optimizer
+
+    alone, whole = run(0, None, 1), rounds_on(problem, METHODS[name], 1, 0, None, count=1)
+    assert alone.report.dropped == alone.report.absent == absent
+    assert alone.report.faults == ()
+    assert np.isnan(alone.report.slot_losses).tolist() == [slot in absent for slot in range(5)]
+    assert alone.report.forwards == whole.report.forwards * len(there) // 5
+    assert digest(alone) != digest(whole)
+    if name != "FedZO":  # which draws by slot
+        without = problem.optimizer(METHODS[name], seed=5)
+        clients, weights = (tuple(of[slot] for slot in there) for of in (CLIENTS, WEIGHTS))
+        problem.round(without, Slots(len(there), tuple(range(len(there))), clients, weights))
+        assert digest(alone) == digest(without)
+    for ranks in (1, 2, 3):
+        found = on_ranks(ranks, lambda rank, exchange, n=ranks: run(rank, exchange, n))
+        assert {digest(optimizer) for optimizer in found} == {digest(alone)}
+
+
 def test_a_round_without_anybody_leaves_all_as_it_is(problem):
     optimizer = problem.optimizer(FedAdam(lr=0.1))
     before = digest(optimizer)

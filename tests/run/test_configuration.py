@@ -1,5 +1,6 @@
 """A configuration as its leaves."""
 
+import hiso_pl.data  # noqa: F401 - a class that is not imported is not known
 from hiso_pl.run.configuration import as_text, default_of, leaves
 
 ADAM = {"class_path": "hiso_pl.zeroth_order.Adam", "init_args": {}}
@@ -19,6 +20,9 @@ def test_the_default_of_an_option_is_that_of_the_class_that_the_configuration_na
     at = "model.method.init_args"
     found = [f"{at}.local_lr", f"{at}.update_rule.init_args.bias_correction", f"{at}.difference"]
     assert [default_of(key, options) for key in found] == ["None", "True", "'forward'"]
+    data = as_text({"data": {"class_path": "hiso_pl.data.DigitsData", "init_args": {"dropout": 0.0}}})
+    found = [default_of(f"data.init_args.{name}", data) for name in ("split_seed", "dropout", "availability", "base")]
+    assert found == ["0", "0.0", "None", None]  # those that a class hands on to the one that it derives from too
     for key in ("seed", f"{at}.nothing", "model.network.init_args.path", f"{at}.update_rule.class_path"):
         assert default_of(key, options) is None
     for path in ("os.system", "nowhere.Class", "", "hiso_pl.zeroth_order.Nothing"):
