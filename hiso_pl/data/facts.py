@@ -17,7 +17,7 @@ class ModelFacts(NamedTuple):
         local_steps: Local steps tau of a round: the minibatches that a slot takes.
         local_epochs: Passes over its own examples that a slot takes in place of local steps; 0 for none.
         undivided: What of the method has a slot's work done by one rank, in words; empty where ranks may share it.
-        withholds_losses: Whether the method transforms scalars before they leave a client, so that no raw loss may.
+        withholds_losses: Whether the method says what leaves a client, so that no raw loss may.
         max_positions: Longest sequence the network takes, where it has a limit.
         vocabulary_size: Number of token ids the network takes, where it takes tokens.
         tokenizer_source: Where the network's tokenizer is found, if it brings one.
@@ -28,6 +28,7 @@ class ModelFacts(NamedTuple):
         labels: What a pretrained head calls them, in the order of its scores, where it does.
         attack: What the method has hostile clients do, if any are.
         seed: The seed by which these are drawn; that of the run.
+        per_example: Whether each example is private, so that minibatches are drawn in secret.
     """
 
     local_steps: int = 1
@@ -44,6 +45,7 @@ class ModelFacts(NamedTuple):
     labels: tuple[str, ...] | None = None
     attack: Attack | None = None
     seed: int | None = None
+    per_example: bool = False
 
     @property
     def divisible(self) -> bool:
@@ -96,6 +98,7 @@ def facts_of(model: Model) -> ModelFacts:
         network.labels,
         attack,
         None if attack is None else model.seed,
+        model.method.per_example,
     )
 
 
