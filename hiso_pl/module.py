@@ -20,7 +20,7 @@ from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
 from hiso_pl.run.schedules import check_lengths
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
-from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.losses import Loss, no_examples
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.precision import cast_frozen
 from hiso_pl.zeroth_order.record import RoundReport
@@ -128,6 +128,14 @@ class FederatedModule(Checkpointed):
         """Notes what the run starts from."""
         self.network.eval()
         self._initial_digest = digest(self.optimizer)
+        if isinstance(self.method, Method) and self.method.privacy is not None:
+            log.info("Private at the level of a %s: %r.", self.method.privacy.level, self.method.privacy)
+            log.info(
+                "Its noise is drawn anew each time, so no other run gives these bits, and a replay of its ledger does."
+            )
+            sizes = getattr(getattr(self.trainer.datamodule, "ownership", None), "sizes", ())  # type: ignore[attr-defined]
+            for line in self.method.privacy.doubts(sizes):
+                log.warning("%s", line)
 
     # A round
 
@@ -158,7 +166,9 @@ class FederatedModule(Checkpointed):
             scheduler.step()
 
     def _loss_of(self, minibatches: list[dict[str, Tensor]]) -> Loss:
-        return lambda k: self.network.loss(minibatches[k])
+        if not self.method.per_example:
+            return lambda k: self.network.loss(minibatches[k])
+        return (lambda k: self.network.example_losses(minibatches[k])) if minibatches[0] else no_examples
 
     def request_stop(self) -> None:
         """Asks all ranks to stop after the coming exchange."""

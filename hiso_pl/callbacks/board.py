@@ -178,11 +178,12 @@ class TensorBoardPanels(OrderedCallback):
         parts = getattr(data, "parts", None)
         sizes = getattr(ownership, "sizes", None) or tuple(map(len, parts or ()))
         pictures = {}
-        if splits is not None and sizes:
+        shown = not run.method.private  # who owns what is the clients' own affair
+        if splits is not None and sizes and shown:
             attribute = getattr(getattr(data, "partition", None), "attribute", "label")
             pictures["partition"] = partition_picture(*partition_counts(splits.train, parts, sizes, attribute))
         texts = {"config": f"```yaml\n{in_reading_order(text)}\n```"} if text else {}
-        if hasattr(data, "describe_clients"):
+        if hasattr(data, "describe_clients") and shown:
             texts["partition"] = data.describe_clients()
         points = self._look(trainer, boards) if self.hessian_every_n_rounds and done == 0 else {}
         for board in boards:

@@ -73,6 +73,12 @@ class DiagnosisPanels(OrderedCallback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, FederatedDataModule):
             raise ValueError(f"{type(self).__name__} needs a FederatedDataModule, whose clients it looks at")
+        method = federated(pl_module).method
+        if method.private:
+            raise ValueError(
+                f"{type(self).__name__} shows gradients of clients' examples, which model.method.privacy keeps with "
+                "them: leave it out"
+            )
         ranks = trainer.world_size
         if ranks > 1 and resolve_hosting(data.hosting, data.clients, ranks) == "fixed":
             raise ValueError(

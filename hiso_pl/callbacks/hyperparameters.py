@@ -62,7 +62,7 @@ def _method(description: Mapping[str, Any]) -> str:
     usual = {"Identity", "Diagonal", "Sgd", "Mean", "normal", ""}
     parts = [
         preconditioner,
-        *(_class(_at(options, part)) for part in ("update_rule", "transform", "attack", "aggregation")),
+        *(_class(_at(options, part)) for part in ("update_rule", "privacy", "transform", "attack", "aggregation")),
     ]
     words += [part for part in (*parts, str(options.get("distribution", ""))) if part not in usual]
     words += ["own"] if options.get("directions") == "client" else []

@@ -38,9 +38,9 @@ class RoundLedger(OrderedCallback):
     """Writes ``rounds.ledger`` on rank 0: a record a round, from which the run can be rebuilt and checked.
 
     A record is handed to the operating system before the next round begins, so it outlives the process. A run that goes
-    on from a checkpoint older than its ledger computes rounds again, and what it gets must equal what is there. With
-    ``--ckpt_path ledger`` they are not computed but applied: the newest checkpoint that can be read, or the initial
-    weights, and the records that follow.
+    on from a checkpoint older than its ledger computes rounds again, and what it gets must equal what is there; of a
+    private run, whose noise is drawn anew, later records are cut off instead. With ``--ckpt_path ledger`` they are not
+    computed but applied: the newest checkpoint that can be read, or the initial weights, and the records that follow.
 
     Attributes:
         kept: Whether this run keeps a ledger; the same on all ranks.
@@ -182,7 +182,8 @@ class RoundLedger(OrderedCallback):
                     copied.unlink(missing_ok=True)
                 raise
         if path.exists():
-            return LedgerWriter.resume(path, header, round, bool(module.changed_on_resume), state)
+            anew = optimizer_of(trainer).record if module.method.private else None
+            return LedgerWriter.resume(path, header, round, bool(module.changed_on_resume), state, anew)
         return LedgerWriter(path, header, self._initial)
 
     # The rounds

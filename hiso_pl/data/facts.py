@@ -17,7 +17,7 @@ class ModelFacts(NamedTuple):
         local_steps: Local steps tau of a round: the minibatches that a slot takes.
         local_epochs: Passes over its own examples that a slot takes in place of local steps; 0 for none.
         undivided: What of the method has a slot's work done by one rank, in words; empty where ranks may share it.
-        withholds_losses: Whether the method transforms scalars before they leave a client, so that no raw loss may.
+        withholds_losses: Whether the method says what leaves a client, so that no raw loss may.
         max_positions: Longest sequence the network takes, where it has a limit.
         vocabulary_size: Number of token ids the network takes, where it takes tokens.
         tokenizer_source: Where the network's tokenizer is found, if it brings one.
@@ -30,6 +30,7 @@ class ModelFacts(NamedTuple):
         seed: The seed by which these are drawn; that of the run.
         method: The method as configured, where it is known: what a round costs a client.
         trained: Number of trainable parameters.
+        per_example: Whether each example is private, so that minibatches are drawn in secret.
     """
 
     local_steps: int = 1
@@ -48,6 +49,7 @@ class ModelFacts(NamedTuple):
     seed: int | None = None
     method: MethodBase | None = None
     trained: int = 0
+    per_example: bool = False
 
     @property
     def divisible(self) -> bool:
@@ -102,6 +104,7 @@ def facts_of(model: Model) -> ModelFacts:
         None if attack is None else model.seed,
         model.method,
         sum(p.numel() for p in network.parameters() if p.requires_grad),
+        model.method.per_example,
     )
 
 

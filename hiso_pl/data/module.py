@@ -44,7 +44,8 @@ class FederatedDataModule(LightningDataModule, ABC):
     Args:
         clients: Number of clients, each the owner of one part of the training examples.
         cohort: Clients sampled for a round.
-        batch_size: Examples in a minibatch; a client that owns fewer uses all of them.
+        batch_size: Examples in a minibatch; a client that owns fewer uses all of them. Where each example is private,
+            those that it has on average.
         eval_batch_size: Examples in a batch of validation, test and prediction.
         partition: How the training examples are divided; None is at random, hiso_pl.federation.IID, unless they come
             divided already.
@@ -54,8 +55,8 @@ class FederatedDataModule(LightningDataModule, ABC):
             ranks as clients.
         spare_ranks: What ranks do that a dealt cohort leaves without a slot. help: they take a share of the slots'
             probes; then losses travel instead of scalars, and every further local step takes an exchange of its own.
-            idle: they wait. auto: help with one local step, idle with more, and where the method transforms scalars
-            before they leave a client, since raw losses would pass that by. The result is the same to the bit.
+            idle: they wait. auto: help with one local step, idle with more, and where the method makes scalars private
+            or transforms them, since raw losses would pass that by. The result is the same to the bit.
         seed: Seed of the partition, the cohorts and the minibatches; the run's seed.
         availability: Which clients are there in a round; a cohort is sampled among them. All of them if null.
         dropout: Probability that a client of a cohort does not answer in a round, below 1.
@@ -142,8 +143,8 @@ class FederatedDataModule(LightningDataModule, ABC):
             )
         if facts.withholds_losses and self.spare_ranks == "help":
             raise ValueError(
-                "spare_ranks='help' must be idle or auto: it sends raw losses, and the method's transform is to decide "
-                "what leaves a client"
+                "spare_ranks='help' must be idle or auto: it sends raw losses, and the method's privacy or transform "
+                "is to decide what leaves a client"
             )
         facts.check_hostile(self.clients, self.seed)
         self.facts = facts
@@ -209,6 +210,7 @@ class FederatedDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             local_steps=facts.local_steps,
             local_epochs=facts.local_epochs,
+            in_secret=facts.per_example,
             sharing=self.spare_ranks == "help" or (self.spare_ranks == "auto" and facts.divisible),
             attack=facts.flipping,
         )

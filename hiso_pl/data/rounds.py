@@ -1,7 +1,8 @@
 """The data of rounds and of evaluations, addressed by number: what the loaders of a data module iterate over.
 
 A round's data is a pure function of (seed, round, local step), and an evaluation batch of its number. So resuming,
-or changing the number of ranks, needs no loader state.
+or changing the number of ranks, needs no loader state. Minibatches that are drawn in secret are the exception: nobody
+can draw them again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hiso_pl.data.examples import Batch, ExampleSet
-from hiso_pl.federation.batches import draw_batch, draw_epoch
+from hiso_pl.federation.batches import draw_batch, draw_epoch, draw_secret_batch
 from hiso_pl.federation.cohort import own_slots, shared_slot
 from hiso_pl.federation.presence.attendance import Attendance, Presence
 from hiso_pl.zeroth_order.attack import Attack
@@ -30,7 +31,8 @@ class Round(NamedTuple):
     Attributes:
         index: The round r.
         slots: The cohort, and which of its slots are evaluated here.
-        batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots.
+        batches: The minibatch of each own slot and local step, ``batches[own slot][k]``; empty without own slots. One
+            that has no examples is empty.
         local_steps: The local steps tau that there are minibatches for.
         attendance: Who of the cohort answers; None where everybody does.
     """
@@ -59,6 +61,7 @@ class Rounds(Dataset[Round]):
         batch_size: Examples in a minibatch.
         local_steps: Local steps tau.
         local_epochs: Passes over a client's own examples in place of local steps; 0 for none.
+        in_secret: Whether examples enter minibatches each for itself, by no seed.
         sharing: Whether ranks beyond the number of slots help with the slots' probes.
         attack: What hostile clients take their labels for, where they flip them.
     """
@@ -74,6 +77,7 @@ class Rounds(Dataset[Round]):
     batch_size: int
     local_steps: int
     local_epochs: int
+    in_secret: bool
     sharing: bool
     attack: Attack | None = None
 
@@ -93,8 +97,9 @@ class Rounds(Dataset[Round]):
         steps: tuple[int, ...] = ()
         if self.local_epochs:
             steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
-        batches = [[self.examples.collate(part) for part in self._drawn(clients[slot], index)] for slot in own]
-        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps, absent)
+        expected = tuple(min(weight, float(self.batch_size)) for weight in weights) if self.in_secret else ()
+        batches = [[self._collated(part) for part in self._drawn(clients[slot], index)] for slot in own]
+        slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps, absent, expected)
         if self.attack is not None:
             hostile = self.attack.among(clients, self.seed, slots.population, index)
             batches = [
@@ -103,9 +108,15 @@ class Rounds(Dataset[Round]):
             ]
         return Round(index, slots, batches, self.local_steps, attendance if self.presence.simulated else None)
 
+    def _collated(self, part: NDArray[np.int64]) -> Batch:
+        return self.examples.collate(part) if len(part) else {}
+
     def _drawn(self, client: int, index: int) -> Iterator[NDArray[np.int64]]:
         """The examples of a client's minibatches, in order."""
         part = self.hosted[client]
+        if self.in_secret:
+            yield part[draw_secret_batch(len(part), self.batch_size)]
+            return
         for k in range(self.local_steps if not self.local_epochs else 0):
             yield part[draw_batch(self.seed, client, index, k, len(part), self.batch_size)]
         for epoch in range(self.local_epochs):
@@ -115,6 +126,8 @@ class Rounds(Dataset[Round]):
     def _flipped(self, batch: Batch) -> Batch:
         """A minibatch with the labels that a hostile client takes its own for."""
         assert self.attack is not None
+        if not batch:
+            return batch
         labels = self.attack.labels(batch["label"].numpy(), len(self.examples.classes))
         return {**batch, "label": torch.from_numpy(labels)}
 

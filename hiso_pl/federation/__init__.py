@@ -2,7 +2,7 @@
 
 from hiso_pl.federation.aggregation import *  # noqa: F403 - what is registered there is found here too
 from hiso_pl.federation.attacks import *  # noqa: F403
-from hiso_pl.federation.batches import draw_batch
+from hiso_pl.federation.batches import draw_batch, draw_secret_batch
 from hiso_pl.federation.cohort import own_slots, resolve_hosting, sample_cohort
 from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.partition import (
@@ -28,6 +28,7 @@ __all__ = [
     "Partition",
     "Traffic",
     "draw_batch",
+    "draw_secret_batch",
     "label_counts",
     "own_slots",
     "partition_fingerprint",

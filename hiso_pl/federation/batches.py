@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,3 +58,19 @@ def draw_epoch(
     # beside the draws of single minibatches, which have p = 0
     order = Draws(seed, Purpose.BATCHES, owner=client, round=round, k=epoch, p=1).permutation(examples)
     return [np.sort(order[first : first + batch_size]) for first in range(0, examples, batch_size)]
+
+
+def draw_secret_batch(examples: int, batch_size: int) -> NDArray[np.int64]:
+    r"""A minibatch that each example enters with probability :math:`q = \min(1, batch\_size / n)`, all independently.
+
+    By the system's entropy and by no seed, so that nobody else knows who is in it: privacy is amplified by it.
+
+    Args:
+        examples: Examples n the client owns.
+        batch_size: Examples in a minibatch, on average.
+
+    Returns:
+        Positions in ``range(examples)``, ascending; perhaps none.
+    """
+    drawn = np.frombuffer(os.urandom(8 * examples), dtype=np.uint64)
+    return np.flatnonzero((drawn >> np.uint64(11)) * 2.0**-53 < batch_size / examples)

@@ -93,6 +93,10 @@ def check_method(method: Any) -> None:
         raise ValueError(f"method={method!r} must be a Method, such as Method(lr=1e-3, num_directions=5)")
     if method.local_steps != 1:
         raise ValueError(f"local_steps={method.local_steps} of method must be 1: a step of Trainer brings one batch")
+    if method.per_example:
+        raise ValueError(
+            f"privacy={method.privacy!r} of method must be ClientPrivacy: Trainer's loss is a mean over examples"
+        )
     if method.compute_dtype != "float32":
         raise ValueError(
             f"compute_dtype={method.compute_dtype!r} of method must be 'float32': Trainer evaluates the model as it "

@@ -11,6 +11,11 @@ from hiso_pl.ledger.walk import Frame
 from hiso_pl.zeroth_order.record import RoundRecord, told
 
 
+def is_of(there: Frame, record: RoundRecord) -> bool:
+    """Whether a frame of a ledger holds that very record."""
+    return isinstance(there.value, RoundRecord) and fmt.pack_record(there.value) == fmt.pack_record(record)
+
+
 def check_equal(path: Path, there: Frame, record: RoundRecord) -> None:
     """Compares a record with what a ledger holds of its round.
 
@@ -21,7 +26,7 @@ def check_equal(path: Path, there: Frame, record: RoundRecord) -> None:
     where = f"{path}: record {round} (round {round}, byte {there.offset})"
     if not isinstance(there.value, RoundRecord):
         raise LedgerError(f"{where}: from here on the ledger was made with other options", round, round)
-    if fmt.pack_record(there.value) == fmt.pack_record(record):
+    if is_of(there, record):
         return
     for name in ("lr", "mu", "scalars", "dropped"):
         old, new = (_said(name, getattr(r, name)) for r in (there.value, record))

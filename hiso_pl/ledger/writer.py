@@ -14,7 +14,7 @@ from hiso_pl.ledger.compare import CHANGEABLE, FREE, difference, with_options_of
 from hiso_pl.ledger.format import PREAMBLE, Closing, Kind, LedgerError
 from hiso_pl.ledger.header import Header
 from hiso_pl.ledger.reader import LedgerReader
-from hiso_pl.ledger.same_record import check_equal
+from hiso_pl.ledger.same_record import check_equal, is_of
 from hiso_pl.ledger.stored import write_stored
 from hiso_pl.ledger.walk import Frame
 from hiso_pl.run.whole_file import whole_file
@@ -53,14 +53,22 @@ class LedgerWriter:
 
     @classmethod
     def resume(
-        cls, path: Path | str, header: Header, round: int, changed: bool = False, digest: str | None = None
+        cls,
+        path: Path | str,
+        header: Header,
+        round: int,
+        changed: bool = False,
+        digest: str | None = None,
+        anew: RoundRecord | None = None,
     ) -> LedgerWriter:
         """Goes on writing the ledger of a run that stands before ``round``.
 
         All of the ledger is checked first, and compared with what the run says of itself now. A torn tail is cut off.
         Later records are kept, and compared with those that :meth:`append` is given. Where options were ``changed`` on
         purpose everything from ``round`` on, which was made without the change, is cut off, and a further header says
-        what follows. A ledger that was closed at ``round`` must have been with the ``digest`` of the run's state.
+        what follows. Of a run that makes rounds ``anew``, with other noise, they are cut off too, and the record
+        before ``round`` must be the one given, by which the state was moved last. A ledger that was closed at ``round``
+        must have been with the ``digest`` of the run's state.
 
         Raises:
             LedgerError: If the ledger is damaged, is of another run or state, or ends before ``round``.
@@ -79,11 +87,16 @@ class LedgerWriter:
                 "resume from an earlier checkpoint, or from the ledger"
             )
         before, after = reader.around(round)
+        if anew is not None and not is_of(before, anew):
+            raise LedgerError(
+                f"{path}: the rounds up to {round - 1} were made again after the checkpoint that this run goes on "
+                "from, with other noise; --ckpt_path ledger goes on from what is there"
+            )
         writer = cls.__new__(cls)
         writer.path = Path(path)
         in_force = [h for at, h in survey.headers if at <= round][-1]
         what = difference(in_force, header)
-        if what is None:
+        if what is None and (anew is None or survey.rounds <= round):
             pending = reader.after(after.end) if after.end < survey.end else None
             writer._open(in_force, round, survey.end, survey.chain, survey.size, pending, survey.closing)
             if survey.torn_at is not None:
@@ -91,10 +104,11 @@ class LedgerWriter:
                 writer._cut(survey.torn_at)
             return writer
         fixed = difference(in_force, header, (*FREE, *CHANGEABLE))
-        if fixed is not None or not changed:
+        if fixed is not None or (what is not None and not changed):
             raise LedgerError(f"{path} is of another run: {fixed or what}")
         if survey.rounds > round:
-            log.warning("%s: rounds %d to %d are cut off, as options were changed.", path, round, survey.rounds - 1)
+            why = "as options were changed" if what is not None else "as they are made again with other noise"
+            log.warning("%s: rounds %d to %d are cut off, %s.", path, round, survey.rounds - 1, why)
         old = [reader.header, *(h for at, h in survey.headers if at < round)][-1]
         writer._open(old, round, before.end, before.chain, survey.size)
         writer._cut(before.end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,13 @@ from hiso_pl.zeroth_order.transform import Transform
 
 
 class Aggregation(Part, ABC):
-    """How the cohort's scalars become one set: the mean, a weighted mean, a robust rule."""
+    """How the cohort's scalars become one set: the mean, a weighted mean, a robust rule.
+
+    Attributes:
+        by_examples: Whether it goes by the examples of each client, which private clients do not tell.
+    """
+
+    by_examples: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hiso_pl.zeroth_order.losses import checked
 from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
 from hiso_pl.zeroth_order.points import Point, Writer
 from hiso_pl.zeroth_order.watching import Watch
@@ -67,13 +66,20 @@ class BatchedPoints:
         dtype: What displaced weights are stored in.
         network: The module the parameters belong to.
         per_forward: Points in one forward pass, at most.
+        checked: What makes a loss the numbers to return, shape ``[rows]``.
 
     Raises:
         ValueError: If a parameter does not belong to the network.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype, network: nn.Module, per_forward: int
+        self,
+        parameters: Sequence[Tensor],
+        writer: Writer,
+        dtype: torch.dtype,
+        network: nn.Module,
+        per_forward: int,
+        checked: Callable[[Tensor], Tensor],
     ) -> None:
         names = {id(p): name for name, p in network.named_parameters()}
         missing = sum(id(p) not in names for p in parameters)
@@ -87,13 +93,14 @@ class BatchedPoints:
         self._dtype = dtype
         self._network = _Network(network)
         self._per_forward = per_forward
+        self._checked = checked
         self._stacks: list[Tensor] = []
         self._looked = False
 
     def losses(
         self, losses: Sequence[Callable[[], Tensor]], points: Sequence[Point], chosen: Sequence[int]
-    ) -> NDArray[np.float32]:
-        """Losses of slots at the chosen ones of a step's points, fp32, shape ``[slots, chosen]``.
+    ) -> list[NDArray[np.float32]]:
+        """Each slot's losses at the chosen ones of a step's points, fp32, shape ``[rows, chosen]``.
 
         Every forward pass takes the same points whichever are chosen, and the same number of them, as passes of other
         shapes would round differently: where they do not come out even the last point is evaluated again.
@@ -105,6 +112,7 @@ class BatchedPoints:
         self._writer.look()
         columns: list[Tensor] = []
         found: list[int] = []
+        sizes: list[int] = []
         for start in range(0, len(points), size):
             if not any(start <= i < start + size for i in chosen):
                 continue
@@ -112,8 +120,11 @@ class BatchedPoints:
             group = [points[min(i, len(points) - 1)] for i in range(start, start + size)]
             stacks = dict(zip(self._names, self._stack(group), strict=True))
             with torch.inference_mode():
-                columns.append(torch.stack([self._evaluate(loss, stacks) for loss in losses]))
-        return torch.cat(columns, dim=1)[:, [found.index(i) for i in chosen]].cpu().numpy()
+                values = [self._evaluate(loss, stacks) for loss in losses]
+                columns.append(torch.cat(values, dim=1))
+            sizes = [value.shape[1] for value in values]
+        together = torch.cat(columns)[[found.index(i) for i in chosen]].cpu().numpy().T
+        return np.split(together, np.cumsum(sizes)[:-1])
 
     def pass_size(self, points: int) -> int:
         """Points in each of the forward passes of a step with so many."""
@@ -129,7 +140,7 @@ class BatchedPoints:
 
     def _evaluate(self, loss: Callable[[], Tensor], stacks: dict[str, Tensor]) -> Tensor:
         def at_one(values: dict[str, Tensor]) -> Tensor:
-            return torch.func.functional_call(self._network, values, (lambda: checked(loss()),))
+            return torch.func.functional_call(self._network, values, (lambda: self._checked(loss()),))
 
         watch = Watch(self._parameters)
         try:

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from hiso_pl.zeroth_order.interfaces import Exchange, Slots
-from hiso_pl.zeroth_order.losses import Loss
+from hiso_pl.zeroth_order.losses import Loss, no_examples
+from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import NO_DRIFT
 from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundRecord
-from hiso_pl.zeroth_order.transform import Departure, State, Transform
+from hiso_pl.zeroth_order.transform import Departure, State
 
 Scalars = NDArray[np.float32]
 
@@ -30,7 +31,7 @@ class Work:
         losses: One for each own slot.
         slots: Which slots these are.
         exchange: What carries rows to all processes.
-        transform: What a client does to its scalars before they leave it.
+        method: What a client does to its scalars before they leave it: its privacy and transform.
         before: The record of the round before.
         state: The transform's state.
 
@@ -45,7 +46,7 @@ class Work:
         losses: Sequence[Loss],
         slots: Slots,
         exchange: Exchange,
-        transform: Transform | None,
+        method: Method,
         before: RoundRecord | None,
         state: State,
     ) -> None:
@@ -54,28 +55,46 @@ class Work:
         self._losses = losses
         self._slots = slots
         self._exchange = exchange
-        self._transform = transform
+        self._privacy, self._transform = method.privacy, method.transform
         # a copy: the record is what a checkpoint holds
         self._before = None if before is None else replace(before, scalars=before.scalars.copy())
         self._state = state
-        self._withheld = transform is not None and transform.withholds_losses
+        self._per_example, self._withheld = method.per_example, method.withholds_losses
         self.exchange_s = 0.0
 
     def alone(self) -> tuple[Scalars, Scalars]:
         """Every slot is one process's: its scalars travel, and beside them, for the log, the loss it started from.
 
-        The loss stays where the transform withholds it.
+        The loss stays where privacy or transform withhold it.
+
+        Returns:
+            Scalars of every slot of the cohort, shape ``[m, tau, P]``, and their first losses, shape ``[m]``.
+
+        Raises:
+            ValueError: If examples are private each for itself, and nobody says how many a minibatch is to have.
+        """
+        plan, own = self._plan, len(self._losses)
+        first = np.full(own, np.nan, dtype=np.float32)
+        g = self._released() if self._per_example else self._evaluated(first)
+        for i, slot in enumerate(self._slots.own):
+            if self._privacy is not None and not self._per_example:
+                g[i] = self._privacy.leaving(g[i])
+            g[i] = self._transformed(g[i], slot)
+        width = plan.local_steps * plan.num_directions
+        rows = g.reshape(own, width)
+        sent = self._send(rows if self._withheld else np.concatenate([rows, first[:, None]], axis=1))
+        first = np.full(len(sent), np.nan, dtype=np.float32) if self._withheld else sent[:, width]
+        return sent[:, :width].reshape(-1, plan.local_steps, plan.num_directions), first
+
+    def _evaluated(self, first: Scalars) -> Scalars:
+        """The own slots' scalars, shape ``[own, tau, P]``; ``first`` is filled with the losses they start from.
 
         At k = 0 all slots stand at the same x, so each point along shared directions is written once, and every
         slot evaluated there. Later each slot stands at its own local point, which is never stored: every probe is one
         pass from x. With directions of their own slots have no displaced point in common.
-
-        Returns:
-            Scalars of every slot of the cohort, shape ``[m, tau, P]``, and their first losses, shape ``[m]``.
         """
         plan, own = self._plan, len(self._losses)
         g = np.full((own, plan.local_steps, plan.num_directions), np.nan, dtype=np.float32)
-        first = np.full(own, np.nan, dtype=np.float32)
         every = range(len(plan.offsets))
         for k in range(plan.local_steps):
             for some in self._at_the_same_points(k):
@@ -88,13 +107,27 @@ class Work:
                 g[some, k] = plan.scalars(values)
                 if k == 0:
                     first[some] = plan.first_losses(values)
-        for i, slot in enumerate(self._slots.own):
-            g[i] = self._transformed(g[i], slot)
-        width = plan.local_steps * plan.num_directions
-        rows = g.reshape(own, width)
-        sent = self._send(rows if self._withheld else np.concatenate([rows, first[:, None]], axis=1))
-        first = np.full(len(sent), np.nan, dtype=np.float32) if self._withheld else sent[:, width]
-        return sent[:, :width].reshape(-1, plan.local_steps, plan.num_directions), first
+        return g
+
+    def _released(self) -> Scalars:
+        """What the own slots release of their examples' scalars, shape ``[own, 1, P]``."""
+        plan, slots, privacy = self._plan, self._slots, self._privacy
+        assert privacy is not None
+        if len(slots.expected) != slots.size or not all(size > 0.0 for size in slots.expected):
+            raise ValueError(
+                f"privacy={privacy!r} divides by how many examples a minibatch is expected to have: "
+                f"step(slots=...) needs expected, a positive number for each of {slots.size} slots"
+            )
+        found = [np.empty((0, plan.num_directions), dtype=np.float32)] * len(self._losses)
+        for some in self._at_the_same_points(0):
+            chosen = [i for i in range(some.start, some.stop) if self._losses[i] is not no_examples]
+            if chosen:
+                losses, mine = [self._losses[i] for i in chosen], plan.of(slots.own[some.start])
+                values = self._probe.each(losses, 0, NO_DRIFT, mine, range(len(plan.offsets)))
+                for i, value in zip(chosen, values, strict=True):
+                    found[i] = plan.scalars(value)
+        rows = [privacy.leaving(g, slots.expected[slot]) for g, slot in zip(found, slots.own, strict=True)]
+        return np.stack(rows) if rows else np.empty((0, 1, plan.num_directions), dtype=np.float32)
 
     def shared(self) -> tuple[Scalars, Scalars]:
         """Processes share the probes of a slot: losses travel, and every process forms all scalars from them.
@@ -105,11 +138,12 @@ class Work:
             As :meth:`alone`.
 
         Raises:
-            ValueError: If the transform withholds losses.
+            ValueError: If privacy or transform withhold losses.
         """
         if self._withheld:
+            what = f"transform={self._transform!r}" if self._privacy is None else f"privacy={self._privacy!r}"
             raise ValueError(
-                f"transform={self._transform!r} withholds losses, which travel where processes share a slot's probes: "
+                f"{what} withholds losses, which travel where processes share a slot's probes: "
                 "data.spare_ranks must be idle"
             )
         plan, points = self._plan, len(self._plan.offsets)

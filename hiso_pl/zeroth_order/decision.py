@@ -66,7 +66,8 @@ def aggregated(method: Method, plan: Plan, slots: Slots, sent: Sent, lr: float) 
     nothing = np.zeros((plan.local_steps, method.drawn(slots.size, plan.num_directions)), dtype=np.float32)
     scalars = nothing
     if present.any():
-        weights = None if slots.weights is None else np.array(slots.weights, dtype=np.float64)
+        told = None if method.private else slots.weights
+        weights = None if told is None else np.array(told, dtype=np.float64)
         combine = aggregation.combined if plan.directions == "shared" else aggregation.side_by_side
         scalars = combine(sent, present, weights)
         if not np.isfinite(scalars).all():  # finite scalars so large that their combination is not

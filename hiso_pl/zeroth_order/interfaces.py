@@ -33,6 +33,7 @@ class Slots(NamedTuple):
         population: Number of clients M that the cohort was sampled from; 0 where none was.
         steps: Local steps of each of the m slots where they differ; empty where all take the method's.
         absent: Slots whose client does not answer, as it is not there or too slow: nobody evaluates them.
+        expected: Examples that a minibatch of each of the m slots is expected to have, where each is private.
     """
 
     size: int
@@ -43,6 +44,7 @@ class Slots(NamedTuple):
     population: int = 0
     steps: tuple[int, ...] = ()
     absent: tuple[int, ...] = ()
+    expected: tuple[float, ...] = ()
 
 
 class Exchange(ABC):
@@ -181,6 +183,16 @@ class MethodBase(ABC):
     @property
     def withholds_losses(self) -> bool:
         """Whether clients' losses stay with them."""
+        return False
+
+    @property
+    def private(self) -> bool:
+        """Whether nothing of clients' training data is to leave them but by noised scalars, which no run repeats."""
+        return False
+
+    @property
+    def per_example(self) -> bool:
+        """Whether each example of a client is private: minibatches are drawn in secret, losses are their examples'."""
         return False
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Loss = Callable[[int], Tensor]
-"""A slot's loss: the local step k in, the scalar fp32 loss on that step's minibatch out."""
+"""A slot's loss: the local step k in, the scalar fp32 loss on that step's minibatch out; where examples are private
+each for itself, the loss of each example of it, shape ``[examples]``."""
 
 _SAME = "all probes must see the same function"
 
@@ -43,9 +44,31 @@ def checked(loss: Tensor) -> Tensor:
         ValueError: If it is not one fp32 number.
     """
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.dtype != torch.float32:
-        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"a loss must be one float32 number, computed from float32 logits; got {what}")
+        raise ValueError(f"a loss must be one float32 number, computed from float32 logits; got {_said(loss)}")
     return loss.detach().reshape(())
+
+
+def _said(loss: object) -> str:
+    return f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+
+
+def checked_examples(losses: Tensor) -> Tensor:
+    """The losses of a minibatch's examples.
+
+    Raises:
+        ValueError: If they are not one fp32 number for each of at least one example.
+    """
+    if not isinstance(losses, Tensor) or losses.dim() != 1 or not losses.numel() or losses.dtype != torch.float32:
+        raise ValueError(
+            "where each example is private a loss must be float32 of shape [examples], one number for each; got "
+            f"{_said(losses)}; of a minibatch without any, give hiso_pl.zeroth_order.losses.no_examples"
+        )
+    return losses.detach()
+
+
+def no_examples(k: int) -> Tensor:
+    """The losses of a minibatch that has no examples; nobody needs to evaluate them."""
+    return torch.empty(0)
 
 
 def check_evaluating(network: nn.Module) -> None:
@@ -73,6 +96,7 @@ class SameFunction:
         network: Whose buffers must not move, if known.
         written: What else must not: what is said of it, and the tensor.
         random: Operators that may draw random numbers.
+        withheld: Whether an error must not tell the losses.
     """
 
     def __init__(
@@ -81,11 +105,13 @@ class SameFunction:
         network: nn.Module | None,
         written: Iterable[tuple[str, Tensor]],
         random: Iterable[str],
+        withheld: bool = False,
     ) -> None:
         self._loss = loss
         self._network = network
         self._written = list(written)
         self._random = sorted(random)
+        self._withheld = withheld
         self._before = {name: tensor.clone() for name, tensor in self._state().items()}
 
     def _state(self) -> dict[tuple[str, int], Tensor]:
@@ -112,8 +138,9 @@ class SameFunction:
             raise ValueError(f"the forward pass moves {what}, but {_SAME}: call eval() of the network")
         if not np.array_equal(self._loss, loss, equal_nan=True):
             by = f" ({', '.join(self._random)} may be)" if self._random else ""
+            what = "another each time" if self._withheld else f"{self._loss} and then {loss}"
             raise ValueError(
-                f"the loss of one minibatch at x is {self._loss} and then {loss}, but {_SAME}: call eval() of the "
+                f"the loss of one minibatch at x is {what}, but {_SAME}: call eval() of the "
                 f"network, and leave out what is random{by} or changes from call to call"
             )
 

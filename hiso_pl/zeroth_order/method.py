@@ -25,6 +25,7 @@ from hiso_pl.zeroth_order.options import (
     check_directions_per_forward,
     check_enough,
     check_local_lr,
+    check_privacy,
     check_rank,
 )
 from hiso_pl.zeroth_order.philox import MAX_DIRECTIONS, MAX_LOCAL_STEPS
@@ -156,6 +157,7 @@ class Method(MethodAsData, MethodBase):
                 raise ValueError(f"{name}={part!r} must be a {kind.__name__}")
         check_comparing(self.directions, aggregation=self.aggregation, attack=self.attack)
         self.aggregation.check_transform(self.transform)
+        check_privacy(self.privacy, self.aggregation, self.local_steps)
         check_local_lr(self.local_lr, self.local_steps, self.update_rule)
         if self.num_directions_schedule is None and self.directions == "shared":
             check_enough(self.num_directions, self.num_directions, self.update_rule)
@@ -170,6 +172,11 @@ class Method(MethodAsData, MethodBase):
     def check_network(self, network: nn.Module) -> None:
         """See :class:`MethodBase`."""
         check_compiled(network, self.memory, self.directions_per_forward)
+        if self.per_example and not callable(getattr(network, "example_losses", None)):
+            what = f"network={type(network).__name__}"
+            raise ValueError(
+                f"privacy={self.privacy!r} needs the loss of each example: {what} has no example_losses(batch) -> [B]"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -184,7 +191,17 @@ class Method(MethodAsData, MethodBase):
     @property
     def withholds_losses(self) -> bool:
         """Whether clients' losses stay with them."""
-        return self.privacy is not None or (self.transform is not None and self.transform.withholds_losses)
+        return self.private or (self.transform is not None and self.transform.withholds_losses)
+
+    @property
+    def private(self) -> bool:
+        """See :class:`MethodBase`."""
+        return self.privacy is not None
+
+    @property
+    def per_example(self) -> bool:
+        """See :class:`MethodBase`."""
+        return self.privacy is not None and self.privacy.level == "example"
 
     def mu_at(self, round: int) -> float:
         """The size of the displacements in a round.
@@ -212,6 +229,8 @@ class Method(MethodAsData, MethodBase):
 
     def check_rounds(self, cohort: int, rounds: range) -> None:
         """See :class:`MethodBase`."""
+        if self.privacy is not None:
+            self.privacy.check_ready()
         if (least := self.aggregation.least_present(cohort)) > cohort:
             raise ValueError(f"aggregation={self.aggregation!r} needs {least} slots, a cohort of {cohort} has too few")
         if self.mu_schedule is not None:

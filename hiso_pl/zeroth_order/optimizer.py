@@ -99,6 +99,8 @@ class ZerothOrderOptimizer(AppliedRecords):
                 memory=self.method.memory,
                 dtype=self.method.dtype,
                 per_forward=self.points_per_forward(),
+                per_example=self.method.per_example,
+                withheld=self.method.withholds_losses,
             )
         return self._learnt
 
@@ -142,7 +144,7 @@ class ZerothOrderOptimizer(AppliedRecords):
 
         1. **Probe** (:class:`~.client.Work`): each own slot evaluates its losses at displaced points, and forms scalars
            of them; with several local steps it moves locally in between, by its own scalars.
-        2. **Transform**: what a client does to its scalars before they leave it.
+        2. **Privacy, transform**: what a client does to its scalars before they leave it.
         3. **Exchange**: own rows in, the rows of all slots out, the same on every process; here a simulated attack
            puts its own in place of hostile clients'.
         4. **Aggregate**: the slots whose scalars are finite become one set, of m P directions where each slot has its
@@ -152,8 +154,10 @@ class ZerothOrderOptimizer(AppliedRecords):
         Args:
             closure: The loss of this process's one client, on the same minibatch however often it is called.
             losses: One for each slot hosted here, each a callable of the local step; taken before the closure. A
-                process that hosts none gives an empty list, and takes part in the exchange.
-            slots: Where these losses belong; without it, the exchange says.
+                process that hosts none gives an empty list, and takes part in the exchange. Where each example is
+                private a loss is one number for each, and ``losses.no_examples`` where a minibatch has none.
+            slots: Where these losses belong; without it, the exchange says. Where each example is private it says how
+                many a minibatch is expected to have.
 
         Returns:
             The cohort's mean loss at the start of the round, over the slots present, fp32; NaN if none is, or if
@@ -161,7 +165,8 @@ class ZerothOrderOptimizer(AppliedRecords):
 
         Raises:
             ValueError: If neither losses nor closure are given, their number is not that of the slots, one is not the
-                same function each time it is evaluated, or calls ``backward()``.
+                same function each time it is evaluated, or calls ``backward()``; if it is not known how much noise
+                makes scalars private.
             RuntimeError: If a module of the network, where it is known, is in training mode.
             NotFiniteError: If the update leads to a state that is not finite.
         """
@@ -178,7 +183,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         plan = self.plan()
         probe = self._probe()
 
-        work = Work(probe, plan, losses, slots, self.exchange, self.method.transform, self.record, self.transform_state)
+        work = Work(probe, plan, losses, slots, self.exchange, self.method, self.record, self.transform_state)
         displacing = probe.displacing_s
         started = time.perf_counter()
         sent, first = work.shared() if slots.shares else work.alone()

@@ -12,6 +12,7 @@ from torch import Tensor
 from hiso_pl.zeroth_order.aggregation import Aggregation
 from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.kernels import BACKENDS
+from hiso_pl.zeroth_order.privacy import Privacy
 from hiso_pl.zeroth_order.streams import DISTRIBUTIONS, MAX_RANK
 from hiso_pl.zeroth_order.update_rule import UpdateRule
 
@@ -61,6 +62,26 @@ def check_comparing(directions: str, aggregation: Aggregation, attack: Attack | 
         raise ValueError(f"aggregation={aggregation!r} {said} compared; Mean, WeightedMean and NormClipping do without")
     if attack is not None and attack.compares_slots:
         raise ValueError(f"attack={attack!r} {said} compared")
+
+
+def check_privacy(privacy: Privacy | None, aggregation: Aggregation, local_steps: int) -> None:
+    """Refuses what tells more of clients than their privacy does.
+
+    Raises:
+        ValueError: If aggregation or local steps do.
+    """
+    if privacy is None:
+        return
+    if aggregation.by_examples:
+        raise ValueError(
+            f"aggregation={aggregation!r} tells how many examples a client has, which privacy={privacy!r} keeps with "
+            "it: must be a rule that does not, such as Mean"
+        )
+    if privacy.level == "example" and local_steps != 1:
+        raise ValueError(
+            f"local_steps={local_steps} must be 1 with privacy={privacy!r}: later steps start from where the raw "
+            "scalars of earlier ones led"
+        )
 
 
 def check_rank(rank: int, distribution: str) -> None:

@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,12 +125,21 @@ def built(kind: str, data: Any) -> Part:
     for key, value in options.items() if isinstance(options, Mapping) else [("", options)]:
         if key not in parameters:
             raise ValueError(f"{kind} {name} has no option {str(key)[:80]!r}")
-        wanted = type(parameters[key].default)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ValueError(f"{kind}.{key}={str(value)[:80]} must be a {wanted.__name__}")
-        if wanted is float and abs(value) > sys.float_info.max:
+        wanted = _types(classes[name], parameters[key])
+        if type(value) not in wanted and not (float in wanted and type(value) is int):
+            names = " or ".join("null" if kind is type(None) else f"a {kind.__name__}" for kind in wanted)
+            raise ValueError(f"{kind}.{key}={str(value)[:80]} must be {names}")
+        if float in wanted and value is not None and abs(value) > sys.float_info.max:
             raise ValueError(f"{kind}.{key} of {len(str(value))} digits must be a float")
     return classes[name](**options)
+
+
+def _types(part: type[Part], option: inspect.Parameter) -> tuple[type, ...]:
+    """What an option's value may be: what its default is or, where that is None, what is written in the signature."""
+    if option.default is not None:
+        return (type(option.default),)
+    written = get_type_hints(part.__init__)[option.name]
+    return tuple(get_origin(kind) or kind for kind in get_args(written))
 
 
 def _is_part(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.batched import BatchedPoints
 from hiso_pl.zeroth_order.kernels import Kernels
-from hiso_pl.zeroth_order.losses import Loss, SameFunction, checked
+from hiso_pl.zeroth_order.losses import Loss, SameFunction, checked, checked_examples
 from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
 from hiso_pl.zeroth_order.plan import Plan
 from hiso_pl.zeroth_order.points import LeanPoints, Memory, Point, Points, WholePoints, Writer
@@ -41,6 +41,8 @@ class Probe:
         memory: How much of a displaced point exists at a time.
         dtype: What displaced weights are stored in.
         per_forward: Points evaluated in one forward pass.
+        per_example: Whether a loss is the losses of a minibatch's examples, each for itself.
+        withheld: Whether losses are not to be told in errors.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Probe:
         memory: Memory = "fast",
         dtype: torch.dtype = torch.float32,
         per_forward: int = 1,
+        per_example: bool = False,
+        withheld: bool = False,
     ) -> None:
         if network is not None:
             check_compiled(network, memory, per_forward)
@@ -62,10 +66,12 @@ class Probe:
         self._points: Points | None = LeanPoints(parameters, self._writer, dtype) if memory == "low" else None
         self._watch: Watch | None = None
         self._checked = self._at_base_looked = False
+        self._rows: Callable[[Tensor], Tensor] = checked_examples if per_example else _one_row
+        self._withheld = withheld
         self._batched = None
         if per_forward > 1:
             assert network is not None
-            self._batched = BatchedPoints(parameters, self._writer, dtype, network, per_forward)
+            self._batched = BatchedPoints(parameters, self._writer, dtype, network, per_forward, self._rows)
 
     @property
     def displacing_s(self) -> float:
@@ -79,20 +85,30 @@ class Probe:
     def losses(
         self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Losses of one local step of slots that stand at the same local point.
+        """Losses of one local step of slots that stand at the same local point; as :meth:`each`, of one number each.
+
+        Returns:
+            fp32, shape ``[slots, chosen]``.
+        """
+        return np.concatenate(self.each(losses, k, drift, plan, chosen))
+
+    def each(
+        self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
+        """Losses of one local step of slots that stand at the same local point, slot by slot.
 
         Args:
-            losses: One for each slot.
+            losses: One for each slot; at least one.
             k: The local step.
             drift: The weights of the slots' own earlier local steps, shape ``[k, P]``.
             plan: What to probe.
             chosen: Which of ``plan.offsets`` to evaluate.
 
         Returns:
-            fp32, shape ``[slots, chosen]``.
+            fp32, shape ``[rows, chosen]`` of each slot, a row for each of its examples if losses are theirs, else one.
 
         Raises:
-            ValueError: If a loss is not one fp32 number, or not the same function each time it is evaluated.
+            ValueError: If a loss is not fp32 numbers of such a shape, or not the same function at each evaluation.
         """
         points = [plan.point(k, offset, drift) for offset in plan.offsets]
         function = None
@@ -100,7 +116,7 @@ class Probe:
             if self._watch is None:
                 self._watch = self._look(partial(losses[0], k), plan)
             written, random = self._watch.written.values(), self._watch.random
-            function = SameFunction(self._at_x(losses[0], k, plan), self._network, written, random)
+            function = SameFunction(self._at_x(losses[0], k, plan), self._network, written, random, self._withheld)
         if self._batched is not None:
             values = self._batched.losses([partial(loss, k) for loss in losses], points, chosen)
         else:
@@ -173,14 +189,14 @@ class Probe:
 
     def _at_x(self, loss: Loss, k: int, plan: Plan) -> NDArray[np.float32]:
         if self._batched is not None:
-            return self._cast(loss, k).cpu().numpy()
-        return self._values([loss], k, [plan.x])[0, 0]
+            return self._cast(loss, k).cpu().numpy().squeeze()
+        return self._values([loss], k, [plan.x])[0].squeeze()
 
     def _cast(self, loss: Loss, k: int) -> Tensor:
         with CastView(self._parameters, self._dtype).active(), torch.inference_mode():
-            return checked(loss(k))
+            return self._rows(loss(k))
 
-    def _values(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> NDArray[np.float32]:
+    def _values(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> list[NDArray[np.float32]]:
         """Losses at points; if it turns out that they were not seen as a whole, with all weights displaced whole."""
         way = self._points
         assert way is not None
@@ -190,14 +206,16 @@ class Probe:
             if not way.partial:
                 raise
             return self._again(losses, k, points, self._why_whole(error))
-        doubtful = [i for i, row in enumerate(values) if not np.isfinite(row).all()] if way.partial else []
+        odd = [~np.isfinite(rows).all(axis=1) for rows in values] if way.partial else []
         # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
-        doubtful = [i for i in doubtful if bool(torch.isfinite(self._cast(losses[i], k)))]
+        doubtful = [
+            i for i, rows in enumerate(odd) if rows.any() and np.isfinite(self._cast(losses[i], k).cpu())[rows].any()
+        ]
         if doubtful:
             reason = "it reads some in a way that cannot be followed"
-            found = self._again([losses[i] for i in doubtful], k, points, reason, values[doubtful])
-            values = values.copy()
-            values[doubtful] = found
+            found = self._again([losses[i] for i in doubtful], k, points, reason, [values[i] for i in doubtful])
+            for i, rows in zip(doubtful, found, strict=True):
+                values[i] = rows
         return values
 
     def _again(
@@ -206,22 +224,26 @@ class Probe:
         k: int,
         points: Sequence[Point],
         reason: str,
-        values: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
+        values: Sequence[NDArray[np.float32]] | None = None,
+    ) -> list[NDArray[np.float32]]:
         """Evaluates with all weights displaced whole, and stays with that if the result is another."""
         everything = self._whole()
         whole = self._evaluate(everything, losses, k, points)
-        if values is None or not np.array_equal(whole, values, equal_nan=True):
+        if values is None or not all(map(partial(np.array_equal, equal_nan=True), whole, values)):
             self._stay_whole(everything, reason)
         return whole
 
-    def _evaluate(self, way: Points, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> NDArray[np.float32]:
-        rows = []
+    def _evaluate(
+        self, way: Points, losses: Sequence[Loss], k: int, points: Sequence[Point]
+    ) -> list[NDArray[np.float32]]:
+        columns, sizes = [], [0]
         for point in points:
             with way.at(point), torch.inference_mode():
-                rows.append(torch.stack([checked(loss(k)) for loss in losses]))
+                values = [self._rows(loss(k)) for loss in losses]
+                columns.append(torch.cat(values))
+            sizes = [len(value) for value in values]
         # one transfer to the host for all losses of the step
-        return torch.stack(rows).cpu().numpy().T
+        return np.split(torch.stack(columns).cpu().numpy().T, np.cumsum(sizes)[:-1])
 
     def _whole(self) -> Points:
         return WholePoints(self._parameters, self._writer, self._dtype)
@@ -248,3 +270,7 @@ class Probe:
                 share,
                 str(self._dtype).removeprefix("torch."),
             )
+
+
+def _one_row(loss: Tensor) -> Tensor:
+    return checked(loss).reshape(1)

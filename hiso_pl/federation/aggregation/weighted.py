@@ -14,6 +14,8 @@ class WeightedMean(Weighing):
     .. math:: \hat g_{k,p} = \mathrm{fp32}\Big(\sum_{slot} n_{slot}\, g_{slot,k,p} \Big/ \sum_{slot} n_{slot}\Big)
     """
 
+    by_examples = True
+
     def weights_of(self, slots: int, weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """The examples.
 
