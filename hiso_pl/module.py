@@ -128,6 +128,8 @@ class FederatedModule(Checkpointed):
         """Notes what the run starts from."""
         self.network.eval()
         self._initial_digest = digest(self.optimizer)
+        if getattr(self.method, "privacy", None) is not None and self.exchange.before is None:
+            raise ValueError("model.method.privacy needs hiso_pl.callbacks.PrivacyBudget among the trainer's callbacks")
 
     # A round
 

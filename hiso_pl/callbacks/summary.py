@@ -16,6 +16,7 @@ from typing_extensions import override
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
 from hiso_pl.callbacks.hostile import attack_of
 from hiso_pl.callbacks.participation import ParticipationError, dropped_slots
+from hiso_pl.callbacks.privacy_budget import budget_of
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.errors import one_line
@@ -35,8 +36,8 @@ class RunSummary(OrderedCallback):
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
-    finite, and ``attack`` is there where hostile clients were simulated. Of a run that has ended because it would only
-    fail again, as nothing of it is finite any more, ``stopped`` says why.
+    finite, ``attack`` is there where hostile clients were simulated, ``privacy`` is what a private run has spent. Of a
+    run that has ended because it would only fail again, as nothing of it is finite any more, ``stopped`` says why.
 
     Attributes:
         metrics: Of each metric the first, last and best value.
@@ -101,7 +102,7 @@ class RunSummary(OrderedCallback):
 
     def _summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
-        rounds_seconds = self.seconds - self._validation_seconds
+        rounds_seconds, budget = self.seconds - self._validation_seconds, budget_of(trainer)
         return {
             "rounds": trainer.global_step,
             "clients": getattr(data, "clients", None),
@@ -121,6 +122,7 @@ class RunSummary(OrderedCallback):
             "digest": digest(optimizer),
             "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
+            **({} if budget is None else {"privacy": budget.told()}),
         }
 
     def record(self, found: Mapping[str, float]) -> None:
