@@ -121,8 +121,8 @@ class FederatedCLI(LightningCLI):
         self.start = resolve(root, asked, fitting, every, repeats=not private)
         if fitting and not private and self.start.resumes and (root / BUDGET).exists():
             raise ValueError(
-                f"model.method.privacy=null must be what it was, as {root / BUDGET} would not tell any more of all that "
-                "this run gives away: to go on without, name the checkpoint and another folder"
+                f"model.method.privacy=null must be what it was, as {root / BUDGET} would not tell any more of all "
+                "that this run gives away: to go on without, name the checkpoint and another folder"
             )
         if fitting:
             check_rounds(self.start, config.trainer.max_steps)

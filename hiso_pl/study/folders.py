@@ -112,8 +112,8 @@ def mend(root: Path) -> None:
 def prepare(ask: Ask) -> bool:
     """Makes a run's folder ready to be gone on with from its newest checkpoint, or to begin.
 
-    What is left of one without a checkpoint that can be read is thrown away, unless it tells of releases. One that somebody else is carrying out is
-    left as it is, and refuses to be started.
+    What is left of one without a checkpoint that can be read is thrown away, unless it tells of releases. One that
+    somebody else is carrying out is left as it is, and refuses to be started.
 
     Returns:
         Whether it goes on.

@@ -79,7 +79,7 @@ class BudgetFile:
     Args:
         path: The file; it is made with the first release, so that a run that is refused leaves none.
         terms: What the run's releases have in common.
-        source: The file whose releases the run goes on from: its own or that of the checkpoint's run; None at the start.
+        source: The file that the run goes on from: its own or that of the checkpoint's run; None at the start.
         ignoring: Terms that may differ as it was asked for.
 
     Attributes:
@@ -117,7 +117,7 @@ class BudgetFile:
                 line = file.readline(bounds.BUDGET_LINE_BYTES + bounds.BUDGET_CLIENT_BYTES * terms.clients)
                 if line.endswith(b"\n"):
                     self._take(source, line)
-            if file.read(1):
+            if any(b"\n" in block for block in iter(lambda: file.read(1 << 20), b"")):
                 raise ValueError(f"{source} is damaged: line {self.lines + 2} is longer than that of any cohort")
         if line:
             log.warning("%s was torn: its last line, whose round had sent nothing yet, is cut off.", source)

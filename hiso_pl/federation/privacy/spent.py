@@ -62,11 +62,11 @@ class Spent:
         return epsilon(self.noise_multiplier, n, self.delta, q, self.accountant)
 
     def after(self, cohorts: NDArray[np.int64]) -> float:
-        """The largest epsilon once some cohorts more have released, shape ``[rounds, m]``."""
+        """The largest epsilon, or a little more, once some cohorts more have released, shape ``[rounds, m]``."""
         releases = self.releases + np.bincount(cohorts.ravel(), minlength=len(self.rates))
         there = np.flatnonzero(releases)
         worst = Worst(self.rates[there], releases[there])
-        return worst.epsilon(self.noise_multiplier, self.delta, self.accountant)
+        return worst.epsilon(self.noise_multiplier, self.delta, self.accountant, coarse=True)
 
     def rounds_within(self, target: float, cohorts: NDArray[np.int64]) -> int:
         """How many of the coming rounds there may be until one would take a client beyond a target.
