@@ -47,6 +47,10 @@ CLIENTS = 1 << 32
 """Clients."""
 DIMENSIONS = 64
 """Dimensions of a tensor."""
+BUDGET_HEADER_BYTES = 1 << 16
+"""The first line of a file of a private run's releases."""
+BUDGET_LINE_BYTES, BUDGET_CLIENT_BYTES = 1 << 10, 12
+"""A further one, and what each of the run's clients may add to it."""
 SAFETENSORS_HEADER_BYTES = 32 << 20
 """Bytes of the header of a safetensors file: names, shapes and places of its tensors."""
 WEIGHTS_REUSED = 8

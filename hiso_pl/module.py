@@ -129,6 +129,10 @@ class FederatedModule(Checkpointed):
         self.network.eval()
         self._initial_digest = digest(self.optimizer)
         if isinstance(self.method, Method) and self.method.privacy is not None:
+            if self.exchange.before is None:
+                raise ValueError(
+                    "model.method.privacy needs hiso_pl.callbacks.PrivacyBudget among the trainer's callbacks"
+                )
             log.info("Private at the level of a %s: %r.", self.method.privacy.level, self.method.privacy)
             log.info(
                 "Its noise is drawn anew each time, so no other run gives these bits, and a replay of its ledger does."

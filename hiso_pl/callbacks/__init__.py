@@ -7,6 +7,7 @@ from hiso_pl.callbacks.hostile import HostileClients
 from hiso_pl.callbacks.in_step import InStepCheck
 from hiso_pl.callbacks.ledger import RoundLedger
 from hiso_pl.callbacks.participation import Participation
+from hiso_pl.callbacks.privacy_budget import PrivacyBudget
 from hiso_pl.callbacks.progress import RoundProgressBar
 from hiso_pl.callbacks.run_folder import RunFolder
 from hiso_pl.callbacks.signals import DeferredSignals
@@ -21,6 +22,7 @@ __all__ = [
     "HostileClients",
     "InStepCheck",
     "Participation",
+    "PrivacyBudget",
     "RoundLedger",
     "RoundProgressBar",
     "RunFolder",

@@ -15,6 +15,7 @@ from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.callbacks.hyperparameters import chosen, in_reading_order
 from hiso_pl.callbacks.loggers import boards_of
 from hiso_pl.callbacks.pictures import losses_picture, partition_counts, partition_picture
+from hiso_pl.callbacks.privacy_budget import spent_now
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_statistics
 from hiso_pl.callbacks.summary import best_with, forwards_with
@@ -37,6 +38,7 @@ class TensorBoardPanels(OrderedCallback):
     ``time/round_s`` is the time from one round's end to the next's without validations: what data and callbacks
     cost is in it. ``cost/forwards`` are the forward passes of all clients up to the round, a backward pass counted
     as two; those of validations are not in it. Of a resumed run the picture of losses begins at its resume.
+    ``privacy/epsilon`` is the largest of a client's.
 
     Args:
         every_n_rounds: Rounds between two points of the curves.
@@ -100,6 +102,7 @@ class TensorBoardPanels(OrderedCallback):
                 "lr": report.lr,
                 **forwards_with(trainer, report),
                 **report.figures,
+                **spent_now(trainer),
             }
             points |= {
                 name: value for name, value in (("train/loss", report.loss), ("mu", report.mu)) if value is not None
@@ -128,6 +131,8 @@ class TensorBoardPanels(OrderedCallback):
         first = {"train/loss": float(np.mean(self._recent))} if self._recent else {}
         self._recent = []
         for board in self._all(trainer):
+            if spent := spent_now(trainer):
+                board.points(spent, trainer.global_step)
             board.validation(found, best, trainer.global_step, int(run.traffic.paper_bytes))
             board.glance({**first, **found}, trainer.global_step)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import federated
+from hiso_pl.callbacks.privacy_budget import budget_of
 from hiso_pl.callbacks.validation import is_partial
 
 Figures = dict[str, int | str | float | dict[str, float]]
@@ -18,7 +19,7 @@ LINES = 20
 
 
 class RoundProgressBar(TQDMProgressBar):
-    """Shows rounds done of all rounds, with loss, last validation metric and KB sent by a client.
+    """Shows rounds done of all rounds, with loss, last validation metric, KB sent by a client and epsilon spent.
 
     Of the metrics of a validation the bar shows the first that is no loss, as the task names them. Each validation is
     said when it is done, in a line of its own: the one before the first round too, and the last.
@@ -72,7 +73,8 @@ class RoundProgressBar(TQDMProgressBar):
         """Says what was measured, above the bar, which shows it from now on."""
         super().on_validation_end(trainer, pl_module)
         if (self._lines or self.is_enabled) and trainer.state.fn == "fit" and not is_partial(trainer):
-            self._say(trainer, {name: told(value) for name, value in federated(pl_module).last_validation.items()})
+            measured = {name: told(value) for name, value in federated(pl_module).last_validation.items()}
+            self._say(trainer, {**measured, **_spent(trainer)})
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -94,12 +96,18 @@ class RoundProgressBar(TQDMProgressBar):
         run = federated(pl_module)
         loss = None if run.last_round is None else run.last_round.loss
         figures: Figures = {} if loss is None else {"loss": told(loss)}
-        return figures | {"KB": f"{run.traffic.paper_kb:.2f}"}
+        return figures | {"KB": f"{run.traffic.paper_kb:.2f}", **_spent(pl_module.trainer)}
 
     def _say(self, trainer: Trainer, figures: Figures) -> None:
         total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         words = (f"round {trainer.global_step}{total}", *(f"{name} {value}" for name, value in figures.items()))
         self.train_progress_bar.write("  ".join(words), file=sys.stdout)
+
+
+def _spent(trainer: Trainer) -> dict[str, str]:
+    """What a private run has spent, when it was last computed."""
+    budget = budget_of(trainer)
+    return {} if budget is None or budget.epsilon is None else {"epsilon": told(budget.epsilon)}
 
 
 def told(value: float) -> str:

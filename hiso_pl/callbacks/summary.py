@@ -17,6 +17,7 @@ from hiso_pl.callbacks.attending import attendance_of
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
 from hiso_pl.callbacks.hostile import attack_of
 from hiso_pl.callbacks.participation import ParticipationError, dropped_slots
+from hiso_pl.callbacks.privacy_budget import budget_of
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.errors import one_line
@@ -36,10 +37,10 @@ class RunSummary(OrderedCallback):
     of the model as it came, before any round. The best is the lowest of a loss, error or perplexity and the highest of
     anything else. ``seconds`` is the time from a run's start to its end, ``forwards_per_second`` is of all ranks and
     leaves the time of validations out. ``dropped_slots`` is how often a client was left out because its losses were not
-    finite, and ``attack`` is there where hostile clients were simulated. Where absence is, ``absent_slots`` is how
-    often a client did not answer, ``catch_up_kb`` what clients fetched of rounds they missed, averaged over all, and
-    ``simulated_s`` the simulated clock. Of a run that has ended because it would only fail again, as nothing of it is
-    finite any more, ``stopped`` says why.
+    finite, ``attack`` is there where hostile clients were simulated, ``privacy`` is what a private run has spent. Where
+    absence is simulated, ``absent_slots`` is how often a client did not answer, ``catch_up_kb`` what clients fetched of
+    rounds they missed, averaged over all, and ``simulated_s`` the simulated clock. Of a run that has ended because it
+    would only fail again, as nothing of it is finite any more, ``stopped`` says why.
 
     Attributes:
         metrics: Of each metric the first, last and best value.
@@ -104,7 +105,7 @@ class RunSummary(OrderedCallback):
 
     def _summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
-        rounds_seconds = self.seconds - self._validation_seconds
+        rounds_seconds, budget = self.seconds - self._validation_seconds, budget_of(trainer)
         return {
             "rounds": trainer.global_step,
             "clients": getattr(data, "clients", None),
@@ -125,6 +126,7 @@ class RunSummary(OrderedCallback):
             "digest": digest(optimizer),
             "versions": versions.package_versions(),
             "interrupted": interrupted(trainer),
+            **({} if budget is None else {"privacy": budget.told()}),
         }
 
     def record(self, found: Mapping[str, float]) -> None:

@@ -30,7 +30,7 @@ from hiso_pl.ranks import environment, process
 from hiso_pl.ranks.strategy import ScalarStrategy
 from hiso_pl.run import checkpoint, going_on, lock
 from hiso_pl.run.configuration import of_the_launch
-from hiso_pl.run.folder import CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
+from hiso_pl.run.folder import BUDGET, CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
 from hiso_pl.run.start import Start, check_rounds, resolve
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,13 @@ class FederatedCLI(LightningCLI):
         asked, every = config.get("ckpt_path"), config.get("checkpoint.every_n_train_steps")
         if asked == "ledger":
             _check_scalar_only(config)
-        self.start = resolve(root, asked, fitting, every)
+        private = config.get("model.method.init_args.privacy") is not None
+        self.start = resolve(root, asked, fitting, every, repeats=not private)
+        if fitting and not private and self.start.resumes and (root / BUDGET).exists():
+            raise ValueError(
+                f"model.method.privacy=null must be what it was, as {root / BUDGET} would not tell any more of all "
+                "that this run gives away: to go on without, name the checkpoint and another folder"
+            )
         if fitting:
             check_rounds(self.start, config.trainer.max_steps)
         follow_the_run(config, self.start)
@@ -159,6 +165,7 @@ class FederatedCLI(LightningCLI):
         own: list[Callback] = [callbacks.DeferredSignals(), callbacks.CompleteValidation()]
         own += [callbacks.RunFolder(text, self.start), callbacks.RunSummary(), PredictionWriter()]
         own += [callbacks.HostileClients(), callbacks.Attending()]
+        own += [callbacks.PrivacyBudget()] if getattr(model.method, "privacy", None) is not None else []
         if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer, callbacks
 
 from hiso_pl.callbacks import RoundProgressBar
+from hiso_pl.callbacks.privacy_budget import budget_of
 from hiso_pl.callbacks.signals import interrupted
 from hiso_pl.cli.parser import ConfigurationError
 from hiso_pl.cli.trainer_table import CALLBACKS, CHECKPOINT, TRAINER, of_class
@@ -114,13 +115,13 @@ def _fit_to_launch(trainer: Namespace) -> None:
 
 
 def check_reached(trainer: Trainer) -> None:
-    """Refuses a fit that has ended before its last round, unless a signal or EarlyStopping ended it.
+    """Refuses a fit that has ended before its last round, unless a signal, a budget or EarlyStopping ended it.
 
     Raises:
         RunError: If something else did.
     """
     done, rounds = trainer.global_step, trainer.max_steps
-    if done >= rounds or interrupted(trainer):
+    if done >= rounds or interrupted(trainer) or ((budget := budget_of(trainer)) is not None and budget.ended):
         return
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, callbacks.EarlyStopping) and callback.stopping_reason_message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,6 +25,7 @@ class AllReduceExchange(Exchange):
         stop_requested: Set by this process when it wants the run to end after a round.
         rounds: Exchanges done.
         payload_bytes: Bytes this rank handed to the process group; none where it is alone.
+        before: What every rank does first of all, as long as nothing of the round has left it.
 
     Args:
         group: The process group; the default one if none is given.
@@ -35,6 +38,7 @@ class AllReduceExchange(Exchange):
         self.stop_requested = False
         self.rounds = 0
         self.payload_bytes = 0
+        self.before: Callable[[Slots], None] | None = None
         self._ballots = 0.0
 
     @property
@@ -75,6 +79,8 @@ class AllReduceExchange(Exchange):
             LostRankError: If a rank does not come; it names the rank and the round.
         """
         _check(rows, slots)
+        if self.before is not None:
+            self.before(slots)
         width = rows.shape[1]
         payload = torch.zeros(slots.size * width + 1, dtype=torch.float32)
         table = payload[:-1].view(slots.size, width)

@@ -19,7 +19,7 @@ from hiso_pl.report.labels import labelled
 from hiso_pl.report.run_data import Aim as Aim
 from hiso_pl.report.run_data import RunData as RunData
 from hiso_pl.run.configuration import as_text
-from hiso_pl.run.folder import CONFIG, SUMMARY
+from hiso_pl.run.folder import CONFIG, SUMMARY, went_through
 
 ASKED = "asked.json"
 STUDY = "study.yaml"
@@ -166,7 +166,7 @@ def _complete(summary: Mapping[str, Any], options: Mapping[str, str]) -> bool:
     if not summary or summary.get("interrupted") is not False:
         return False
     tested = options.get("test_at_end") != "True" or any(name.startswith("test/") for name in summary["metrics"])
-    return str(summary["rounds"]) == options.get("trainer.max_steps") and tested
+    return went_through(summary, options.get("trainer.max_steps")) and tested
 
 
 def _asked(folder: Path) -> Mapping[str, Any]:

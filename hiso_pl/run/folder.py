@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ DEFAULT_ROOT = "runs/default"
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 LEDGER = "rounds.ledger"
+BUDGET = "privacy.jsonl"
 PREDICTIONS = "predictions.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 LAST = "last.ckpt"
@@ -36,7 +38,7 @@ def refuse_held(root: str, found: str | None) -> None:
 
 def held_by_run(root: Path) -> str | None:
     """What shows that ``root`` holds a run, if it does."""
-    for name in (CONFIG, SUMMARY, LEDGER):
+    for name in (CONFIG, SUMMARY, LEDGER, BUDGET):
         if (root / name).exists():
             return name
     return CHECKPOINTS_FOLDER if checkpoints(root) else None
@@ -52,6 +54,12 @@ def run_around(path: Path) -> Path | None:
 def checkpoints(root: Path) -> list[Path]:
     """The checkpoints of the run in ``root``, by name."""
     return sorted((root / CHECKPOINTS_FOLDER).glob("*.ckpt"))
+
+
+def went_through(summary: Mapping[str, Any], rounds: str | None) -> bool:
+    """Whether a summary is of a run that went through so many rounds, or through all that its privacy allowed."""
+    privacy = summary.get("privacy")
+    return str(summary["rounds"]) == rounds or (isinstance(privacy, Mapping) and bool(privacy.get("ended")))
 
 
 def traceback_path(root: Path) -> Path:

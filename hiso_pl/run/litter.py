@@ -11,11 +11,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hiso_pl.run.checkpoint import RunFacts
 from hiso_pl.run.checkpoint_file import KEY, load
-from hiso_pl.run.folder import CHECKPOINTS_FOLDER, CONFIG, LAST, LEDGER, PREDICTIONS, SUMMARY
+from hiso_pl.run.folder import BUDGET, CHECKPOINTS_FOLDER, CONFIG, LAST, LEDGER, PREDICTIONS, SUMMARY
 
 log = logging.getLogger(__name__)
 
-WHOLE = (CONFIG, SUMMARY, PREDICTIONS, LEDGER, f"{LEDGER}.safetensors", f"{LEDGER}.ckpt")
+WHOLE = (CONFIG, SUMMARY, PREDICTIONS, LEDGER, BUDGET, f"{LEDGER}.safetensors", f"{LEDGER}.ckpt")
 """Files that are written beside their place first, under their name and ``.part``."""
 
 

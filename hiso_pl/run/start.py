@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,7 @@ class Start:
         return "the ledger" if self.kind == "ledger" else "the start"
 
 
-def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None = None) -> Start:
+def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None = None, repeats: bool = True) -> Start:
     """Finds out where a run goes on from.
 
     Args:
@@ -69,6 +70,8 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
             checkpoint, the ledger if none can be read, or the start.
         fitting: Whether rounds are to follow.
         save_every: Rounds between two checkpoints.
+        repeats: Whether rounds that are computed again come to the same. Where they do not, as their noise is drawn
+            anew and counts as a further release, those that the ledger has are applied instead.
 
     Raises:
         ValueError: If there is no such thing, or it cannot be read.
@@ -87,6 +90,9 @@ def resolve(root: Path, asked: str | None, fitting: bool, save_every: int | None
     if asked in ("auto", None) and began is None:
         return Start(root)
     found = checkpoint.newest(root)
+    if not repeats and _leads_to(root) > (found[1]["global_step"] if found else 0):
+        log.warning("%s: going on from the ledger, as rounds made again would be released again.", began or root)
+        return _ledger(root, began is not None)
     if found is None and _ledger_serves(root, asked, save_every):
         why = "no checkpoint can be read" if checkpoints(root) else "nothing was saved"
         log.warning("%s: going on from the ledger, as %s.", began or root, why)
@@ -144,6 +150,13 @@ def _ledger(root: Path, owns_folder: bool) -> Start:
             raise ValueError(f"ckpt_path=ledger: {root} holds no {LEDGER}")
         rounds = LedgerReader(root / LEDGER).rounds
     return Start(root, "ledger", rounds=rounds, owns_folder=owns_folder)
+
+
+def _leads_to(root: Path) -> int:
+    """How many rounds the ledger has; none if it cannot be read, which is for others to say."""
+    with suppress(ValueError, OSError):
+        return LedgerReader(root / LEDGER).rounds
+    return 0
 
 
 def _ledger_serves(root: Path, asked: str | None, save_every: int | None) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hiso_pl.run import lock
-from hiso_pl.run.folder import SUMMARY, held_by_run, json_text, write_atomically
+from hiso_pl.run.folder import BUDGET, SUMMARY, held_by_run, json_text, write_atomically
 from hiso_pl.study.grid import Ask, Setting
 from hiso_pl.study.names import FOLDER
 
@@ -89,11 +89,18 @@ def mend(root: Path) -> None:
 
     A run whose ``asked.json`` cannot be read goes as a whole, as nobody knows whose results it holds. Of one whose
     summary cannot be read only that goes, and is made again from its checkpoint.
+
+    Raises:
+        ValueError: If such a run has released something, which is not to be forgotten.
     """
     for path in sorted(root.glob(f"**/{ASKED}")):
         if path.parent == root:
             continue
         if noted(path.parent) is None:
+            if (path.parent / BUDGET).exists():
+                raise ValueError(
+                    f"{path} cannot be read, and {BUDGET} beside it tells of releases: move the folder away"
+                )
             log.warning("%s cannot be read: its run is carried out anew.", path)
             _throw_away(path.parent)
         summary = path.with_name(SUMMARY)
@@ -105,8 +112,8 @@ def mend(root: Path) -> None:
 def prepare(ask: Ask) -> bool:
     """Makes a run's folder ready to be gone on with from its newest checkpoint, or to begin.
 
-    What is left of one without a checkpoint that can be read is thrown away. One that somebody else is carrying out is
-    left as it is, and refuses to be started.
+    What is left of one without a checkpoint that can be read is thrown away, unless it tells of releases. One that
+    somebody else is carrying out is left as it is, and refuses to be started.
 
     Returns:
         Whether it goes on.
@@ -117,7 +124,7 @@ def prepare(ask: Ask) -> bool:
     from hiso_pl.run.checkpoint import newest  # with torch, which a study that is complete does without
 
     check_run(ask)
-    if noted(ask.folder) is not None and newest(ask.folder) is not None:
+    if noted(ask.folder) is not None and (newest(ask.folder) is not None or (ask.folder / BUDGET).exists()):
         note_asked(ask.folder, ask.setting, ask.configuration, ask.until)
         return True
     _throw_away(ask.folder, ask)

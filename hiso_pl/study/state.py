@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hiso_pl.report.curve import read_curve
-from hiso_pl.run.folder import SUMMARY
+from hiso_pl.run.folder import SUMMARY, went_through
 from hiso_pl.study.folders import noted, read_json
 from hiso_pl.study.grid import Ask
 
@@ -17,7 +17,7 @@ def complete_summary(folder: Path, asked: Mapping[str, str]) -> Mapping[str, Any
     try:
         summary: Mapping[str, Any] = read_json(folder / SUMMARY)
         tested = asked["test_at_end"] != "True" or any(name.startswith("test/") for name in summary["metrics"])
-        whole = summary["interrupted"] is False and str(summary["rounds"]) == asked["trainer.max_steps"] and tested
+        whole = summary["interrupted"] is False and went_through(summary, asked["trainer.max_steps"]) and tested
     except (KeyError, TypeError):  # there is none, or it is of something else
         return {}
     return summary if whole else {}
