@@ -54,8 +54,8 @@ class Robust(Aggregation):
             )
 
     def _members(self, scalars: NDArray[np.float32], present: NDArray[np.bool_]) -> Rows:
-        """The slots present, without -0.0."""
-        rows, least = scalars[present].astype(np.float64) + 0.0, self.least_present(len(present))
+        """The slots present."""
+        rows, least = scalars[present].astype(np.float64), self.least_present(len(present))
         if len(rows) < least:
             raise ValueError(f"aggregation={self!r} needs {least} slots, {len(rows)} are present")
         return rows.reshape(len(rows), -1)
