@@ -202,6 +202,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], said: str) 
         (lambda: Gaussian(scale=-1.0), r"attack\.scale=-1\.0 must not be negative"),
         (lambda: Gaussian(scale=math.inf), r"attack\.scale=inf must be a finite number"),
         (lambda: Scaling(factor=math.nan), r"attack\.factor=nan must be"),
+        (lambda: Scaling(factor=10**400), r"attack\.factor=10000.* must be a finite number"),
         (lambda: ConstantDrift(drift=math.inf), r"attack\.drift=inf must be"),
         (lambda: IPM(epsilon=math.nan), r"attack\.epsilon=nan must be"),
         (lambda: ALIE(z=math.inf), r"attack\.z=inf must be"),
