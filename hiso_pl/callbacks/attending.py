@@ -9,7 +9,6 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
-from hiso_pl.federation.presence.attendance import Presence
 from hiso_pl.federation.presence.clock import Clock
 
 
@@ -24,28 +23,29 @@ class Attending(OrderedCallback):
 
     def __init__(self) -> None:
         self.clock: Clock | None = None
-        self._presence: Presence | None = None
         self._held: Mapping[str, Any] | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.clock = self._presence = None
+        self.clock = None
         presence = data.presence() if hasattr(data, "presence") else None
         if presence is None or not presence.simulated or presence.method is None:
             return
-        self.clock, self._presence = Clock(len(presence.sizes)), presence
+        self.clock = Clock(len(presence.sizes))
         if self._held is not None and int(self._held["rounds"]) <= trainer.global_step:
             self.clock.load_state_dict(self._held)
         while self.clock.rounds < trainer.global_step:
             self.clock.record(presence.attendance(self.clock.rounds))
 
     @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         run = federated(pl_module)
-        if self.clock is None or self._presence is None or run.last_round is None:
+        if self.clock is None or run.last_round is None:
             return
-        self.clock.record(self._presence.attendance(run.last_round.round))
+        self.clock.record(batch.attendance)
         figures = {**run.last_round.figures, **self.clock.figures}
         run.last_round = run.last_round._replace(figures=figures)
 

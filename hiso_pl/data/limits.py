@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hiso_pl.bounds import READ_BYTES, READ_ROW_BYTES, READ_ROWS
 
@@ -18,8 +19,12 @@ class ReadLimits:
         bytes: Most bytes of a file, of what is compressed in it, and of its rows in memory.
         rows: Most rows of a file.
         row_bytes: Most bytes of a row, as it is written or once it is decompressed.
+
+    Attributes:
+        name: What messages call the option that holds them.
     """
 
+    name: ClassVar[str] = "read_limits."
     bytes: int = READ_BYTES
     rows: int = READ_ROWS
     row_bytes: int = READ_ROW_BYTES
@@ -41,7 +46,7 @@ class ReadLimits:
             ValueError: If they are too many.
         """
         if found > self.bytes:
-            raise ValueError(f"{what} {found} bytes, must have at most read_limits.bytes={self.bytes}")
+            raise ValueError(f"{what} {found} bytes, must have at most {self.name}bytes={self.bytes}")
 
     def check_rows(self, what: str, found: int) -> None:
         """Refuses so many rows.
@@ -50,7 +55,7 @@ class ReadLimits:
             ValueError: If they are too many.
         """
         if found > self.rows:
-            raise ValueError(f"{what} {found} rows, must have at most read_limits.rows={self.rows}")
+            raise ValueError(f"{what} {found} rows, must have at most {self.name}rows={self.rows}")
 
     def check_row(self, what: str, found: int) -> None:
         """Refuses a row of so many bytes.
@@ -60,7 +65,7 @@ class ReadLimits:
         """
         if found > self.row_bytes:
             raise ValueError(
-                f"{what} has {found} bytes or more, must have at most read_limits.row_bytes={self.row_bytes}"
+                f"{what} has {found} bytes or more, must have at most {self.name}row_bytes={self.row_bytes}"
             )
 
 
@@ -94,5 +99,5 @@ class Taken:
         if self._memory > self._limits.bytes:
             raise ValueError(
                 f"{self._name}: its first {self._rows} rows take {self._memory} bytes in memory, must take at most "
-                f"read_limits.bytes={self._limits.bytes}"
+                f"{self._limits.name}bytes={self._limits.bytes}"
             )

@@ -271,9 +271,12 @@ class FederatedDataModule(LightningDataModule, ABC):
     @cached_property
     def _prints(self) -> dict[str, str]:
         train, val, test = self.splits
+        seen = "" if self.availability is None else self.availability.fingerprint()
+        read = {"availability": seen} if seen else {}
         evaluated = {"validation data": val} | ({} if test is None else {"test data": test})
         return self.ownership.fingerprints(train.fingerprint) | {
-            name: split.fingerprint() for name, split in evaluated.items()
+            **{name: split.fingerprint() for name, split in evaluated.items()},
+            **read,
         }
 
     def state_dict(self) -> dict[str, Any]:

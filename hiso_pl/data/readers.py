@@ -58,9 +58,7 @@ def parse_rows(
     file: BinaryIO,
     limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is frozen
 ) -> list[tuple[int, Row]]:
-    """The rows that a file holds, every value as text, each with the line it starts on, counted from 1.
-
-    In Parquet it is the row's number, in a JSON document the entry's, counted from 0. Empty lines are passed over.
+    """All rows that a file holds: see :func:`each_row`.
 
     Args:
         path: The file's name, whose end says what the bytes are.
@@ -70,25 +68,38 @@ def parse_rows(
     Raises:
         ValueError: If there are none, there is too much of them, or one is broken; the message names file and line.
     """
-    path = Path(path).expanduser()
-    suffix = path.suffix.lower()
-    found: Iterator[tuple[int, Row]]
-    if suffix == ".parquet":
-        found = _parquet_rows(path, file, limits)
-    elif suffix == ".json":
-        found = document_rows(str(path), file, limits)
-    elif suffix == ".jsonl":
-        found = _json_rows(path, _lines(path, file, limits))
-    else:
-        lines = _lines(path, file, limits)
-        found = _table_rows(path, _quoted_cells(path, lines, limits) if suffix == ".csv" else _plain_cells(lines))
-    rows, taken = [], Taken(limits, str(path))
-    for number, row in found:
+    rows, taken = [], Taken(limits, str(Path(path).expanduser()))
+    for number, row in each_row(path, file, limits):
         taken.add(row)
         rows.append((number, row))
     if not rows:
-        raise ValueError(f"{path}: no rows")
+        raise ValueError(f"{Path(path).expanduser()}: no rows")
     return rows
+
+
+def each_row(path: str | Path, file: BinaryIO, limits: ReadLimits) -> Iterator[tuple[int, Row]]:
+    """One row of a file after another, every value as text, each with the line it starts on, counted from 1.
+
+    In Parquet it is the row's number, in a JSON document the entry's, counted from 0. Empty lines are passed over.
+
+    Args:
+        path: The file's name, whose end says what the bytes are.
+        file: The file, at its beginning.
+        limits: What it may ask for; rows are not counted.
+
+    Raises:
+        ValueError: If one is broken; the message names file and line.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path, file, limits)
+    if suffix == ".json":
+        return document_rows(str(path), file, limits)
+    lines = _lines(path, file, limits)
+    if suffix == ".jsonl":
+        return _json_rows(path, lines)
+    return _table_rows(path, _quoted_cells(path, lines, limits) if suffix == ".csv" else _plain_cells(lines))
 
 
 def row_name(path: str | Path, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.bounds import CLIENTS, ROUNDS, TRACE_BYTES, TRACE_ROW_BYTES, TRACE_ROWS
+from hiso_pl.data.examples import arrays_fingerprint
 from hiso_pl.data.limits import ReadLimits, Row
-from hiso_pl.data.readers import open_table, parse_rows, row_name
+from hiso_pl.data.readers import each_row, open_table, row_name
 from hiso_pl.federation.presence.availability import Availability, Clients
 
 logger = logging.getLogger(__name__)
 
-_LIMITS = ReadLimits(TRACE_BYTES, TRACE_ROWS, TRACE_ROW_BYTES)
+
+class _Limits(ReadLimits):
+    """Those of a trace, which no option moves."""
+
+    name = ""
+
+
+LIMITS = _Limits(TRACE_BYTES, TRACE_ROWS, TRACE_ROW_BYTES)
 _COLUMNS = ({"client", "round"}, {"client", "first", "last"})
 
 
@@ -46,9 +55,13 @@ class Trace(Availability):
         stays = self._stays
         if self.repeat:
             round %= int(stays.lasts.max()) + 1
-        place = np.searchsorted(_keys(stays.clients, stays.firsts), _keys(clients, round), side="right") - 1
+        place = np.searchsorted(self._keys, _keys(clients, round), side="right") - 1
         mine = (place >= 0) & (stays.clients[place] == clients)
         return np.asarray(mine & (stays.lasts[place] >= round))
+
+    def fingerprint(self) -> str:
+        """See :class:`Availability`."""
+        return arrays_fingerprint(*self._stays)
 
     def check(self, clients: int, rounds: range) -> None:
         """See :class:`Availability`; says in how many rounds nobody is there.
@@ -75,14 +88,23 @@ class Trace(Availability):
             )
 
     @cached_property
+    def _keys(self) -> NDArray[np.uint64]:
+        return _keys(self._stays.clients, self._stays.firsts)
+
+    @cached_property
     def _stays(self) -> _Stays:
-        with open_table(self.file, _LIMITS) as file:
-            rows = parse_rows(self.file, file, _LIMITS)
-        if set(rows[0][1]) not in _COLUMNS:
-            raise ValueError(
-                f"{self.file} has columns {', '.join(rows[0][1])}, must have client and round, or client, first, last"
-            )
-        table = np.array([self._numbers(number, row) for number, row in rows], dtype=np.int64)
+        held = array("q")  # a row's mapping takes half a kilobyte
+        with open_table(self.file, LIMITS) as file:
+            for number, row in each_row(self.file, file, LIMITS):
+                if not held and set(row) not in _COLUMNS:
+                    raise ValueError(
+                        f"{self.file} has columns {', '.join(row)}, must have client and round, or client, first, last"
+                    )
+                held.extend(self._numbers(number, row))
+                LIMITS.check_rows(f"{self.file} has", len(held) // 3)
+        if not held:
+            raise ValueError(f"{self.file}: no rows, so it names no client")
+        table = np.frombuffer(held, dtype=np.int64).reshape(-1, 3)
         return _apart(*table[np.lexsort((table[:, 1], table[:, 0]))].T)
 
     def _numbers(self, number: int, row: Row) -> tuple[int, int, int]:

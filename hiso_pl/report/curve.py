@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hiso_pl.bounds import CURVE_POINTS, EVENTS_BYTES
 from hiso_pl.regular_file import read_at_most
 from hiso_pl.report.events import CURVES, FILES, Points, read_events
+from hiso_pl.report.run_data import COSTS
 from hiso_pl.run.folder import CONFIG, SUMMARY
 from hiso_pl.run.forwards import FORWARDS, per_round
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CSV = "metrics.csv"
 CURVE_OF = {"forwards": FORWARDS, "paper_kb": "comm/paper_kb", "protocol_kb": "comm/protocol_kb"}
+CURVE_OF |= {"simulated_s": "time/simulated_s"}
 ROUND_S = "time/round_s"
 EVERY = "board.every_n_rounds"
 DEPTH = 4
@@ -50,12 +52,14 @@ def read_curve(
     metrics = sorted(name for name in points if name.startswith("val/"))
     rounds = np.array(sorted({step for name in metrics for step in points[name]}), dtype=np.int64)
     columns: dict[str, Any] = {"round": rounds}
-    for column in ("forwards", "seconds", "paper_kb", "protocol_kb"):
+    for column in COSTS[1:]:
         steps, values = _arrays(points.get(CURVE_OF.get(column, ROUND_S), {}))
         if column == "seconds":
             steps, values, gap = _cumulated(steps, values, options)
             if gap and len(rounds):
                 notes.append(f"{ROUND_S} is missing from round {gap} on, so the seconds are not known beyond")
+        if column == "simulated_s" and not len(steps):
+            continue  # a run whose clients take no time
         known = np.interp(rounds, [0, *steps], [0.0, *values], right=np.nan)
         if column == "forwards" and not len(steps) and (each := per_round(options, summary, folder)) is not None:
             known = rounds * float(each)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hiso_pl.report.run import RunData
 
 COLUMNS = {"rounds": "round", "paper_kb": "paper_kb", "protocol_kb": "protocol_kb"}
-COLUMNS |= {"forwards": "forwards", "seconds": "seconds"}
+COLUMNS |= {"forwards": "forwards", "seconds": "seconds", "simulated_s": "simulated_s"}
 """The column of a run's curve, for each of what a metric is drawn by."""
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiso_pl.report.run_data import COSTS, LOSS, Aim, RunData
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CURVE = {"rounds": "round"}
 """Costs that a curve has under another name."""
@@ -54,12 +57,18 @@ def outcome(run: RunData, aim: Aim) -> dict[str, Any]:
     }
     if stopped:
         row |= dict.fromkeys(("best", "last", "loss"), math.nan)
-    row |= {cost: math.nan if curve.empty else float(curve[CURVE.get(cost, cost)].iloc[-1]) for cost in COSTS}
+    row |= {cost: _spent(curve, cost, -1) for cost in COSTS}
     row["rounds"] = run.rounds
     for target in aim.targets:
         seen = [i for i, value in known if aim.met(value, target)][:1]
         for cost in COSTS:
             there = seen and not diverged
-            row[at(cost, target)] = float(curve[CURVE.get(cost, cost)].iloc[seen[0]]) if there else math.nan
+            row[at(cost, target)] = _spent(curve, cost, seen[0]) if there else math.nan
         row[at("short", target)] = bool(seen) and (diverged or not aim.met(last, target))
     return row
+
+
+def _spent(curve: pd.DataFrame, cost: str, place: int) -> float:
+    """What had been spent at one of a run's validations, as far as it is known."""
+    column = CURVE.get(cost, cost)
+    return math.nan if curve.empty or column not in curve else float(curve[column].iloc[place])

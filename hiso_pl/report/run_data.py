@@ -18,7 +18,7 @@ METRICS = ("val/accuracy", "val/f1", "val/drop_f1", "val/rougeL", "val/loss")
 LOSS = "val/loss"
 BY = ("best", "last", "rounds", "loss")
 """What of a metric may choose a learning rate."""
-COSTS = ("rounds", "forwards", "seconds", "paper_kb", "protocol_kb")
+COSTS = ("rounds", "forwards", "seconds", "paper_kb", "protocol_kb", "simulated_s")
 """What a run may have spent until it reaches a target."""
 
 
@@ -80,7 +80,8 @@ class RunData:
         options: Its config.yaml as text under dotted keys, as :func:`~hiso_pl.run.configuration.as_text` has it.
         summary: Its summary.json; empty if there is none, or it is damaged.
         curve: A row for each validation, ascending: ``round``, what the rounds before had cost (``forwards``,
-            ``seconds``, ``paper_kb``, ``protocol_kb``), and each ``val/`` metric; NaN where it is not known.
+            ``seconds``, ``paper_kb``, ``protocol_kb``, and ``simulated_s`` where clients take time), and each ``val/``
+            metric; NaN where it is not known.
         notes: What a reader must be told of it, in sentences without the folder's name.
         halted: Whether it is no further as its study has asked for no more.
     """

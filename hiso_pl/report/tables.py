@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hiso_pl.report.comparison import Comparison
 
 NAMES = {"rounds": "rounds", "forwards": "forward passes", "seconds": "seconds"}
-NAMES |= {"paper_kb": "KB (paper)", "protocol_kb": "KB (protocol)"}
+NAMES |= {"paper_kb": "KB (paper)", "protocol_kb": "KB (protocol)", "simulated_s": "simulated seconds"}
 """What costs are called."""
 INTERVALS = (
     f"Intervals of {100 * LEVEL:.0f} % are percentiles of means of seeds drawn with replacement: of all draws up to "
@@ -92,7 +92,7 @@ def pair_columns(comparison: Comparison) -> list[Column]:
     found = [
         Column(at(cost, t), f"ratio of {NAMES[cost]} to {t:g}", "ratio", f"{t:g}")
         for t in aim.targets
-        for cost in ("rounds", "forwards", "seconds", "paper_kb", "protocol_kb")
+        for cost in COSTS
     ]
     found += [Column("last", f"difference of last {aim.metric}", "difference")]
     found += [Column("test", f"difference of test/{aim.name}", "difference")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hiso_pl.data import Trace
-from hiso_pl.data.trace import _LIMITS
+from hiso_pl.data.trace import LIMITS
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_clients_are_there_when_the_file_says_so(trace) -> None:
     lines = "".join(f'{{"client": {c}, "round": {r}}}\n' for r, found in enumerate(expected) for c in found)
     assert there(trace(lines, ".jsonl"), 5, 7) == expected
     again = trace("client,first,last\n3,0,1\n1,2,4\n1,1,2\n3,4,4\n1,4,4\n", repeat=True)
+    assert again.fingerprint() == stays.fingerprint() != trace("client,round\n3,0\n").fingerprint()
     assert there(again, 5, 12) == (expected[:5] * 3)[:12]
 
 
@@ -69,7 +70,7 @@ def test_rounds_without_anybody_are_said_or_refused(trace, caplog) -> None:
     ("text", "message"),
     [
         ("", "empty, a header line expected"),
-        ("client,round\n", "no rows"),
+        ("client,round\n", "no rows, so it names no client$"),
         ("who,round\n1,2\n", "has columns who, round, must have client and round, or client, first, last"),
         ("client,round,first\n1,2,3\n", "must have client and round"),
         ("client,round\n1,-2\n", r"line 2: round='-2' must be a whole number in \[0, 4294967296\)"),
@@ -98,5 +99,5 @@ def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_
     large = tmp_path / "large.csv"
     with large.open("wb") as file:
         file.truncate(12 << 30)  # a thousand million lines; it takes no room
-    with pytest.raises(ValueError, match=rf"has {12 << 30} bytes, must have at most read_limits.bytes={_LIMITS.bytes}"):
+    with pytest.raises(ValueError, match=rf"has {12 << 30} bytes, must have at most bytes={LIMITS.bytes}$"):
         Trace(str(large)).check(9, range(5))

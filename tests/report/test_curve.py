@@ -35,6 +35,21 @@ def test_curves_are_those_of_a_run_and_its_resume(tmp_path: Path, events_of: Cal
         assert curve[name].tolist() == pytest.approx([each * done for done in (0, 25, 50, 75)], rel=1e-6)
 
 
+def test_simulated_seconds_are_a_cost_where_clients_take_time(tmp_path: Path, run_of: Callable[..., RunData]) -> None:
+    text = "step,val/accuracy,val/loss,time/simulated_s\n0,0.1,1.0,\n10,,,30.0\n20,0.8,0.5,70.0\n40,0.9,0.4,90.0\n"
+    (tmp_path / "metrics.csv").write_text(text)
+    curve, _ = read_curve(tmp_path, {}, {})
+    assert curve["simulated_s"].tolist() == [0.0, 70.0, 90.0]
+    run = replace(run_of([0.1, 0.8, 0.9]), curve=curve)
+    aim = Aim("val/accuracy", targets=(0.8,))
+    assert [outcome(run, aim)[name] for name in ("simulated_s", "simulated_s@0.8")] == [90.0, 70.0]
+    heads = [table.head for table in tables(compare([run], aim))]
+    assert "simulated seconds to 0.8" in heads[0]
+    (tmp_path / "metrics.csv").write_text("step,val/accuracy\n0,0.1\n")
+    assert "simulated_s" not in read_curve(tmp_path, {}, {})[0]
+    assert math.isnan(outcome(run_of([0.1, 0.8]), aim)["simulated_s@0.8"])
+
+
 def test_a_resume_takes_back_what_it_does_not_compute_again(tmp_path: Path, events_of: Callable[..., None]) -> None:
     events_of(tmp_path, 25, [0.1, 0.25, 0.7, 0.9], [2.0, 1.0, 0.5, 0.25])
     events_of(tmp_path, 25, [0.2], [1.0], start=50, purge_step=26)

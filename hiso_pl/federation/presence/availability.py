@@ -32,6 +32,10 @@ class Availability(ABC):
             round: The round r.
         """
 
+    def fingerprint(self) -> str:
+        """A hash of what it reads from elsewhere; empty if its options are all that it is."""
+        return ""
+
     def check(self, clients: int, rounds: range) -> None:  # noqa: B027
         """Refuses clients or rounds that this cannot speak of.
 
