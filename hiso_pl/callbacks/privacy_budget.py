@@ -26,10 +26,10 @@ class PrivacyBudget(OrderedCallback):
     """Keeps the account of a private run, and ends it before a client's epsilon would exceed ``target_epsilon``.
 
     The noise for ``target_epsilon`` is found at the start of a run and kept from then on: who takes part in which round
-    is known, so each client's number of releases is. Before a round's exchange rank 0 writes into ``privacy.jsonl``
-    whose scalars are about to leave, waits for the disk, and only then does any rank send. So neither a kill nor a way
-    back to an earlier checkpoint forgets a release: rounds made again are counted again. A client that does not answer
-    releases nothing; one that is left out afterwards has.
+    and answers is known, so each client's number of releases is. Before a round's exchange rank 0 writes into
+    ``privacy.jsonl`` whose scalars are about to leave, waits for the disk, and only then does any rank send. So neither
+    a kill nor a way back to an earlier checkpoint forgets a release: rounds made again are counted again. A client that
+    does not answer releases nothing; one that is left out afterwards has.
 
     The largest epsilon of a client is told after each round where it is cheap to know, as no example is sampled, and
     else at validations and at the end.
@@ -89,19 +89,15 @@ class PrivacyBudget(OrderedCallback):
         self._end_if_spent(trainer)
 
     def _take_up(self, trainer: Trainer, changed: tuple[str, ...]) -> int | None:
+        """Opens the file; returns the round before which the run is to end, None without a target."""
         privacy = self._privacy
         self._file = file_of(trainer, privacy, self._restored, changed)
         rates = rates_of(trainer, privacy)
         self.spent = Spent(rates, privacy.noise, privacy.delta, privacy.accountant, self._file.found)
-        return self._ahead(trainer)
-
-    def _ahead(self, trainer: Trainer) -> int | None:
-        """The round before which the run is to end, as far as can be said now; None without a target."""
-        if self._privacy.target_epsilon is None or self._rounds < 1:
+        if privacy.target_epsilon is None:
             return None
-        assert self.spent is not None
         cohorts = cohorts_of(trainer, trainer.global_step, self._rounds)
-        return trainer.global_step + self.spent.rounds_within(self._privacy.target_epsilon, cohorts)
+        return trainer.global_step + self.spent.rounds_within(privacy.target_epsilon, cohorts)
 
     # The rounds
 
@@ -130,10 +126,7 @@ class PrivacyBudget(OrderedCallback):
         """Tells what has been spent, and ends the run here if the next round would spend more than there is."""
         if self._privacy.level == "client":
             self._look()
-        if self._until is not None and self._until <= trainer.global_step < self._rounds:
-            # once more, as clients may have been absent who counted as taking part
-            self._until = decided(trainer, lambda: self._ahead(trainer))
-            self._end_if_spent(trainer)
+        self._end_if_spent(trainer)
 
     def _end_if_spent(self, trainer: Trainer) -> None:
         if self._until is None or not self._until <= trainer.global_step < self._rounds:

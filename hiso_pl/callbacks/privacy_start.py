@@ -13,7 +13,6 @@ import numpy as np
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
-from hiso_pl.federation.cohort import sample_cohort
 from hiso_pl.federation.privacy.account import Worst, noise_for
 from hiso_pl.federation.privacy.budget_file import BudgetFile, Terms, terms_in
 from hiso_pl.ledger import LedgerError, LedgerReader
@@ -43,10 +42,14 @@ def decided(trainer: Trainer, decide: Callable[[], T]) -> T:
 
 
 def cohorts_of(trainer: Trainer, first: int, rounds: int) -> NDArray[np.int64]:
-    """The clients of each round from one on, shape ``[rounds - first, m]``."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    drawn = [sample_cohort(data.seed, round, data.clients, data.cohort) for round in range(first, rounds)]
-    return np.array(drawn, dtype=np.int64).reshape(-1, data.cohort)
+    """The clients of each round from one on, -1 for those that do not answer, shape ``[rounds - first, m]``."""
+    presence, cohorts = trainer.datamodule.presence(), []  # type: ignore[attr-defined]
+    for round in range(first, rounds):
+        found = presence.attendance(round)
+        clients = np.array(found.clients, dtype=np.int64)
+        clients[list(found.absent)] = -1
+        cohorts.append(clients)
+    return np.array(cohorts, dtype=np.int64)
 
 
 def rates_of(trainer: Trainer, privacy: Any) -> NDArray[np.float64]:
@@ -63,16 +66,16 @@ def noise_of(trainer: Trainer, privacy: Any, rounds: int) -> float:
     Raises:
         ValueError: If the run has no end, or none will do.
     """
-    before = _file_before(trainer)
-    if before is not None:
-        return terms_in(before).noise_multiplier
     if rounds < 1:
         raise ValueError(
             f"trainer.max_steps={rounds} must be the number of rounds where privacy.target_epsilon is given, as noise "
             "is found for all of them: set it, or give noise_multiplier"
         )
+    before = _file_before(trainer)
+    if before is not None:
+        return terms_in(before).noise_multiplier
     rates, cohorts = rates_of(trainer, privacy), cohorts_of(trainer, 0, rounds)
-    releases = np.bincount(cohorts.ravel(), minlength=len(rates))
+    releases = np.bincount(cohorts[cohorts >= 0], minlength=len(rates))
     noise = noise_for(privacy.target_epsilon, Worst(rates, releases), privacy.delta, privacy.accountant)
     log.info(
         "privacy.target_epsilon=%g at delta=%g takes noise_multiplier=%.6g: %d rounds, up to %d releases of a client.",

@@ -165,7 +165,7 @@ class FederatedCLI(LightningCLI):
         own: list[Callback] = [callbacks.DeferredSignals(), callbacks.CompleteValidation()]
         own += [callbacks.RunFolder(text, self.start), callbacks.RunSummary(), PredictionWriter()]
         own += [callbacks.HostileClients(), callbacks.Attending()]
-        own += [callbacks.PrivacyBudget()] if getattr(model.method, "privacy", None) is not None else []
+        own += [callbacks.PrivacyBudget()] if model.method.private else []
         if not isinstance(trainer.progress_bar_callback, (RoundProgressBar, type(None))):
             trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
             own.append(RoundProgressBar())

@@ -62,8 +62,8 @@ class Spent:
         return epsilon(self.noise_multiplier, n, self.delta, q, self.accountant)
 
     def after(self, cohorts: NDArray[np.int64]) -> float:
-        """The largest epsilon, or a little more, once some cohorts more have released, shape ``[rounds, m]``."""
-        releases = self.releases + np.bincount(cohorts.ravel(), minlength=len(self.rates))
+        """The largest epsilon, or a little more, once more cohorts have released, as :meth:`rounds_within` has them."""
+        releases = self.releases + np.bincount(cohorts[cohorts >= 0], minlength=len(self.rates))
         there = np.flatnonzero(releases)
         worst = Worst(self.rates[there], releases[there])
         return worst.epsilon(self.noise_multiplier, self.delta, self.accountant, coarse=True)
@@ -73,7 +73,7 @@ class Spent:
 
         Args:
             target: The epsilon.
-            cohorts: The clients of each of them, shape ``[rounds, m]``.
+            cohorts: The clients of each of them, -1 for those that do not answer, shape ``[rounds, m]``.
         """
         within, beyond = -1, len(cohorts) + 1
         if self.after(cohorts) <= target:
