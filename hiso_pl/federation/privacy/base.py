@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from typing_extensions import Self
 
+from hiso_pl.federation.privacy.account import Accountant
 from hiso_pl.zeroth_order.privacy import Privacy
 
 
@@ -25,6 +26,7 @@ class GaussianPrivacy(Privacy):
         noise_multiplier: Standard deviation of the noise in units of the sensitivity.
         target_epsilon: The epsilon of a whole run that the noise is to be found for, in its place.
         delta: The delta that goes with epsilon.
+        accountant: Who counts.
 
     Attributes:
         adjacency: Which data sets a release hides from one another.
@@ -41,6 +43,7 @@ class GaussianPrivacy(Privacy):
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
         delta: float = 1e-5,
+        accountant: Accountant = "pld",
     ) -> None:
         if (noise_multiplier is None) == (target_epsilon is None):
             raise ValueError(
@@ -52,10 +55,13 @@ class GaussianPrivacy(Privacy):
         _check_positive("privacy.target_epsilon", target_epsilon)
         if not 0.0 < delta < 1.0:
             raise ValueError(f"privacy.delta={delta} must be in (0, 1)")
+        if accountant not in get_args(Accountant):
+            raise ValueError(f"privacy.accountant={accountant!r} must be one of {', '.join(get_args(Accountant))}")
         self.clip = clip
         self.noise_multiplier = noise_multiplier
         self.target_epsilon = target_epsilon
         self.delta = delta
+        self.accountant: Accountant = accountant
 
     @property
     def sensitivity(self) -> float:
