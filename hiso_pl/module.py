@@ -133,7 +133,7 @@ class FederatedModule(Checkpointed):
                 raise ValueError(
                     "model.method.privacy needs hiso_pl.callbacks.PrivacyBudget among the trainer's callbacks"
                 )
-            log.info("Private at the level of a %s: %r.", self.method.privacy.level, self.method.privacy)
+            log.info("Private at the level of %ss: %r.", self.method.privacy.level, self.method.privacy)
             log.info(
                 "Its noise is drawn anew each time, so no other run gives these bits, and a replay of its ledger does."
             )

@@ -324,6 +324,7 @@ def test_noise_of_the_public_seed_hides_nothing(monkeypatch, worlds):
         *(({"noise_multiplier": 1.0, "clip": v}, f"clip={v} must be finite") for v in (0.0, -2.0, math.nan, math.inf)),
         ({"target_epsilon": 0.0}, "target_epsilon=0.0 must be finite and positive"),
         ({"noise_multiplier": 1.0, "delta": 1.0}, r"delta=1.0 must be in \(0, 1\)"),
+        ({"noise_multiplier": 1.0, "accountant": "gdp"}, "accountant='gdp' must be one of pld, rdp"),
         ({"noise_multiplier": 1.0, "delta": 0.0}, r"delta=0.0 must be in \(0, 1\)"),
     ],
 )
@@ -377,7 +378,7 @@ def test_a_target_waits_for_its_noise():
     found = target.with_noise(1.5)
     assert (found.noise, found.target_epsilon, target.noise_multiplier) == (1.5, 2.0, None)
     assert found.as_data() == {
-        "ClientPrivacy": {"clip": C, "noise_multiplier": 1.5, "target_epsilon": 2.0, "delta": 1e-5}
+        "ClientPrivacy": {"clip": C, "noise_multiplier": 1.5, "target_epsilon": 2.0, "delta": 1e-5, "accountant": "pld"}
     }
     with pytest.raises(ValueError, match=r"noise_multiplier=0\.0 must be"):
         target.with_noise(0.0)

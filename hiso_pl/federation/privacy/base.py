@@ -55,13 +55,13 @@ class GaussianPrivacy(Privacy):
         _check_positive("privacy.target_epsilon", target_epsilon)
         if not 0.0 < delta < 1.0:
             raise ValueError(f"privacy.delta={delta} must be in (0, 1)")
+        if accountant not in get_args(Accountant):
+            raise ValueError(f"privacy.accountant={accountant!r} must be one of {', '.join(get_args(Accountant))}")
         self.clip = clip
         self.noise_multiplier = noise_multiplier
         self.target_epsilon = target_epsilon
-        if accountant not in get_args(Accountant):
-            raise ValueError(f"privacy.accountant={accountant!r} must be one of {', '.join(get_args(Accountant))}")
         self.delta = delta
-        self.accountant = accountant
+        self.accountant: Accountant = accountant
 
     @property
     def sensitivity(self) -> float:

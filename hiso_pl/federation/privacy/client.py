@@ -29,7 +29,7 @@ class ClientPrivacy(GaussianPrivacy):
             stops before it would be. A loop of your own gives ``noise_multiplier`` and keeps the account itself
             (``hiso_pl.federation.privacy.epsilon``).
         delta: The delta that goes with epsilon: far below 1 / clients.
-        accountant: ``pld`` counts by privacy loss distributions, which is tight; ``rdp`` by Renyi's divergence.
+        accountant: Who counts: ``pld`` by privacy loss distributions, which is tight, or ``rdp`` by Renyi's divergence.
     """
 
     level = "client"
