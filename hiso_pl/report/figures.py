@@ -29,8 +29,10 @@ AXES = {
 """What a metric is drawn by, and how an axis names it."""
 SHORT = {"rounds": "rounds", "paper_kb": "KB (paper)", "forwards": "forward passes", "seconds": "seconds"}
 SHORT |= {"simulated_s": "simulated seconds"}
-PICTURES = ("by-rounds", "targets", "rates", "by-paper-kb", "by-forwards", "by-seconds", "by-protocol-kb")
-PICTURES += ("by-simulated-s",)
+PICTURES = (
+    *("by-rounds", "targets", "rates", "by-paper-kb", "by-forwards", "by-seconds", "by-protocol-kb"),
+    "by-simulated-s",
+)
 """The pictures that there may be, by the name of their files, in the order in which they are told."""
 APART = 12
 """An axis is logarithmic if the ends of two methods lie so many times apart."""

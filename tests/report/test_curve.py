@@ -6,14 +6,19 @@ import math
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hiso_pl import bounds
+from hiso_pl.report.comparison import compare
 from hiso_pl.report.curve import read_curve
+from hiso_pl.report.outcome import outcome
 from hiso_pl.report.run import read_run
+from hiso_pl.report.run_data import Aim, RunData
+from hiso_pl.report.tables import tables
 
 Make = Callable[..., Path]
 
