@@ -33,13 +33,13 @@ def in_the_models_order(splits: Splits, facts: ModelFacts) -> None:
         logger.log(level, message)
 
 
-def check_flipping(splits: Splits, facts: ModelFacts) -> None:
+def check_flipping(facts: ModelFacts, classes: int) -> None:
     """Refuses an attack on labels where examples have none that could be other ones.
 
     Raises:
         ValueError: If it is asked for.
     """
-    if facts.flipping is not None and len(splits.train.classes) < 2:
+    if facts.flipping is not None and classes < 2:
         raise ValueError(f"attack={facts.attack!r} flips labels, so the task must be one with classes: this has none")
 
 

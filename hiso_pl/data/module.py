@@ -177,7 +177,7 @@ class FederatedDataModule(LightningDataModule, ABC):
                 splits = self.load()
                 check_splits(splits)
                 in_the_models_order(splits, self.facts)
-                check_flipping(splits, self.facts)
+                check_flipping(self.facts, len(splits.train.classes))
                 if splits.train.owners is None:
                     partition = IID() if self.partition is None else self.partition
                     values = splits.train.attribute(partition.attribute)

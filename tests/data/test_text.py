@@ -16,6 +16,7 @@ from hiso_pl.data.text import PromptData, SentenceClassification
 from hiso_pl.data.text.encoding import encode_prompts, encode_sentences
 from hiso_pl.data.text.prompts import Limit, label_word_tokens
 from hiso_pl.data.tokenized import Ragged
+from hiso_pl.federation import LabelFlip, SignFlip
 
 IT_WAS = [8, 9]
 
@@ -496,3 +497,25 @@ def test_sentences_that_are_too_long_are_cut_and_counted(module, files, tokenize
 def test_ragged_sequences():
     ragged = Ragged.of([[1, 2], [], [3]])
     assert [ragged[i].tolist() for i in range(3)] == [[1, 2], [], [3]]
+
+
+def test_labels_are_flipped_of_label_words_candidates_and_sentences_and_refused_of_answers(module):
+    facts = ModelFacts(attack=LabelFlip(1.0), seed=0)
+    for kind, options in (
+        (PromptData, {"task": "sst2-hiso"}),
+        (PromptData, {"task": "sst2-hiso", "label_words": [" bad film", " good"]}),
+        (SentenceClassification, {"task": "sst2"}),
+    ):
+        labels = []
+        for told in (facts, facts._replace(attack=SignFlip(1.0))):
+            data = module(kind, **options)
+            data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0)
+            data.take(told)
+            data.setup()
+            one = next(iter(data.train_dataloader()))
+            labels.append([batch["label"].tolist() for batches in one.batches for batch in batches])
+        assert labels[0] == [[1 - label for label in batch] for batch in labels[1]]
+    answers = GenerationOptions(template="{sentence} It", answer="sentence", stop="", max_new_tokens=4)
+    data = module(task=answers, cache=False, train_file="nowhere.tsv")
+    with pytest.raises(ValueError, match=r"attack=LabelFlip\(.*flips labels, so the task must be one with classes"):
+        data.take(facts)  # before anything is read

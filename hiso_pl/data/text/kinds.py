@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from hiso_pl.data.cache import Arrays
+from hiso_pl.data.class_order import check_flipping
+from hiso_pl.data.facts import ModelFacts
 from hiso_pl.data.tasks import ClassificationTask, TextTask
 from hiso_pl.data.text.base import TextData
 from hiso_pl.data.text.encoding import encode_prompts, encode_sentences
@@ -35,6 +37,11 @@ class PromptData(TextData):
     def change_task(self, task: TextTask, **parts: Any) -> TextTask:
         """The task with the options of the configuration in place of its own."""
         return task.changed(**self._parts, **parts)
+
+    def take(self, facts: ModelFacts) -> None:
+        """See :class:`FederatedDataModule`; what has no classes is known before anything is read."""
+        check_flipping(facts, len(self.task.classes) if isinstance(self.task, ClassificationTask) else 0)
+        super().take(facts)
 
     def encode(self, tokenizer: Tokenizer, rows: Rows, limit: Limit) -> Arrays:
         """See :func:`hiso_pl.data.text.encoding.encode_prompts`."""
