@@ -56,7 +56,7 @@ def test_of_many_classes_the_most_frequent_have_a_colour_and_the_rest_one():
 
 def examples(labels, classes, lengths=None):
     attributes = {} if lengths is None else {"length": np.array(lengths)}
-    return SimpleNamespace(labels=np.array(labels), classes=classes, attributes=attributes)
+    return SimpleNamespace(labels_at=np.array(labels).__getitem__, classes=classes, attributes=attributes)
 
 
 def test_counts_are_by_class_by_length_or_by_size():
