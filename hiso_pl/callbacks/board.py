@@ -181,12 +181,12 @@ class TensorBoardPanels(OrderedCallback):
         by_interest = sorted((name.removeprefix(LAST) for name in validated), key=lambda name: name == "loss")
         metrics = [kind + name for name in by_interest for kind in kinds]
         parts = getattr(data, "parts", None)
-        sizes = getattr(ownership, "sizes", None) or tuple(map(len, parts or ()))
+        sizes = tuple(map(len, parts or ())) if ownership is None else ownership.sizes
         pictures = {}
         shown = not run.method.private  # who owns what is the clients' own affair
-        if splits is not None and sizes and shown:
+        if splits is not None and len(sizes) and shown:
             attribute = getattr(getattr(data, "partition", None), "attribute", "label")
-            pictures["partition"] = partition_picture(*partition_counts(splits.train, parts, sizes, attribute))
+            pictures["partition"] = partition_picture(*partition_counts(splits.train, parts, sizes, attribute), sizes)
         texts = {"config": f"```yaml\n{in_reading_order(text)}\n```"} if text else {}
         if hasattr(data, "describe_clients") and shown:
             texts["partition"] = data.describe_clients()

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiso_pl.data.examples import ExampleSet
-from hiso_pl.federation.partition import label_counts, quantile_bins
+from hiso_pl.federation.partition import Parts, label_counts, quantile_bins
 
 BARS = 64  # clients that have a bar with a name each
 PLACES = 400  # of more, those that follow each other share a place
+SHOWN = 5 * PLACES  # of still more, so many stand for all
 LENGTH_BINS = 6
 WIDTH = 4.4  # inches: TensorBoard shows a picture some 340 pixels wide, so letters must be large against it
 PALETTE = (
@@ -24,7 +25,10 @@ OTHERS = "#bbbbbb"
 
 
 def partition_counts(
-    examples: ExampleSet | None, parts: Sequence[NDArray[np.int64]] | None, sizes: Sequence[int], attribute: str
+    examples: ExampleSet | None,
+    parts: Sequence[NDArray[np.int64]] | None,
+    sizes: Sequence[int] | NDArray[np.int64],
+    attribute: str,
 ) -> tuple[NDArray[np.int64], tuple[str, ...], str]:
     """What a picture of the partition is made of: examples by client and class, or by client and length.
 
@@ -35,21 +39,30 @@ def partition_counts(
         attribute: What they were divided by; lengths are drawn for ``length``, and where there are no classes.
 
     Returns:
-        Counts, shape ``[M, C]``; the names of the columns, none for sizes alone; what the columns are.
+        Counts, shape ``[M, C]``, of more than 2,000 clients those of so many that lie evenly among them; the names of
+        the columns, none for sizes alone; what the columns are.
     """
+    shown = np.linspace(0, len(sizes) - 1, min(len(sizes), SHOWN)).astype(np.int64)
     if examples is None or parts is None:
-        return np.array(sizes, dtype=np.int64)[:, None], (), ""
+        return np.asarray(sizes, dtype=np.int64)[shown, None], (), ""
+    some = Parts.of([parts[int(client)] for client in shown])
+    chosen, counted = np.asarray(some.examples), Parts(range(len(some.examples)), some.sizes)
     lengths = getattr(examples, "attributes", {}).get("length")
     if lengths is not None and (attribute == "length" or len(examples.classes) < 2):
         bins = np.unique(quantile_bins(lengths, LENGTH_BINS), return_inverse=True)[1]
         names = [(lengths[bins == b].min(), lengths[bins == b].max()) for b in range(int(bins.max()) + 1)]
-        counts = label_counts(list(parts), bins, len(names))
+        counts = label_counts(counted, bins[chosen], len(names))
         return counts, tuple(f"{low}" if low == high else f"{low} to {high}" for low, high in names), "tokens"
-    counts = label_counts(list(parts), examples.labels, max(1, len(examples.classes)))
+    counts = label_counts(counted, examples.labels_at(chosen), max(1, len(examples.classes)))
     return counts, tuple(name.strip() for name in examples.classes) if counts.shape[1] > 1 else (), "label"
 
 
-def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), title: str = "") -> NDArray[np.uint8]:
+def partition_picture(
+    counts: NDArray[np.int64],
+    names: Sequence[str] = (),
+    title: str = "",
+    all_sizes: Sequence[int] | NDArray[np.int64] | None = None,
+) -> NDArray[np.uint8]:
     """Draws how many examples each client has, and of what.
 
     Up to 64 clients have a bar each, with name and number. Of more one picture shows what they have, in the order of
@@ -60,6 +73,7 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
         counts: Examples by client and column, shape ``[M, C]``.
         names: Names of the columns; none where there is one.
         title: What the columns are.
+        all_sizes: Examples of each client, where the counts are not of all.
 
     Returns:
         Pixels, shape ``[height, width, 3]``.
@@ -85,7 +99,8 @@ def partition_picture(counts: NDArray[np.int64], names: Sequence[str] = (), titl
         axes.margins(x=0.1)
     else:
         axes, lower = figure.subplots(2, height_ratios=(2, 1))
-        _many(axes, counts, colours, title)
+        sizes = sizes if all_sizes is None else np.asarray(all_sizes)
+        _many(axes, counts, colours, title, len(sizes))
         lower.hist(sizes, bins=min(30, max(1, int(np.ptp(sizes)) + 1)), color="#777777")
         lower.set(xlabel=f"examples of a client: {sizes.min():,} to {sizes.max():,}", ylabel="clients")
         _open(lower)
@@ -128,7 +143,7 @@ def _frequent(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[
     ]
 
 
-def _many(axes: Any, counts: NDArray[np.int64], colours: Sequence[str], title: str) -> None:
+def _many(axes: Any, counts: NDArray[np.int64], colours: Sequence[str], title: str, total: int) -> None:
     """Draws very many clients side by side: the shares of what they have or, of one column, how much."""
     clients, sizes = len(counts), counts.sum(axis=1)
     one = counts.shape[1] == 1
@@ -141,7 +156,8 @@ def _many(axes: Any, counts: NDArray[np.int64], colours: Sequence[str], title: s
         axes.stairs(before + means[:, column], edges, baseline=before, fill=True, color=colours[column])
     order = "size" if one else f"most frequent {title}"
     ylabel = "examples" if one else "share of examples"
-    axes.set(xlim=(0, clients), xlabel=f"{clients:,} clients, by their {order}", ylabel=ylabel)
+    who = f"{clients:,} clients" if clients == total else f"{clients:,} of {total:,} clients"
+    axes.set(xlim=(0, clients), xlabel=f"{who}, by their {order}", ylabel=ylabel)
 
 
 def _label(name: str) -> str:

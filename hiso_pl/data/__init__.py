@@ -3,6 +3,7 @@
 from hiso_pl.data.digits import DigitsData
 from hiso_pl.data.examples import Batch, ExampleSet, Splits
 from hiso_pl.data.facts import ModelFacts, facts_of
+from hiso_pl.data.generated import GeneratedData
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.data.rounds import Round
 from hiso_pl.data.tasks import ClassificationOptions, GenerationOptions
@@ -15,6 +16,7 @@ __all__ = [
     "DigitsData",
     "ExampleSet",
     "FederatedDataModule",
+    "GeneratedData",
     "GenerationOptions",
     "ModelFacts",
     "PromptData",

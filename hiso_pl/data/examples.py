@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hiso_pl.data.measures import ClassMeasure, Measure
 from hiso_pl.data.ownership import Owner
+from hiso_pl.federation.partition import Parts
 
 Batch = dict[str, torch.Tensor]
 """A minibatch or evaluation batch: tensors by name, the first dimension of each being the example."""
@@ -27,8 +28,10 @@ class ExampleSet(ABC):
         named: Whether these names were given as such, not made up of what answers look like.
         other_names: What the classes are called elsewhere, in the same order, where that is known.
         owners: Where training examples lie apart by client, those that are here, in the order in which they lie.
+        parts: Where training examples come divided and all are here, which are whose.
     """
 
+    parts: Parts | None = None
     owners: Mapping[int, Owner] | None = None
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -51,6 +54,14 @@ class ExampleSet(ABC):
         Returns:
             The model's inputs, and ``label``, int64, shape ``[B]``.
         """
+
+    def labels_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels of the examples at ``indices``, shape ``[B]``."""
+        return self.labels[indices]
+
+    def label_bounds(self) -> tuple[int, int]:
+        """The lowest and the highest label there is."""
+        return int(self.labels.min()), int(self.labels.max())
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -123,7 +134,7 @@ def check_splits(splits: Splits) -> None:
 def _check_split(name: str, examples: ExampleSet) -> None:
     if len(examples) == 0:
         raise ValueError(f"the {name} split has 0 examples, at least 1 is needed")
-    low, high = int(examples.labels.min()), int(examples.labels.max())
+    low, high = examples.label_bounds()
     classes = max(1, len(examples.classes))  # without classes every label is 0
     if low < 0 or high >= classes:
         raise ValueError(f"{name} labels in [{low}, {high}] must be in [0, {classes})")

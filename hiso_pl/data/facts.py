@@ -31,6 +31,7 @@ class ModelFacts(NamedTuple):
         method: The method as configured, where it is known: what a round costs a client.
         trained: Number of trainable parameters.
         per_example: Whether each example is private, so that minibatches are drawn in secret.
+        num_features: Number of features that the network takes, where it takes points.
     """
 
     local_steps: int = 1
@@ -50,6 +51,7 @@ class ModelFacts(NamedTuple):
     method: MethodBase | None = None
     trained: int = 0
     per_example: bool = False
+    num_features: int | None = None
 
     @property
     def divisible(self) -> bool:
@@ -105,6 +107,7 @@ def facts_of(model: Model) -> ModelFacts:
         model.method,
         sum(p.numel() for p in network.parameters() if p.requires_grad),
         model.method.per_example,
+        network.num_features,
     )
 
 

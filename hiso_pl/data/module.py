@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ from hiso_pl.data.agreement import compare_resumed, tell, together
 from hiso_pl.data.class_order import check_flipping, in_the_models_order
 from hiso_pl.data.examples import Batch, ExampleSet, Splits, check_splits
 from hiso_pl.data.facts import ModelFacts
-from hiso_pl.data.ownership import Ownership, apart, divided
+from hiso_pl.data.ownership import Ownership, all_here, apart, divided
 from hiso_pl.data.rounds import DealtSampler, EvaluationBatches, Round, Rounds, RoundSampler, make_loader
 from hiso_pl.federation.cohort import resolve_hosting
-from hiso_pl.federation.partition import IID, Indices, Partition
+from hiso_pl.federation.partition import IID, Partition, Parts
 from hiso_pl.federation.presence import Availability, Speeds
 from hiso_pl.federation.presence.attendance import Presence, check_presence
 from hiso_pl.lightning_privates import deals_again
@@ -72,7 +72,7 @@ class FederatedDataModule(LightningDataModule, ABC):
 
     splits: Splits
     ownership: Ownership
-    parts: list[Indices]
+    parts: Parts
     facts = NOTHING_TOLD
 
     def __init__(
@@ -126,7 +126,8 @@ class FederatedDataModule(LightningDataModule, ABC):
         """Reads the task's examples; the same ones, in the same order, on every rank.
 
         Where training examples lie apart by client, those of :attr:`own_clients` are read, one client's after
-        another's, and their ``owners`` says which are whose; then no partition is made.
+        another's, and their ``owners`` says which are whose; then no partition is made, nor where none is asked for
+        and their ``parts`` says so.
         """
 
     def take(self, facts: ModelFacts) -> None:
@@ -150,10 +151,10 @@ class FederatedDataModule(LightningDataModule, ABC):
         self.facts = facts
 
     @property
-    def own_clients(self) -> tuple[int, ...]:
+    def own_clients(self) -> Sequence[int]:
         """The clients whose examples this rank may open where they lie apart: its own if hosting is fixed, else all."""
         rank, world = self._place()
-        return (rank,) if self.hosting != "dealt" and world == self.clients else tuple(range(self.clients))
+        return (rank,) if self.hosting != "dealt" and world == self.clients else range(self.clients)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and partitions once, and checks all that the rounds will rely on.
@@ -179,15 +180,13 @@ class FederatedDataModule(LightningDataModule, ABC):
                 in_the_models_order(splits, self.facts)
                 check_flipping(self.facts, len(splits.train.classes))
                 if splits.train.owners is None:
-                    partition = IID() if self.partition is None else self.partition
-                    values = splits.train.attribute(partition.attribute)
-                    self.ownership = divided(values, partition, self.clients, self.seed)
+                    self.ownership = self._divided(splits.train)
         if not loaded:
             told = tell(splits.train.owners)
             if any(owners is not None for owners in told):
                 self.ownership = apart(splits.train.owners or {}, told, self.clients)
             if len(self.ownership.hosted) == self.clients:
-                self.parts = list(self.ownership.hosted.values())
+                self.parts = self.ownership.hosted.parts
             self.splits = splits
         if stage in (None, "fit") and (self.availability is not None or self.speeds is not None):
             with together():
@@ -291,6 +290,13 @@ class FederatedDataModule(LightningDataModule, ABC):
         """
         if self.trainer is not None and self.trainer.state.fn == "fit":
             compare_resumed(state_dict, self.fingerprints(), self.facts.data_may_change)
+
+    def _divided(self, examples: ExampleSet) -> Ownership:
+        """Which examples are whose, where all of them are here."""
+        if self.partition is None and examples.parts is not None:
+            return all_here(examples.parts)
+        partition = IID() if self.partition is None else self.partition
+        return divided(examples.attribute(partition.attribute), partition, self.clients, self.seed)
 
     def _prepare(self, prepare_data: Callable[[], None]) -> None:
         """Prepares the data, and keeps an error for the moment when all ranks can hear of it."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hiso_pl.federation.partition import Indices, Partition, partition_fingerprint
+from hiso_pl.federation.partition import Indices, Partition, Parts, partition_fingerprint
 
 
 class Owner(NamedTuple):
@@ -27,17 +27,41 @@ class Owner(NamedTuple):
     alike: Mapping[str, str]
 
 
+class Hosted(Mapping[int, Indices]):
+    """The examples of each client whose examples are here, by client.
+
+    Args:
+        clients: These clients.
+        parts: The examples of each, in that order.
+    """
+
+    def __init__(self, clients: Sequence[int], parts: Parts) -> None:
+        self.clients = clients
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.clients)
+
+    def __getitem__(self, client: int) -> Indices:
+        if client not in self.clients:
+            raise KeyError(client)
+        return self.parts[self.clients.index(client)]
+
+
 class Ownership(NamedTuple):
     """Which training examples are whose, as a rank knows it.
 
     Attributes:
-        sizes: Training examples of each client.
+        sizes: Training examples of each client, shape ``[M]``.
         hosted: The examples of each client whose examples are here, as positions among those that are.
         owners: What was told of each client, where their examples lie apart.
     """
 
-    sizes: tuple[int, ...]
-    hosted: dict[int, Indices]
+    sizes: Indices
+    hosted: Hosted
     owners: tuple[Owner, ...] = ()
 
     def fingerprints(self, train: Callable[[], str]) -> dict[str, str]:
@@ -47,8 +71,7 @@ class Ownership(NamedTuple):
             train: The fingerprint of the training examples that are here.
         """
         if not self.owners:
-            parts = list(self.hosted.values())
-            return {"partition": partition_fingerprint(parts), "train data": train()}
+            return {"partition": partition_fingerprint(self.hosted.parts), "train data": train()}
         prints = "\n".join(owner.fingerprint for owner in self.owners)
         return {
             "partition": partition_fingerprint(consecutive(self.sizes)),
@@ -63,13 +86,17 @@ def divided(values: Indices, partition: Partition, clients: int, seed: int) -> O
         ValueError: If they cannot be divided so, or a client would own none.
     """
     parts = partition(values, clients, seed)
-    sizes = tuple(map(len, parts))
-    if not all(sizes):
+    if not parts.sizes.all():
         raise ValueError(
-            f"client {sizes.index(0)} owns no training example: partition's minimum={partition.minimum} "
+            f"client {parts.sizes.argmin()} owns no training example: partition's minimum={partition.minimum} "
             "must be at least 1"
         )
-    return Ownership(sizes, dict(enumerate(parts)))
+    return all_here(parts)
+
+
+def all_here(parts: Parts) -> Ownership:
+    """The ownership of clients whose examples are all here."""
+    return Ownership(parts.sizes, Hosted(range(len(parts)), parts))
 
 
 def apart(own: Mapping[int, Owner], told: Sequence[Mapping[int, Owner] | None], clients: int) -> Ownership:
@@ -105,10 +132,10 @@ def apart(own: Mapping[int, Owner], told: Sequence[Mapping[int, Owner] | None], 
                     f"{found[0].alike[name]}: must be the same of all clients"
                 )
     everybody = tuple(found[client] for client in sorted(found))
-    held = consecutive([owner.examples for owner in own.values()])
-    return Ownership(tuple(owner.examples for owner in everybody), dict(zip(own, held, strict=True)), everybody)
+    sizes = np.array([owner.examples for owner in everybody], dtype=np.int64)
+    return Ownership(sizes, Hosted(tuple(own), consecutive([owner.examples for owner in own.values()])), everybody)
 
 
-def consecutive(sizes: Sequence[int]) -> list[Indices]:
-    """The positions of parts of some sizes that lie end to end."""
-    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+def consecutive(sizes: Sequence[int] | Indices) -> Parts:
+    """Parts of some sizes that lie end to end."""
+    return Parts(range(int(np.sum(sizes))), np.asarray(sizes, dtype=np.int64))

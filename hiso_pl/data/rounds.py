@@ -67,7 +67,7 @@ class Rounds(Dataset[Round]):
     """
 
     examples: ExampleSet
-    sizes: tuple[int, ...]
+    sizes: NDArray[np.int64]
     hosted: Mapping[int, NDArray[np.int64]]
     hosting: Literal["fixed", "dealt"]
     rank: int
@@ -96,7 +96,7 @@ class Rounds(Dataset[Round]):
         weights = tuple(float(self.sizes[client]) for client in clients)
         steps: tuple[int, ...] = ()
         if self.local_epochs:
-            steps = tuple(self.local_epochs * -(-self.sizes[client] // self.batch_size) for client in clients)
+            steps = tuple(self.local_epochs * -(-int(self.sizes[client]) // self.batch_size) for client in clients)
         expected = tuple(min(weight, float(self.batch_size)) for weight in weights) if self.in_secret else ()
         batches = [[self._collated(part) for part in self._drawn(clients[slot], index)] for slot in own]
         slots = Slots(len(clients), own, clients, weights, shares, len(self.sizes), steps, absent, expected)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hiso_pl.data.examples import ExampleSet, Splits
 from hiso_pl.data.ownership import Ownership
 
-MAX_CLIENTS = 200  # rows of a table; more are counted, not listed
+MAX_CLIENTS = 200  # more are counted, not described
 
 
 def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def describe(examples: ExampleSet, indices: NDArray[np.int64] | None = None) -> 
 def statistics_of(splits: Splits, ownership: Ownership) -> dict[str, Any]:
     """What :func:`describe` finds of each split, and of each client's training examples under ``clients``.
 
-    Of a client whose examples are on another rank only, their number.
+    Of very many clients the first 200 are described. Of a client whose examples are on another rank only, their number.
     """
     found: dict[str, Any] = {
         name: describe(examples)
@@ -57,7 +57,7 @@ def statistics_of(splits: Splits, ownership: Ownership) -> dict[str, Any]:
     }
     found["clients"] = [
         describe(splits.train, ownership.hosted[client]) if client in ownership.hosted else {"examples": size}
-        for client, size in enumerate(ownership.sizes)
+        for client, size in enumerate(ownership.sizes[:MAX_CLIENTS].tolist())
     ]
     return found
 
@@ -79,8 +79,8 @@ def counts_line(found: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def clients_table(clients: Sequence[dict[str, Any]]) -> str:
-    """What :func:`describe` found of each client as a Markdown table; of very many clients the first 200."""
+def clients_table(clients: Sequence[dict[str, Any]], total: int) -> str:
+    """What :func:`describe` found of each client as a Markdown table, and how many of all clients are not in it."""
     if not clients:
         return ""
     first = max(clients, key=len)  # of a client on another rank only the number of examples may be known
@@ -90,13 +90,13 @@ def clients_table(clients: Sequence[dict[str, Any]]) -> str:
     columns += [name.replace("_", " ") for name in ("cut", "answers_cut") if name in first]
     columns += [str(name).replace("|", "\\|") for name in first.get("labels", {})]
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
-    for number, found in enumerate(clients[:MAX_CLIENTS]):
+    for number, found in enumerate(clients):
         cells = [str(number), str(found["examples"])]
         if "tokens" in found:
             cells += [f"{value:g}" for value in found["tokens"].values()]
         cells += [str(found[name]) for name in ("cut", "answers_cut") if name in found]
         cells += [str(count) for count in found.get("labels", {}).values()]
         lines.append("| " + " | ".join(cells) + " |")
-    if len(clients) > MAX_CLIENTS:
-        lines.append(f"\n{len(clients) - MAX_CLIENTS} more clients are not listed.")
+    if total > len(clients):
+        lines.append(f"\n{total - len(clients):,} more clients are not listed.")
     return "\n".join(lines)

@@ -37,6 +37,7 @@ class TaskModel(nn.Module, ABC):
         tokenizer_trusted: Whether Python code that comes with it may run.
         max_positions: Longest sequence the network takes, where it has a limit.
         vocabulary_size: Number of token ids the network takes, where it takes tokens.
+        num_features: Number of features that it takes, where it takes points.
         num_labels: Number of classes that it scores, where that is its own and not a batch's.
         labels: What a pretrained head calls these classes, in the order of its scores, where it does.
     """
@@ -46,6 +47,7 @@ class TaskModel(nn.Module, ABC):
     tokenizer_trusted: bool = False
     max_positions: int | None = None
     vocabulary_size: int | None = None
+    num_features: int | None = None
     num_labels: int | None = None
     labels: tuple[str, ...] | None = None
 

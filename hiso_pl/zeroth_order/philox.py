@@ -7,7 +7,7 @@ Counter words, for every stream of the package (``stream: 1``)::
 
     (index, owner, round, purpose << 28 | k << 14 | p)
 
-where ``owner`` is a tensor's position for directions and a client's number elsewhere.
+where ``owner`` is a tensor's position for directions and elsewhere a client's number, or an example's.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -31,6 +31,7 @@ MAX_LOCAL_STEPS = 1 << 14
 MAX_DIRECTIONS = 1 << 14
 
 _MASK32 = 0xFFFFFFFF
+_PIECE = 1 << 14
 
 
 @unique
@@ -49,6 +50,7 @@ class Purpose(IntEnum):
     ATTACK = 9
     PRESENCE = 10
     SPEED = 11
+    EXAMPLES = 12
 
 
 def check_seed(seed: int) -> int:
@@ -178,13 +180,16 @@ class Draws:
     def uint64(self, count: int) -> NDArray[np.uint64]:
         """The next ``count`` draws, shape ``[count]``."""
         first, last = self._next // 2, (self._next + count + 1) // 2
-        counter = np.empty((last - first, 4), dtype=np.uint32)
-        counter[:, 0] = np.arange(first, last, dtype=np.uint32)
-        counter[:, 1:] = np.array(self._words, dtype=np.uint32)
-        draws = _wide(philox4x32(counter, self._seed)).reshape(-1)
+        draws = np.empty((last - first, 2), dtype=np.uint64)
+        for start in range(first, last, _PIECE):  # all at once, ten million would take a gigabyte while they are made
+            index = np.arange(start, min(start + _PIECE, last), dtype=np.uint32)
+            counter = np.empty((len(index), 4), dtype=np.uint32)
+            counter[:, 0] = index
+            counter[:, 1:] = np.array(self._words, dtype=np.uint32)
+            draws[start - first : start - first + len(index)] = _wide(philox4x32(counter, self._seed))
         offset = self._next - 2 * first
         self._next += count
-        return draws[offset : offset + count]
+        return draws.reshape(-1)[offset : offset + count]
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """The next ``count`` draws as numbers strictly between 0 and 1, shape ``[count]``."""

@@ -53,7 +53,7 @@ class Data(LightningDataModule):
         self.clients, self.cohort = 4, COHORT
         labels = np.arange(12) % 3
         self.parts = [np.arange(3 * i, 3 * i + 3) for i in range(4)]
-        self.splits = SimpleNamespace(train=SimpleNamespace(labels=labels, classes=("a", "b", "c")))
+        self.splits = SimpleNamespace(train=SimpleNamespace(labels_at=labels.__getitem__, classes=("a", "b", "c")))
 
     def describe_clients(self) -> str:
         return "| client | examples |\n| --- | --- |\n| 0 | 3 |"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hiso_pl.callbacks.pictures import OTHERS, PALETTE, losses_picture, partition_counts, partition_picture
+from hiso_pl.federation.partition import Parts
 
 
 def pixels_of(picture, colour):
@@ -56,7 +57,7 @@ def test_of_many_classes_the_most_frequent_have_a_colour_and_the_rest_one():
 
 def examples(labels, classes, lengths=None):
     attributes = {} if lengths is None else {"length": np.array(lengths)}
-    return SimpleNamespace(labels=np.array(labels), classes=classes, attributes=attributes)
+    return SimpleNamespace(labels_at=np.array(labels).__getitem__, classes=classes, attributes=attributes)
 
 
 def test_counts_are_by_class_by_length_or_by_size():
@@ -73,6 +74,19 @@ def test_counts_are_by_class_by_length_or_by_size():
     # each client on a rank of its own: what they have is not known here
     counts, names, _ = partition_counts(long, None, (3, 4), "label")
     assert (counts.tolist(), names) == ([[3], [4]], ())
+
+
+def test_of_very_many_clients_some_stand_for_all_and_the_sizes_are_of_all():
+    clients = 50_000
+    parts = Parts(range(3 * clients), np.full(clients, 3))
+    counts, names, _ = partition_counts(examples(np.arange(3 * clients) % 2, ("a", "b")), parts, parts.sizes, "label")
+    assert counts.shape == (2000, 2)
+    assert set(map(tuple, counts.tolist())) == {(2, 1), (1, 2)}
+    picture = partition_picture(counts, names, "label", np.repeat([3, 9], clients // 2))
+    assert picture.shape[0] < 1000
+    assert min(ink(picture)) >= 1
+    # two bars a seventh as wide, where without the sizes of all there is one
+    assert pixels_of(picture, "#777777") < 0.4 * pixels_of(partition_picture(counts, names, "label"), "#777777")
 
 
 def test_losses_are_drawn_where_they_are_known():

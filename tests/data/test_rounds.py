@@ -274,7 +274,7 @@ def test_data_is_loaded_once_and_without_a_trainer_too() -> None:
     data.setup("fit")
     data.setup("validate")
     assert data.loads == 1
-    assert data.ownership.sizes == (17, 17, 17, 17, 16, 16)
+    assert data.ownership.sizes.tolist() == [17, 17, 17, 17, 16, 16]
     assert by_slot(play(data, 3)) == by_slot(play(ready(), 3))
 
 

@@ -360,6 +360,14 @@ FIT_JOBS: dict[str, tuple[tuple[int, ...], list[str]]] = {
     # the rate by curvature, quantized scalars along own directions
     "recommended": ((1, 3), ["--config", "method/recommended"]),
     "vit": ((1, 3), ["--model.network", of_class("hiso_pl.models.DigitsViT", width=8, depth=1)]),
+    # clients of one example each, made of a seed
+    "crowd": (
+        (1, 2),
+        [
+            *("--model.network", "hiso_pl.models.Perceptron", "--data", "hiso_pl.data.GeneratedData"),
+            *(f"{DATA}.clients", "100000", f"{DATA}.partition", "null", f"{DATA}.own_means", "0.3"),
+        ],
+    ),
     # as many clients as ranks on three, where a client is a rank; dealt on one and two
     "fixed": ((1, 2, 3), [f"{DATA}.clients", "3", f"{DATA}.cohort", "2"]),
     "nan": ((1, 2), ["--model.network", "meddling.NaNForLabel"]),

@@ -225,6 +225,7 @@ def test_a_tasks_data_are_read_drawn_and_divided(task, hub, byte_opt, tmp_path):
     "given",
     [
         ["quickstart"],
+        ["crowd"],
         ["local/sst2"],
         ["local/own"],
         ["local/sst2_encoder"],
@@ -250,7 +251,7 @@ def test_a_configuration_runs_a_round(given, hub, byte_opt, opt, table, tmp_path
         own = given == ["local/own"]
         args += ["--data.train_file", table("fifty.tsv", 50) if own else table("many.tsv", 2100)]
         args += ["--data.template", "{sentence} It was"] if own else ["--data.validation_file", table("few.tsv", 20)]
-    if given != ["quickstart"]:
+    if given not in (["quickstart"], ["crowd"]):
         args += ["--data.cache_dir", str(tmp_path / "cache")]
     if given[0].startswith("paper/"):  # what is checked is that it starts
         args += ["--data.max_length", "480", "--data.train_examples", "200", "--data.validation_examples", "40"]

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
         ("adam", (2, 3)),
         ("fzoo", (3,)),
         ("vit", (3,)),
+        ("crowd", (2,)),
         ("fixed", (2, 3)),
         ("lora", (2,)),
         ("lora batched", (2,)),

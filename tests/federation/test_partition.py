@@ -15,6 +15,7 @@ from hiso_pl.federation.partition import (
     Dirichlet,
     LabelShards,
     Partition,
+    Parts,
     label_counts,
     partition_fingerprint,
     quantile_bins,
@@ -107,7 +108,7 @@ def plainly_met(parts: list[np.ndarray], minimum: int, seed: int) -> list[np.nda
 def test_the_minimum_is_met_as_by_its_words(sizes, seed, data) -> None:
     minimum = data.draw(st.integers(0, sum(sizes) // len(sizes)))
     parts = np.split(np.random.default_rng(0).permutation(sum(sizes)), np.cumsum(sizes)[:-1])
-    met = IID(minimum).meet_minimum([np.sort(part) for part in parts], seed)
+    met = IID(minimum).meet_minimum(Parts.of([np.sort(part) for part in parts]), seed)
     assert list(map(list, met)) == list(map(list, plainly_met([np.sort(part) for part in parts], minimum, seed)))
 
 
@@ -231,9 +232,9 @@ def test_shares_survive_an_alpha_whose_variates_underflow() -> None:
 
 
 def test_largest_remainder_adds_up_and_favours_the_lower_client_in_a_tie() -> None:
-    assert _largest_remainder([0.25, 0.25, 0.5], 2) == [1, 0, 1]
-    assert _largest_remainder([0.1, 0.6, 0.3], 4) == [1, 2, 1]
-    assert _largest_remainder([1.0, 0.0], 7) == [7, 0]
+    assert _largest_remainder(np.array([0.25, 0.25, 0.5]), 2).tolist() == [1, 0, 1]
+    assert _largest_remainder(np.array([0.1, 0.6, 0.3]), 4).tolist() == [1, 2, 1]
+    assert _largest_remainder(np.array([1.0, 0.0]), 7).tolist() == [7, 0]
 
 
 def test_fingerprint_tells_where_one_client_ends() -> None:

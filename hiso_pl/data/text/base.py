@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -194,18 +195,18 @@ class TextData(FederatedDataModule):
 
     def describe_clients(self) -> str:
         """A Markdown table of the clients' training examples: sizes, lengths, cuts and labels."""
-        return clients_table(self.statistics()["clients"])
+        return clients_table(self.statistics()["clients"], self.clients)
 
-    def _owners(self, split: int) -> tuple[int | None, ...]:
+    def _owners(self, split: int) -> Sequence[int | None]:
         """The clients whose files this rank reads for a split; None stands for what is common to all."""
         return self.own_clients if split == 0 and self.rows.by_client else (None,)
 
-    def _writes(self, owners: tuple[int | None, ...]) -> bool:
+    def _writes(self, owners: Sequence[int | None]) -> bool:
         """Whether it is for this process to keep tokens: one of a machine does, in prepare_data, for all.
 
         Where it could not, each of the others makes its own. A file that no other rank may open is its own rank's.
         """
-        return getattr(self.trainer, "local_rank", 0) == 0 or (len(owners) == 1 and owners != (None,))
+        return getattr(self.trainer, "local_rank", 0) == 0 or (len(owners) == 1 and owners[0] is not None)
 
     def _examples(self, split: int) -> TokenSequences:
         pieces: dict[int | None, Arrays] = {}

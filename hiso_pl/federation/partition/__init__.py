@@ -5,11 +5,12 @@ and the seed, and the same on every machine: its randomness is the package's own
 taken one number at a time by ``math``, whose results do not depend on the width of a processor's vector units.
 """
 
-from hiso_pl.federation.partition.base import Indices, Partition, label_counts, partition_fingerprint
+from hiso_pl.federation.partition.base import Partition
 from hiso_pl.federation.partition.by_column import ByColumn
 from hiso_pl.federation.partition.dirichlet import Dirichlet, quantile_bins
 from hiso_pl.federation.partition.iid import IID
 from hiso_pl.federation.partition.label_shards import LabelShards
+from hiso_pl.federation.partition.parts import Indices, Parts, label_counts, partition_fingerprint
 
 __all__ = [
     "IID",
@@ -18,6 +19,7 @@ __all__ = [
     "Indices",
     "LabelShards",
     "Partition",
+    "Parts",
     "label_counts",
     "partition_fingerprint",
     "quantile_bins",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hiso_pl.federation.partition.parts import Indices, Parts
 from hiso_pl.zeroth_order.philox import Draws, Purpose
-
-Indices = NDArray[np.int64]
 
 # The third index of a partition's streams: one stream for each thing that is drawn.
 SHUFFLE, SHARES, MOVES, SHARDS, OWNERS = range(5)
@@ -36,7 +33,7 @@ class Partition(ABC):
         """What it divides by: "label", "length", or "column:NAME" for a column of the data."""
         return "label"
 
-    def __call__(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def __call__(self, values: Indices, clients: int, seed: int) -> Parts:
         """Divides the examples.
 
         Args:
@@ -60,50 +57,53 @@ class Partition(ABC):
                 f"minimum={self.minimum} examples for each of clients={clients} needs {clients * self.minimum} "
                 f"training examples, but there are only {len(values)}"
             )
-        parts = [np.sort(part) for part in self._dealt(values, clients, seed)]
-        return self.meet_minimum(parts, seed)
+        parts = Parts.by_owner(self._dealt(values, clients, seed).owners(), clients)
+        return Parts.of(self.meet_minimum(parts, seed))
 
-    def _dealt(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def _dealt(self, values: Indices, clients: int, seed: int) -> Parts:
         """What is dealt, each example once; a part from outside may give anything."""
         found, what = self.deal(values, clients, seed), f"partition={type(self).__name__}: deal()"
-        parts = [np.asarray(part) for part in found] if isinstance(found, (list, tuple)) else []
-        if len(parts) != clients or any(
-            part.ndim != 1 or (part.size and part.dtype.kind not in "iu") for part in parts
-        ):
+        if not isinstance(found, Parts):
+            parts = [np.asarray(part) for part in found] if isinstance(found, (list, tuple)) else []
+            if any(part.ndim != 1 or (part.size and part.dtype.kind not in "iu") for part in parts):
+                parts = []
+            found = Parts.of(parts)
+        if len(found) != clients:
             raise ValueError(f"{what} must give a list of clients={clients} arrays of integers")
-        indices = np.concatenate([part.astype(np.int64) for part in parts])
-        if len(indices) != len(values) or not np.array_equal(np.sort(indices), np.arange(len(values))):
+        indices = np.asarray(found.examples)
+        seen = np.zeros(len(values), dtype=np.bool_)
+        seen[indices[(indices >= 0) & (indices < len(values))]] = True
+        if len(indices) != len(values) or not seen.all():
             raise ValueError(f"{what} gave {len(indices)} indices, must give each of 0 to {len(values) - 1} once")
-        return [part.astype(np.int64) for part in parts]
+        return found
 
     @abstractmethod
-    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def deal(self, values: Indices, clients: int, seed: int) -> Parts | list[Indices]:
         """Divides the examples with no regard to the minimum, in any order within a client."""
 
-    def meet_minimum(self, parts: list[Indices], seed: int) -> list[Indices]:
+    def meet_minimum(self, parts: Parts, seed: int) -> Parts:
         """Moves drawn examples from the richest client, the lowest number among equals, to the poor ones."""
-        poor = [client for client, part in enumerate(parts) if len(part) < self.minimum]
-        if not poor:
+        clients, sizes = len(parts), parts.sizes
+        poor = np.flatnonzero(sizes < self.minimum)
+        if not len(poor):
             return parts
         # Somebody owns less than the average, so the richest owns more than it, and that is above the minimum: who is
-        # given to never gives, and a heap of those that own more than the minimum stays right.
-        rich = [(-len(part), client) for client, part in enumerate(parts) if len(part) > self.minimum]
-        heapq.heapify(rich)
+        # given to never gives, and a heap of those that own more than the minimum stays right. A client stands in it as
+        # one number, -size * M + client, as a pair takes four times the memory.
+        rich = np.flatnonzero(sizes > self.minimum)
+        heap = (rich - sizes[rich] * clients).tolist()
+        heapq.heapify(heap)
         givers: dict[int, _Giver] = {}
-        met = list(parts)
+        owners = parts.owners()
         draws = _draws(Draws(seed, Purpose.PARTITION, k=MOVES))
-        for client in poor:
-            given = []
-            for _ in range(self.minimum - len(parts[client])):
-                left, richest = rich[0]
+        for client in poor.tolist():
+            for _ in range(self.minimum - int(sizes[client])):
+                left, richest = divmod(heap[0], clients)
                 if richest not in givers:
                     givers[richest] = _Giver(parts[richest])
-                given.append(givers[richest].pop(next(draws) * -left >> 64))
-                heapq.heapreplace(rich, (left + 1, richest))
-            met[client] = np.sort(np.append(parts[client], np.array(given, dtype=np.int64)))
-        for client, giver in givers.items():
-            met[client] = giver.left()
-        return met
+                owners[givers[richest].pop(next(draws) * -left >> 64)] = client
+                heapq.heapreplace(heap, heap[0] + clients)
+        return Parts.by_owner(owners, clients)
 
 
 class _Giver:
@@ -114,7 +114,6 @@ class _Giver:
 
     def __init__(self, examples: Indices) -> None:
         self._examples = examples
-        self._kept = np.ones(len(examples), dtype=np.bool_)
         places = np.arange(len(examples) + 1)
         self._left = (places & -places).tolist()  # node i counts those left of its i & -i places up to i
         self._top = 1 << len(examples).bit_length() - 1
@@ -131,12 +130,7 @@ class _Giver:
                 else:
                     self._left[node] -= 1
             step >>= 1
-        self._kept[place] = False
         return int(self._examples[place])
-
-    def left(self) -> Indices:
-        """Those that are left."""
-        return self._examples[self._kept]
 
 
 def _draws(draws: Draws) -> Iterator[int]:
@@ -149,16 +143,3 @@ def members(codes: Indices, count: int) -> list[Indices]:
     """The positions at which each of the numbers 0 to ``count - 1`` stands, ascending."""
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.cumsum(np.bincount(codes, minlength=count))[:-1])
-
-
-def partition_fingerprint(parts: list[Indices]) -> str:
-    """SHA-256 over the number of clients, each client's number of examples, and its indices, as ``<i8``."""
-    digest = hashlib.sha256(np.array([len(parts), *(len(part) for part in parts)], dtype="<i8").tobytes())
-    for part in parts:
-        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
-    return digest.hexdigest()
-
-
-def label_counts(parts: list[Indices], labels: Indices, classes: int) -> Indices:
-    """How many examples of each label each client owns, shape ``[M, C]``."""
-    return np.stack([np.bincount(labels[part], minlength=classes) for part in parts]).astype(np.int64)

@@ -6,7 +6,8 @@ import heapq
 
 import numpy as np
 
-from hiso_pl.federation.partition.base import OWNERS, Indices, Partition, members
+from hiso_pl.federation.partition.base import OWNERS, Partition
+from hiso_pl.federation.partition.parts import Indices, Parts
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -32,7 +33,7 @@ class ByColumn(Partition):
         """See :class:`Partition`."""
         return f"column:{self.column}"
 
-    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def deal(self, values: Indices, clients: int, seed: int) -> Parts:
         """See :class:`Partition`.
 
         Raises:
@@ -45,19 +46,18 @@ class ByColumn(Partition):
                 f"the number of values of column={self.column!r} among the training examples"
             )
         owner = np.arange(clients) if len(distinct) == clients else _deal_whole(sizes, clients, seed)
-        owners = owner[np.searchsorted(distinct, values)]  # [N]
-        return members(owners, clients)
+        return Parts.by_owner(owner[np.searchsorted(distinct, values)], clients)
 
-    def meet_minimum(self, parts: list[Indices], seed: int) -> list[Indices]:
+    def meet_minimum(self, parts: Parts, seed: int) -> Parts:
         """Moves nothing.
 
         Raises:
             ValueError: If a client owns too few examples.
         """
-        poorest = min(range(len(parts)), key=lambda client: len(parts[client]))
-        if len(parts[poorest]) < self.minimum:
+        poorest = int(parts.sizes.argmin())
+        if parts.sizes[poorest] < self.minimum:
             raise ValueError(
-                f"minimum={self.minimum} must be at most {len(parts[poorest])}, the examples of client {poorest}: "
+                f"minimum={self.minimum} must be at most {parts.sizes[poorest]}, the examples of client {poorest}: "
                 f"none are moved between the owners of column={self.column!r}, but fewer clients own more each"
             )
         return parts

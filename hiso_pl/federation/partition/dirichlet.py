@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hiso_pl.federation.partition.base import SHARES, SHUFFLE, Indices, Partition, members
+from hiso_pl.federation.partition.base import SHARES, SHUFFLE, Partition, members
+from hiso_pl.federation.partition.parts import Indices, Parts
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -49,19 +51,17 @@ class Dirichlet(Partition):
         """See :class:`Partition`."""
         return self.by
 
-    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def deal(self, values: Indices, clients: int, seed: int) -> Parts:
         """See :class:`Partition`."""
         groups = quantile_bins(values, self.bins) if self.by == "length" else values
-        pieces: list[list[Indices]] = [[] for _ in range(clients)]
+        owners = np.empty(len(values), dtype=np.int64)
         distinct, codes = np.unique(groups, return_inverse=True)
         for number, group in enumerate(members(codes, len(distinct))):
             order = Draws(seed, Purpose.PARTITION, owner=number, k=SHUFFLE).permutation(len(group))
             uniforms = _uniforms(Draws(seed, Purpose.PARTITION, owner=number, k=SHARES))
             counts = _largest_remainder(_shares(self.alpha, clients, uniforms), len(group))
-            for client, piece in enumerate(np.split(group[order], np.cumsum(counts)[:-1])):
-                if len(piece):
-                    pieces[client].append(piece)
-        return [np.concatenate(own) if own else np.empty(0, dtype=np.int64) for own in pieces]
+            owners[group[order]] = np.repeat(np.arange(clients), counts)
+        return Parts.by_owner(owners, clients)
 
 
 def quantile_bins(values: Indices, bins: int) -> Indices:
@@ -85,16 +85,14 @@ def _uniforms(draws: Draws) -> Iterator[float]:
         yield from draws.uniform(256).tolist()
 
 
-def _shares(alpha: float, clients: int, uniforms: Iterator[float]) -> list[float]:
-    """One draw of the symmetric Dirichlet distribution: gamma variates over their sum.
+def _shares(alpha: float, clients: int, uniforms: Iterator[float]) -> NDArray[np.float64]:
+    """One draw of the symmetric Dirichlet distribution, shape ``[M]``: gamma variates over their sum.
 
     It works with logarithms, as for a small ``alpha`` every variate may be below the smallest float.
     """
-    logs = [_log_gamma_variate(alpha, uniforms) for _ in range(clients)]
-    top = max(logs)
-    variates = [math.exp(log - top) for log in logs]
-    total = math.fsum(variates)
-    return [variate / total for variate in variates]
+    logs = np.fromiter((_log_gamma_variate(alpha, uniforms) for _ in range(clients)), np.float64, clients)
+    variates = np.fromiter(map(math.exp, logs - logs.max()), np.float64, clients)
+    return variates / math.fsum(variates)
 
 
 def _log_gamma_variate(alpha: float, uniforms: Iterator[float]) -> float:
@@ -120,11 +118,10 @@ def _log_gamma_variate(alpha: float, uniforms: Iterator[float]) -> float:
             return math.log(d) + math.log(v) + boost
 
 
-def _largest_remainder(shares: list[float], total: int) -> list[int]:
+def _largest_remainder(shares: NDArray[np.float64], total: int) -> Indices:
     """Whole numbers in proportion to ``shares`` that add up to ``total``; ties go to the lower client."""
-    quotas = [share * total for share in shares]
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(quotas)), key=lambda client: counts[client] - quotas[client])
-    for client in by_remainder[: total - sum(counts)]:
-        counts[client] += 1
+    quotas = shares * total
+    counts = np.floor(quotas).astype(np.int64)
+    by_remainder = np.argsort(counts - quotas, kind="stable")
+    counts[by_remainder[: total - int(counts.sum())]] += 1
     return counts

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from hiso_pl.federation.partition.base import SHUFFLE, Indices, Partition
+from hiso_pl.federation.partition.base import SHUFFLE, Partition
+from hiso_pl.federation.partition.parts import Indices, Parts, even
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -18,7 +17,7 @@ class IID(Partition):
     def __init__(self, minimum: int = 1) -> None:
         super().__init__(minimum)
 
-    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def deal(self, values: Indices, clients: int, seed: int) -> Parts:
         """See :class:`Partition`."""
         order = Draws(seed, Purpose.PARTITION, k=SHUFFLE).permutation(len(values))
-        return np.array_split(order, clients)
+        return Parts(order, even(len(order), clients))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hiso_pl.federation.partition.base import SHARDS, SHUFFLE, Indices, Partition
+from hiso_pl.federation.partition.base import SHARDS, SHUFFLE, Partition
+from hiso_pl.federation.partition.parts import Indices, Parts, even
 from hiso_pl.zeroth_order.philox import Draws, Purpose
 
 
@@ -25,7 +26,7 @@ class LabelShards(Partition):
             raise ValueError(f"shards={shards} must be at least 1")
         self.shards = shards
 
-    def deal(self, values: Indices, clients: int, seed: int) -> list[Indices]:
+    def deal(self, values: Indices, clients: int, seed: int) -> Parts:
         """See :class:`Partition`."""
         total = clients * self.shards
         if total > len(values):
@@ -35,6 +36,9 @@ class LabelShards(Partition):
             )
         order = Draws(seed, Purpose.PARTITION, k=SHUFFLE).permutation(len(values))
         by_label = order[np.argsort(values[order], kind="stable")]
-        shards = np.array_split(by_label, total)
-        dealt = Draws(seed, Purpose.PARTITION, k=SHARDS).permutation(total).reshape(clients, self.shards)
-        return [np.concatenate([shards[shard] for shard in own]) for own in dealt]
+        dealt = Draws(seed, Purpose.PARTITION, k=SHARDS).permutation(total)  # a client's are next to each other
+        holder = np.empty(total, dtype=np.int64)
+        holder[dealt] = np.repeat(np.arange(clients), self.shards)
+        owners = np.empty(len(values), dtype=np.int64)
+        owners[by_label] = np.repeat(holder, even(len(values), total))
+        return Parts.by_owner(owners, clients)
