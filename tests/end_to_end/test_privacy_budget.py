@@ -147,7 +147,12 @@ def test_nothing_is_sent_before_the_disk_has_it(here: Here, tmp_path: Path, monk
     written = os.pwrite
     monkeypatch.setattr(os, "pwrite", full)
     sent, added = [], AllReduceExchange.__call__
-    monkeypatch.setattr(AllReduceExchange, "__call__", lambda *given: sent.append(added(*given)) or sent[-1])
+
+    def noted(*given):
+        sent.append(added(*given))
+        return sent[-1]
+
+    monkeypatch.setattr(AllReduceExchange, "__call__", noted)
     status, out, root = here([*FIT, *private()], tmp_path / "run")
     assert status == 1
     said = f"hiso-pl: error: {root / 'privacy.jsonl'} cannot be written (No space left on device), so nothing more is"
@@ -203,6 +208,11 @@ def _clients(span: int | list[int]) -> Iterable[int]:
     return (span,) if isinstance(span, int) else range(span[0], span[1] + 1)
 
 
+def a_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -215,7 +225,7 @@ def _clients(span: int | list[int]) -> Iterable[int]:
         ),
         (lambda path: path.write_bytes(b""), "line 1 is not as it was written"),
         (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "it is a FIFO, must be a regular file"),
+        (a_fifo, "it is a FIFO, must be a regular file"),
     ],
 )
 def test_releases_that_are_not_known_are_refused(here: Here, copy: Path, damage: Callable, said: str) -> None:
