@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 from typing_extensions import Self
 
 from hiso_pl.federation.privacy.account import Accountant
@@ -100,11 +101,11 @@ class GaussianPrivacy(Privacy):
 
     def records(self, sizes: Sequence[int]) -> int:
         """The records among which one hides: clients, or the examples of the client that has most."""
-        return len(sizes) if self.level == "client" else max(sizes)
+        return len(sizes) if self.level == "client" else int(np.max(sizes))
 
     def doubts(self, sizes: Sequence[int]) -> list[str]:
         """See :class:`~hiso_pl.zeroth_order.privacy.Privacy`."""
-        if not sizes or self.delta * (records := self.records(sizes)) < 1.0:
+        if not len(sizes) or self.delta * (records := self.records(sizes)) < 1.0:
             return []
         what = "clients" if self.level == "client" else "examples of a client"
         return [
