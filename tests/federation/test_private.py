@@ -377,7 +377,7 @@ def test_a_target_waits_for_its_noise():
     found = target.with_noise(1.5)
     assert (found.noise, found.target_epsilon, target.noise_multiplier) == (1.5, 2.0, None)
     assert found.as_data() == {
-        "ClientPrivacy": {"clip": C, "noise_multiplier": 1.5, "target_epsilon": 2.0, "delta": 1e-5}
+        "ClientPrivacy": {"clip": C, "noise_multiplier": 1.5, "target_epsilon": 2.0, "delta": 1e-5, "accountant": "pld"}
     }
     with pytest.raises(ValueError, match=r"noise_multiplier=0\.0 must be"):
         target.with_noise(0.0)
