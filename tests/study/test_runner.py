@@ -108,6 +108,19 @@ def test_a_run_without_a_checkpoint_that_can_be_read_begins_anew(tmp_path: Path)
     assert {path.name for path in ask.folder.iterdir()} == {"asked.json"}
 
 
+def test_what_a_run_has_released_is_not_thrown_away(tmp_path: Path) -> None:
+    """A private run without a checkpoint goes on from its ledger, and its releases count."""
+    ask = ask_of(tmp_path / "run")
+    assert prepare(ask) is False
+    (ask.folder / "privacy.jsonl").write_text("releases")
+    assert prepare(ask) is True
+    assert (ask.folder / "privacy.jsonl").read_text() == "releases"
+    (ask.folder / "asked.json").write_text("")
+    with pytest.raises(ValueError, match=r"asked.json cannot be read, and privacy.jsonl beside it tells of releases"):
+        mend(tmp_path)
+    assert (ask.folder / "privacy.jsonl").exists()
+
+
 def test_a_run_that_somebody_else_carries_out_is_not_thrown_away(tmp_path: Path) -> None:
     """As one resumed by hand before its first checkpoint."""
     ask = ask_of(tmp_path / "run")
