@@ -381,7 +381,7 @@ def test_hostile_clients_can_send_only_what_the_format_carries() -> None:
     for slot in first.hostile:
         assert set(np.abs(first.sent[slot]).ravel().tolist()) == {2.0}
     assert np.isin(first.sent, levels).all()
-    options["transform"] = Quantize(3)
+    options["transform"] = Quantize(8)
     flipped, honest = run(attack=LabelFlip(0.5), **options)[2], run(**options)[2]
     for (_, a), (_, b) in zip(flipped, honest, strict=True):
         assert a.sent.tobytes() == b.sent.tobytes()  # what has been rounded is not rounded again
