@@ -18,7 +18,7 @@ from hiso_pl.study.grid import Grid, Group
 NAMES = [name for name in presets.names() if presets.is_study(name)]
 OWN = [name for name in NAMES if "-" not in name]
 MADE = [name for name in NAMES if "-" in name]
-ISSUE = {"hessian", "non_iid", "baselines", "budget", "models", "sensitivity"}
+ISSUE = {"hessian", "non_iid", "baselines", "budget", "models", "sensitivity", "robustness"}
 
 
 def groups(study: Study) -> list[Group]:
