@@ -63,7 +63,7 @@ class RoundProgressBar(TQDMProgressBar):
         if self._lines:
             every = max(1, trainer.max_steps // LINES)
             if done % every == 0 or done == trainer.max_steps:
-                self._say(trainer, self._of_round(pl_module))
+                self._say(trainer, self._of_round(trainer, pl_module))
         elif self._should_update(done, trainer.max_steps) and not bar.disable:
             bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
             bar.update(done - bar.n)
@@ -87,16 +87,16 @@ class RoundProgressBar(TQDMProgressBar):
 
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Figures:
-        figures, found = self._of_round(pl_module), federated(pl_module).last_validation
+        figures, found = self._of_round(trainer, pl_module), federated(pl_module).last_validation
         shown = next((name for name in found if not name.endswith("loss")), None)
         between: Figures = {} if shown is None else {shown: told(found[shown])}
         return {"loss": figures.pop("loss"), **between, **figures} if "loss" in figures else {**between, **figures}
 
-    def _of_round(self, pl_module: LightningModule) -> Figures:
+    def _of_round(self, trainer: Trainer, pl_module: LightningModule) -> Figures:
         run = federated(pl_module)
         loss = None if run.last_round is None else run.last_round.loss
         figures: Figures = {} if loss is None else {"loss": told(loss)}
-        return figures | {"KB": f"{run.traffic.paper_kb:.2f}", **_spent(pl_module.trainer)}
+        return figures | {"KB": f"{run.traffic.paper_kb:.2f}", **_spent(trainer)}
 
     def _say(self, trainer: Trainer, figures: Figures) -> None:
         total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""

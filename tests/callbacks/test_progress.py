@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hiso_pl.callbacks import RoundProgressBar
+from hiso_pl.callbacks import PrivacyBudget, RoundProgressBar
 from hiso_pl.callbacks.progress import told
 
 
@@ -88,7 +88,11 @@ def test_a_number_is_short_however_large():
 )
 def test_one_metric_of_a_validation_is_shown(metrics, shown):
     run = SimpleNamespace(last_round=None, last_validation=metrics, traffic=SimpleNamespace(paper_kb=1.0))
-    assert list(RoundProgressBar().get_metrics(None, run)) == [*shown, "KB"]
+    trainer = SimpleNamespace(callbacks=[])
+    assert list(RoundProgressBar().get_metrics(trainer, run)) == [*shown, "KB"]
+    trainer.callbacks.append(budget := PrivacyBudget())
+    budget.epsilon = 1.25
+    assert RoundProgressBar().get_metrics(trainer, run)["epsilon"] == "1.2500"
 
 
 def test_it_can_be_hidden(fit, capsys):
