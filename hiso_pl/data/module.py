@@ -58,10 +58,11 @@ class FederatedDataModule(LightningDataModule, ABC):
             idle: they wait. auto: help with one local step, idle with more, and where the method makes scalars private
             or transforms them, since raw losses would pass that by. The result is the same to the bit.
         seed: Seed of the partition, the cohorts and the minibatches; the run's seed.
-        availability: Which clients are there in a round; a cohort is sampled among them. All of them if null.
+        availability: Which clients are there in a round: Fraction, DayAndNight or Trace; all if null. A cohort is
+            sampled among those.
         dropout: Probability that a client of a cohort does not answer in a round, below 1.
         deadline: Seconds of the simulated clock after which a client's answer is not waited for; null waits for all.
-        speeds: How fast clients compute and send, by which the simulated clock goes; there is none if null.
+        speeds: How fast clients compute and send: LogNormal; null for no simulated clock.
         num_workers: Processes that load data beside each rank; 0 loads in the rank itself.
 
     Attributes:
