@@ -29,7 +29,7 @@ class PrivacyBudget(OrderedCallback):
     and answers is known, so each client's number of releases is. Before a round's exchange rank 0 writes into
     ``privacy.jsonl`` whose scalars are about to leave, waits for the disk, and only then does any rank send. So neither
     a kill nor a way back to an earlier checkpoint forgets a release: rounds made again are counted again. A client that
-    does not answer releases nothing; one that is left out afterwards has.
+    does not answer releases nothing; one that is too late, or left out afterwards, has.
 
     The largest epsilon of a client is told after each round where it is cheap to know, as no example is sampled, and
     else at validations and at the end.
@@ -112,6 +112,9 @@ class PrivacyBudget(OrderedCallback):
         said: str | None = None
         if self._file is not None and self.spent is not None:  # rank 0's
             clients = [client for slot, client in enumerate(slots.clients) if slot not in slots.absent]
+            if trainer.datamodule.deadline is not None:  # type: ignore[attr-defined]
+                (cohort,) = cohorts_of(trainer, trainer.global_step, trainer.global_step + 1)
+                clients = cohort[cohort >= 0].tolist()  # those too late have sent theirs all the same
             try:
                 self._file.append(trainer.global_step, clients)
                 self.spent.add(clients)

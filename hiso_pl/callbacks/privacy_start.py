@@ -42,12 +42,15 @@ def decided(trainer: Trainer, decide: Callable[[], T]) -> T:
 
 
 def cohorts_of(trainer: Trainer, first: int, rounds: int) -> NDArray[np.int64]:
-    """The clients of each round from one on, -1 for those that do not answer, shape ``[rounds - first, m]``."""
+    """The clients of each round from one on, -1 for those that release nothing, shape ``[rounds - first, m]``.
+
+    Who comes too late has sent its scalars all the same.
+    """
     presence, cohorts = trainer.datamodule.presence(), []  # type: ignore[attr-defined]
     for round in range(first, rounds):
         found = presence.attendance(round)
         clients = np.array(found.clients, dtype=np.int64)
-        clients[list(found.absent)] = -1
+        clients[[*found.away, *found.failed]] = -1
         cohorts.append(clients)
     return np.array(cohorts, dtype=np.int64)
 

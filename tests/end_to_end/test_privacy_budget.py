@@ -309,3 +309,15 @@ def test_two_ranks_killed_in_the_middle_of_rounds_forget_no_release(start: Calla
 
 def lines_whole(root: Path) -> list[bytes]:
     return [line for line in (root / "privacy.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def test_who_comes_too_late_has_released_and_who_drops_out_has_not(here: Here, tmp_path: Path) -> None:
+    late = ["--data.speeds", "LogNormal", "--data.deadline", "0.6"]
+    for name, options in {"late": late, "silent": ["--data.dropout", "0.5"]}.items():
+        status, _, root = here([*FIT, *private(), *options, "--trainer.max_steps", str(HALF)], tmp_path / name)
+        absent = json.loads((root / "summary.json").read_text())["absent_slots"]
+        released = sum(
+            1 if type(one) is int else one[1] - one[0] + 1 for line in lines(root) for one in line["clients"]
+        )
+        assert (status, absent > 0) == (0, True)
+        assert released == 4 * HALF - (absent if name == "silent" else 0)
