@@ -85,8 +85,9 @@ class DiagnosisPanels(OrderedCallback):
                 f"{type(self).__name__} looks at all clients' examples on rank 0, which hosting=fixed keeps from it: "
                 "set data.hosting to dealt, start fewer ranks, or run `hiso-pl diagnose` afterwards"
             )
-        if self.clients is not None and self.clients > data.clients:
-            raise ValueError(f"clients={self.clients} must be at most {data.clients}, the clients of the data")
+        from hiso_pl.diagnose.minibatches import check_clients  # scipy comes with it
+
+        check_clients(self.clients, data.clients)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

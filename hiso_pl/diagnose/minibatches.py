@@ -12,6 +12,21 @@ from hiso_pl.data.rounds import Rounds
 from hiso_pl.diagnose.problem import Client, Minibatch, Outputs
 from hiso_pl.models.task_model import TaskModel
 
+MOST = 10_000
+"""Of more clients than these one has to say how many are looked at."""
+
+
+def check_clients(count: int | None, clients: int) -> None:
+    """Refuses to look at more clients than there are, or at all of very many, whose minibatches are held together.
+
+    Raises:
+        ValueError: If it is asked for.
+    """
+    if count is not None and count > clients:
+        raise ValueError(f"clients={count} must be at most {clients}, the clients of the data")
+    if count is None and clients > MOST:
+        raise ValueError(f"clients must say how many of {clients} are looked at; all are only up to {MOST}")
+
 
 def clients_of(
     network: TaskModel, data: FederatedDataModule, round: int, count: int | None, batches: int, weighted: bool = False
@@ -30,11 +45,10 @@ def clients_of(
         weighted: Whether clients count by their examples.
 
     Raises:
-        ValueError: If there are fewer clients.
+        ValueError: If there are fewer clients, or all of very many are asked for.
     """
     sizes = data.ownership.sizes
-    if count is not None and count > len(sizes):
-        raise ValueError(f"clients={count} must be at most {len(sizes)}, the clients of the data")
+    check_clients(count, len(sizes))
     rounds = data.train_dataloader().dataset
     assert isinstance(rounds, Rounds)
     # one process looks at every slot, as if there were so many local steps

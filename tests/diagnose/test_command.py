@@ -15,6 +15,7 @@ import yaml
 from hiso_pl.cli import program
 from hiso_pl.cli.diagnosing import Built
 from hiso_pl.cli.running import cli_of
+from hiso_pl.diagnose.minibatches import check_clients
 from hiso_pl.diagnose.rounds import KeptRounds, RunAtRounds
 from hiso_pl.zeroth_order.digest import digest
 
@@ -138,6 +139,15 @@ def test_a_first_order_run_has_no_h(first_order, tmp_path, capsys):
     status, _, error = said(capsys, str(first_order), "--at", "7")
     assert status == 1
     assert f"at=7 must be one of 0, 5, 10, 12: {first_order} keeps no ledger" in error
+
+
+def test_all_of_very_many_clients_are_not_looked_at():
+    check_clients(None, 10_000)
+    check_clients(32, 1_000_000)
+    with pytest.raises(
+        ValueError, match=r"^clients must say how many of 1000000 are looked at; all are only up to 10000$"
+    ):
+        check_clients(None, 1_000_000)
 
 
 @pytest.mark.parametrize(
