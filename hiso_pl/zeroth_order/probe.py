@@ -209,7 +209,9 @@ class Probe:
         odd = [~np.isfinite(rows).all(axis=1) for rows in values] if way.partial else []
         # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
         doubtful = [
-            i for i, rows in enumerate(odd) if rows.any() and np.isfinite(self._cast(losses[i], k).cpu())[rows].any()
+            i
+            for i, rows in enumerate(odd)
+            if rows.any() and np.isfinite(self._cast(losses[i], k).cpu().numpy())[rows].any()
         ]
         if doubtful:
             reason = "it reads some in a way that cannot be followed"
