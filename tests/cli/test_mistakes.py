@@ -17,7 +17,7 @@ OPTIONS = {
     ("--data.init_args.cohrt", "3"): "data.cohrt is no option of DigitsData: did you mean cohort?",
     ("--data.partition.alpa", "3"): "data.partition.alpa is no option of Dirichlet: did you mean alpha?",
     ("--lr", "3"): "--lr is no option: did you mean --model.method.lr?",
-    ("--clients=3",): "--clients is no option: did you mean --data.clients?",
+    ("--clients=3",): "--clients is no option: did you mean --data.clients or --model.method.attack.clients?",
     ("--Trainer.max-steps", "3"): "--Trainer.max-steps is no option: did you mean --trainer.max_steps?",
     ("--model.optimizer.lr", "3"): "--model.optimizer.lr is no option any more: model.method has taken its place, "
     "with lr and the others in it",
