@@ -251,6 +251,8 @@ def test_a_configuration_runs_a_round(given, hub, byte_opt, opt, table, tmp_path
         own = given == ["local/own"]
         args += ["--data.train_file", table("fifty.tsv", 50) if own else table("many.tsv", 2100)]
         args += ["--data.template", "{sentence} It was"] if own else ["--data.validation_file", table("few.tsv", 20)]
+    if "method/robust" in given:  # which needs 2 f + 1
+        args += ["--data.cohort", "3"]
     if given not in (["quickstart"], ["crowd"]):
         args += ["--data.cache_dir", str(tmp_path / "cache")]
     if given[0].startswith("paper/"):  # what is checked is that it starts
