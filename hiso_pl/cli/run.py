@@ -23,6 +23,7 @@ from hiso_pl.cli import edge, plain_text, run_help, trainer_options, trainer_tab
 from hiso_pl.cli.lengths import follow_the_run
 from hiso_pl.cli.parser import add_traceback
 from hiso_pl.data import FederatedDataModule, facts_of
+from hiso_pl.federation.privacy.account import check_installed
 from hiso_pl.first_order import DifferenceMethod as DifferenceMethod  # its kinds are found by their short names
 from hiso_pl.lightning_privates import judge_by_own_validation
 from hiso_pl.module import FederatedModule
@@ -182,8 +183,10 @@ class FederatedCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Compares a checkpoint with this run before anything is written or any rank is waited for."""
+        assert isinstance(self.model, FederatedModule)
+        if (privacy := getattr(self.model.method, "privacy", None)) is not None:
+            check_installed(f"model.method.privacy={type(privacy).__name__}")
         if self.start.content is not None:
-            assert isinstance(self.model, FederatedModule)
             checkpoint.compare(self.start.content, self.model.facts(), True, self.model.change_on_resume)
         if environment.rank() > 0:
             return
