@@ -82,8 +82,9 @@ def test_going_on_from_an_earlier_checkpoint_makes_rounds_again_with_other_noise
 
 @pytest.mark.slow
 def test_two_ranks_agree_on_noise_that_only_one_of_them_drew(run_jobs):
+    few = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "4"]
     own = [f"{METHOD}.directions", "client", f"{METHOD}.local_steps", "2"]
-    jobs = [("client", [*FIT, *CLIENT]), ("example", [*FIT, *EXAMPLE]), ("own", [*FIT, *CLIENT, *own])]
+    jobs = [("example", [*FIT, *EXAMPLE, *few]), ("client", [*FIT, *CLIENT, *own, *few])]
     for outcome in run_jobs(2, jobs).values():
         assert outcome.statuses == [0, 0], outcome.errors  # the ranks' digests are compared at the end
         assert verified(outcome.root)
