@@ -183,7 +183,7 @@ class TensorBoardPanels(OrderedCallback):
         parts = getattr(data, "parts", None)
         sizes = tuple(map(len, parts or ())) if ownership is None else ownership.sizes
         pictures = {}
-        shown = not run.method.private  # who owns what is the clients' own affair
+        shown = not getattr(getattr(run, "method", None), "private", False)  # who owns what is the clients' own affair
         if splits is not None and len(sizes) and shown:
             attribute = getattr(getattr(data, "partition", None), "attribute", "label")
             pictures["partition"] = partition_picture(*partition_counts(splits.train, parts, sizes, attribute), sizes)
