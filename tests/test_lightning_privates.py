@@ -20,7 +20,7 @@ from hiso_pl import lightning_privates
 
 PACKAGE = Path(hiso_pl.__file__).parent
 HOME = PACKAGE / "lightning_privates.py"
-NOT_LIGHTNINGS = {"_exit", "_run_exitfuncs", "_opt_called"}  # os's, atexit's, torch's
+NOT_LIGHTNINGS = {"_exit", "_run_exitfuncs", "_opt_called", "_replace"}  # os's, atexit's, torch's, of named tuples
 
 
 def private_attributes(path: Path) -> set[str]:
