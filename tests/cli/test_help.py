@@ -29,7 +29,7 @@ def helps():
 
 
 def test_the_first_screenful_has_the_method_and_the_data(helps):
-    first = helps["fit"].splitlines()[:45]
+    first = helps["fit"].splitlines()[:50]
     rows = {line.split()[0]: line for line in first if line.startswith("  ")}
     for name, default in (
         *(("lr", "0.001"), ("mu", "0.001"), ("num_directions", "5"), ("local_steps", "1")),
