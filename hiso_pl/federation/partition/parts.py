@@ -57,7 +57,7 @@ class Parts(Sequence[Indices]):
     def owners(self) -> NDArray[np.int32]:
         """The client of each example, shape ``[N]``; of parts that are together all examples."""
         found = np.empty(len(self.examples), dtype=np.int32)
-        found[self.examples] = np.repeat(np.arange(len(self), dtype=np.int32), self.sizes)
+        found[_array(self.examples)] = np.repeat(np.arange(len(self), dtype=np.int32), self.sizes)
         return found
 
     def some(self, clients: Indices) -> Parts:
@@ -67,7 +67,7 @@ class Parts(Sequence[Indices]):
     def pieces(self) -> Iterator[Indices]:
         """The examples end to end, a piece at a time."""
         for first in range(0, len(self.examples), _PIECE):
-            yield np.asarray(self.examples[first : first + _PIECE], dtype=np.int64)
+            yield _array(self.examples[first : first + _PIECE])
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -83,7 +83,14 @@ class Parts(Sequence[Indices]):
         if isinstance(client, slice):
             return [self[each] for each in range(len(self))[client]]
         end = int(self._ends[client])
-        return np.asarray(self.examples[end - int(self.sizes[client]) : end], dtype=np.int64)
+        return _array(self.examples[end - int(self.sizes[client]) : end])
+
+
+def _array(examples: Indices | range) -> Indices:
+    """Positions as an array; NumPy would take a range apart into Python's numbers."""
+    if isinstance(examples, range):
+        return np.arange(examples.start, examples.stop, examples.step)
+    return np.asarray(examples, dtype=np.int64)
 
 
 def even(total: int, count: int) -> Indices:
@@ -103,5 +110,5 @@ def partition_fingerprint(parts: Sequence[Indices]) -> str:
 def label_counts(parts: Sequence[Indices], labels: Indices, classes: int) -> Indices:
     """How many examples of each label each client owns, shape ``[M, C]``."""
     whole = Parts.of(parts)
-    cells = np.repeat(np.arange(len(whole)) * classes, whole.sizes) + labels[np.asarray(whole.examples)]
+    cells = np.repeat(np.arange(len(whole)) * classes, whole.sizes) + labels[_array(whole.examples)]
     return np.bincount(cells, minlength=len(whole) * classes).reshape(len(whole), classes)
