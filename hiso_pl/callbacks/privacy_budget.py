@@ -11,8 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated
-from hiso_pl.callbacks.privacy_start import cohorts_of, decided, file_of, noise_of, rates_of
+from hiso_pl.callbacks.privacy_start import cohorts_of, decided, file_of, noise_of, rates_of, releasing
 from hiso_pl.errors import RunError
+from hiso_pl.federation.presence.attendance import Presence
 from hiso_pl.federation.privacy.account import check_installed
 from hiso_pl.federation.privacy.budget_file import BudgetFile
 from hiso_pl.federation.privacy.spent import Spent
@@ -48,6 +49,7 @@ class PrivacyBudget(OrderedCallback):
         self.ended: str | None = None
         self._privacy: Any = None
         self._file: BudgetFile | None = None
+        self._presence: Presence | None = None
         self._counted = -1
         self._until: int | None = None
         self._rounds = -1
@@ -92,7 +94,7 @@ class PrivacyBudget(OrderedCallback):
         """Opens the file; returns the round before which the run is to end, None without a target."""
         privacy = self._privacy
         self._file = file_of(trainer, privacy, self._restored, changed)
-        rates = rates_of(trainer, privacy)
+        rates, self._presence = rates_of(trainer, privacy), trainer.datamodule.presence()  # type: ignore[attr-defined]
         self.spent = Spent(rates, privacy.noise, privacy.delta, privacy.accountant, self._file.found)
         if privacy.target_epsilon is None:
             return None
@@ -111,10 +113,9 @@ class PrivacyBudget(OrderedCallback):
         """
         said: str | None = None
         if self._file is not None and self.spent is not None:  # rank 0's
-            clients = [client for slot, client in enumerate(slots.clients) if slot not in slots.absent]
-            if trainer.datamodule.deadline is not None:  # type: ignore[attr-defined]
-                (cohort,) = cohorts_of(trainer, trainer.global_step, trainer.global_step + 1)
-                clients = cohort[cohort >= 0].tolist()  # those too late have sent theirs all the same
+            assert self._presence is not None
+            cohort = releasing(self._presence, trainer.global_step)  # those too late have sent theirs all the same
+            clients = cohort[cohort >= 0].tolist()
             try:
                 self._file.append(trainer.global_step, clients)
                 self.spent.add(clients)

@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from hiso_pl.federation.presence.attendance import Presence
 from hiso_pl.federation.privacy.account import Worst, noise_for
 from hiso_pl.federation.privacy.budget_file import BudgetFile, Terms, terms_in
 from hiso_pl.ledger import LedgerError, LedgerReader
@@ -46,13 +47,16 @@ def cohorts_of(trainer: Trainer, first: int, rounds: int) -> NDArray[np.int64]:
 
     Who comes too late has sent its scalars all the same.
     """
-    presence, cohorts = trainer.datamodule.presence(), []  # type: ignore[attr-defined]
-    for round in range(first, rounds):
-        found = presence.attendance(round)
-        clients = np.array(found.clients, dtype=np.int64)
-        clients[[*found.away, *found.failed]] = -1
-        cohorts.append(clients)
-    return np.array(cohorts, dtype=np.int64)
+    presence = trainer.datamodule.presence()  # type: ignore[attr-defined]
+    return np.array([releasing(presence, round) for round in range(first, rounds)], dtype=np.int64)
+
+
+def releasing(presence: Presence, round: int) -> NDArray[np.int64]:
+    """The clients of a round, -1 for those that release nothing, shape ``[m]``."""
+    found = presence.attendance(round)
+    clients = np.array(found.clients, dtype=np.int64)
+    clients[[*found.away, *found.failed]] = -1
+    return clients
 
 
 def rates_of(trainer: Trainer, privacy: Any) -> NDArray[np.float64]:
