@@ -18,6 +18,7 @@ from hiso_pl.models.task_model import TaskModel
 from hiso_pl.run.checkpointed import Checkpointed
 from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
 from hiso_pl.run.schedules import check_lengths
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, no_examples
@@ -50,6 +51,11 @@ class FederatedModule(Checkpointed):
         lr_scheduler: How the learning rate follows the rounds: CosineToEnd is as long as the run, others are torch's,
             stepped once a round; ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
         seed: The run's seed: directions are drawn from it.
+        stages: How probes go through the network stage by stage, where no whole displaced copy is to exist; uncut if
+            null. It changes no bit of the result.
+
+    Raises:
+        ValueError: If the network cannot be cut so, or the method takes no stages.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class FederatedModule(Checkpointed):
         method: MethodBase = Method(),  # noqa: B008 - it is frozen, and the CLI can show its options
         lr_scheduler: SchedulerCallable | None = None,
         seed: int = 0,
+        stages: Stages | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -70,6 +77,7 @@ class FederatedModule(Checkpointed):
         method.check_network(network)
         if method.dtype != torch.float32:
             cast_frozen(network, method.dtype)
+        self._staged = {} if stages is None else self._in_stages(stages)
         self.config, self.change_on_resume, self.changed_on_resume = {}, [], []
         self.exchange = AllReduceExchange()
         self.traffic = Traffic()
@@ -79,6 +87,23 @@ class FederatedModule(Checkpointed):
         self.loggers_served = False  # whether a callback hands what is measured to the loggers
         self._measuring = Measuring(network, self.trainable(), method)
         self._initial_digest = ""
+
+    def _in_stages(self, stages: Stages) -> dict[str, Any]:
+        """What the optimizer is told of stages."""
+        if not isinstance(self.method, Method):
+            raise ValueError(
+                f"model.stages must be null with method={type(self.method).__name__}: stages are of scalar-only methods"
+            )
+        if self.method.directions_per_forward != 1:
+            raise ValueError(
+                f"directions_per_forward={self.method.directions_per_forward} must be 1 with model.stages, through "
+                "which points go one by one"
+            )
+        offload = stages.offload()
+        if offload is not None:
+            offload.put(self.network)
+        cut = stages.cut(self.network, [p for _, p in self.trainable()])
+        return {"stages": cut, "keep": None if offload is None else offload.take}
 
     # What is optimized
 
@@ -101,6 +126,10 @@ class FederatedModule(Checkpointed):
         """
         if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
+        if self._staged and self.device.type != "cpu":
+            raise ValueError(
+                f"model.stages are on the host: trainer.accelerator must be 'cpu', it is {self.device.type!r}"
+            )
         self.exchange.device = self._collective_device()
         optimizer: Any = self.new_optimizer(self.exchange)
         schedule = self.learning_rate.schedule_of(optimizer)
@@ -117,7 +146,8 @@ class FederatedModule(Checkpointed):
 
     def new_optimizer(self, exchange: AllReduceExchange | None = None) -> Any:
         """An optimizer of the network as configured, at round 0."""
-        return new_optimizer(self.method, self.trainable(), seed=self.seed, exchange=exchange, network=self.network)
+        trainable, seed = self.trainable(), self.seed
+        return new_optimizer(self.method, trainable, seed=seed, exchange=exchange, network=self.network, **self._staged)
 
     @property
     def optimizer(self) -> RoundOptimizer:

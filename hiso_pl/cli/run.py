@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from hiso_pl.run import checkpoint, going_on, lock
 from hiso_pl.run.configuration import of_the_launch
 from hiso_pl.run.folder import BUDGET, CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
 from hiso_pl.run.start import Start, check_rounds, resolve
+from hiso_pl.stages.offload import Offload
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +136,9 @@ class FederatedCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and hands to the data what they must know of the model."""
-        super().instantiate_classes()
+        folder = self._config().get("model.stages.offload_dir")
+        with nullcontext() if folder is None else Offload(folder).filling():
+            super().instantiate_classes()
         assert isinstance(self.model, FederatedModule)
         assert isinstance(self.datamodule, FederatedDataModule)
         self.datamodule.take(facts_of(self.model))
@@ -156,6 +160,7 @@ class FederatedCLI(LightningCLI):
             data.pop(key, None)
         if isinstance(data.get("task"), dict):
             data["task"].pop("scoring", None)
+        plain["model"].pop("stages", None)
         model.config = {key: plain[key] for key in (*checkpoint.COMPARED, *checkpoint.WARNED) if key in plain}
         model.change_on_resume = list(config.change_on_resume)
         if self.config_init[str(self.subcommand)]["trainer"]["logger"] in (None, True) and self.subcommand == "fit":

@@ -15,7 +15,7 @@ from hiso_pl.zeroth_order.losses import Loss, no_examples
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan, directional_weights
 from hiso_pl.zeroth_order.points import NO_DRIFT
-from hiso_pl.zeroth_order.probe import Probe
+from hiso_pl.zeroth_order.probe import Group, Probe
 from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.transform import Departure, State
 
@@ -97,13 +97,16 @@ class Work:
         g = np.full((own, plan.local_steps, plan.num_directions), np.nan, dtype=np.float32)
         every = range(len(plan.offsets))
         for k in range(plan.local_steps):
+            places: list[slice] = []
+            groups: list[Group] = []
             for some in self._at_the_same_points(k):
                 i = some.start
                 drift = directional_weights(g[i, :k], plan.num_directions) if k else NO_DRIFT
-                if not np.isfinite(drift).all():  # the slot is out of the round whatever follows
-                    continue
-                mine = plan.of(self._slots.own[i])
-                values = self._probe.losses(self._losses[some], k, drift, mine, every)
+                if np.isfinite(drift).all():  # else the slot is out of the round whatever follows
+                    places.append(some)
+                    groups.append(Group(self._losses[some], drift, plan.of(self._slots.own[i])))
+            for some, found in zip(places, self._probe.together(groups, k, every), strict=True):
+                values = np.concatenate(found)
                 g[some, k] = plan.scalars(values)
                 if k == 0:
                     first[some] = plan.first_losses(values)

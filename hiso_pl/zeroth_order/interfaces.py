@@ -204,6 +204,7 @@ def new_optimizer(
     seed: int,
     exchange: Exchange | None = None,
     network: nn.Module | None = None,
+    **options: Any,
 ) -> Any:
     """The optimizer of a method, a :class:`RoundOptimizer` at round 0. Each kind of method registers its own.
 
@@ -213,6 +214,7 @@ def new_optimizer(
         seed: The run's seed.
         exchange: The one collective of a round; none in a single process.
         network: The module the parameters belong to.
+        options: What else such a method's optimizer takes.
 
     Raises:
         ValueError: If nobody makes rounds of such a method.

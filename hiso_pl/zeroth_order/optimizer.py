@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ from hiso_pl.zeroth_order.plan import Plan
 from hiso_pl.zeroth_order.points import Point
 from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundReport
+from hiso_pl.zeroth_order.staged import Cuts, StagedProbe
 from hiso_pl.zeroth_order.state import AppliedRecords
 
 T = TypeVar("T")
@@ -61,6 +63,8 @@ class ZerothOrderOptimizer(AppliedRecords):
         exchange: The one collective of a round; a single process needs none.
         network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
             not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
+        stages: The network's stages, where probes are to go through it one stage at a time.
+        keep: Where tensors of the state live: given one it gives another of the same values; as they are made if None.
         options: Fields of :class:`~.method.Method`, in place of those of ``method``.
 
     Attributes:
@@ -79,19 +83,21 @@ class ZerothOrderOptimizer(AppliedRecords):
         seed: int = 0,
         exchange: Exchange | None = None,
         network: nn.Module | None = None,
+        stages: Cuts | None = None,
+        keep: Callable[[Tensor], Tensor] | None = None,
         **options: Any,
     ) -> None:
         if method is not None and not isinstance(method, Method):
             raise ValueError(f"method={method!r} must be a Method; options such as lr are given by name")
-        super().__init__(params, Method(**options) if method is None else replace(method, **options), seed)
+        super().__init__(params, Method(**options) if method is None else replace(method, **options), seed, keep)
         self.exchange = exchange or LocalExchange()
-        self.network = network
+        self.network, self.stages = network, stages
         self.report: RoundReport | None = None
         self._learnt: Probe | None = None
 
     def _probe(self) -> Probe:
         if self._learnt is None:
-            self._learnt = Probe(
+            self._learnt = (Probe if self.stages is None else partial(StagedProbe, self.stages))(
                 self.parameters,
                 self._kernels(),
                 self.method.preconditioner,
@@ -248,7 +254,6 @@ def _(
     params: Iterable[Any],
     *,
     seed: int,
-    exchange: Exchange | None = None,
-    network: nn.Module | None = None,
+    **options: Any,
 ) -> ZerothOrderOptimizer:
-    return ZerothOrderOptimizer(params, method, seed=seed, exchange=exchange, network=network)
+    return ZerothOrderOptimizer(params, method, seed=seed, **options)

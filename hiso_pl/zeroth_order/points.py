@@ -138,8 +138,8 @@ def standing_at(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Itera
             p.data = base
 
 
-def _absent(p: Tensor, dtype: torch.dtype) -> Tensor:
-    """Stands for values that exist nowhere: of the right shape and type, and NaN wherever it is read after all."""
+def absent(p: Tensor, dtype: torch.dtype) -> Tensor:
+    """What stands for values that exist nowhere: of the right shape and type, and NaN wherever it is read after all."""
     return torch.full((1,) * p.dim(), float("nan"), dtype=dtype, device=p.device).expand(p.shape)
 
 
@@ -197,7 +197,7 @@ class WholePoints(Points):
         self.partial = bool(by_rows)
         # strides as the parameters', so that a probe runs the same forward pass
         self._values = [
-            _absent(p, dtype) if t in by_rows else torch.empty_like(p, dtype=dtype, requires_grad=False)
+            absent(p, dtype) if t in by_rows else torch.empty_like(p, dtype=dtype, requires_grad=False)
             for t, p in enumerate(parameters)
         ]
 
@@ -219,7 +219,7 @@ class LeanPoints(Points):
 
     def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
         super().__init__(parameters, writer, dtype)
-        self._values = [_absent(p, dtype) for p in parameters]
+        self._values = [absent(p, dtype) for p in parameters]
         self._kept: dict[int, Tensor] = {}
         self._watch = Substitution(parameters, self._write, dtype, everywhere=True)
 

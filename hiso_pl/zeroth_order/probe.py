@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,20 @@ from hiso_pl.zeroth_order.watching import Watch, check_compiled, is_compiled, un
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Group(NamedTuple):
+    """Slots that stand at the same local point, and probe the same points around it.
+
+    Attributes:
+        losses: One for each; at least one.
+        drift: The weights of their own earlier local steps, shape ``[k, P]``.
+        plan: What to probe.
+    """
+
+    losses: Sequence[Loss]
+    drift: NDArray[np.float32]
+    plan: Plan
 
 
 class Probe:
@@ -92,6 +107,10 @@ class Probe:
         """
         return np.concatenate(self.each(losses, k, drift, plan, chosen))
 
+    def together(self, groups: Sequence[Group], k: int, chosen: Sequence[int]) -> list[list[NDArray[np.float32]]]:
+        """Losses of one local step, as :meth:`each`, of several groups of slots."""
+        return [self.each(losses, k, drift, plan, chosen) for losses, drift, plan in groups]
+
     def each(
         self, losses: Sequence[Loss], k: int, drift: NDArray[np.float32], plan: Plan, chosen: Sequence[int]
     ) -> list[NDArray[np.float32]]:
@@ -144,7 +163,7 @@ class Probe:
                 return self._at_base_lean(way, x, evaluate)
             except (RuntimeError, IndexError) as error:
                 reason = self._why_whole(error)
-            way = self._whole()
+            way = self._whole(reason)
             with way.at(x):
                 result = evaluate()
             self._stay_whole(way, reason)
@@ -173,19 +192,27 @@ class Probe:
         marked = network if self._batched is None else None
         try:
             if isinstance(self._points, LeanPoints):
-                with self._points.at(plan.x):
+                with self._points.at(plan.x), self._followed(watch):
                     watch.of(evaluate, marked)
                 self._points.keep(watch.unseen)
             elif network is None or not is_compiled(network):
-                with CastView(self._parameters, self._dtype).active(), uncompiled():
+                with CastView(self._parameters, self._dtype).active(), uncompiled(), self._followed(watch):
                     watch.of(evaluate, marked)
                 rows = frozenset(watch.rows - watch.whole) if network is not None else rows
         except (RuntimeError, IndexError) as error:  # the evaluation proper meets it again, if it is not of the watch
             if is_out_of_memory(error):
                 raise
-        if self._points is None and self._batched is None:
-            self._points = WholePoints(self._parameters, self._writer, self._dtype, rows)
+        if self._batched is None:
+            self._points = self._chosen(watch, rows)
         return watch
+
+    def _followed(self, watch: Watch) -> AbstractContextManager[None]:
+        """What the watched forward pass runs in."""
+        return nullcontext()
+
+    def _chosen(self, watch: Watch, rows: frozenset[int]) -> Points:
+        """How points are made to be seen, by what the watch saw and which parameters are read by rows alone."""
+        return self._points or WholePoints(self._parameters, self._writer, self._dtype, rows)
 
     def _at_x(self, loss: Loss, k: int, plan: Plan) -> NDArray[np.float32]:
         if self._batched is not None:
@@ -229,7 +256,7 @@ class Probe:
         values: Sequence[NDArray[np.float32]] | None = None,
     ) -> list[NDArray[np.float32]]:
         """Evaluates with all weights displaced whole, and stays with that if the result is another."""
-        everything = self._whole()
+        everything = self._whole(reason)
         whole = self._evaluate(everything, losses, k, points)
         if values is None or not all(map(partial(np.array_equal, equal_nan=True), whole, values)):
             self._stay_whole(everything, reason)
@@ -247,7 +274,8 @@ class Probe:
         # one transfer to the host for all losses of the step
         return np.split(torch.stack(columns).cpu().numpy().T, np.cumsum(sizes)[:-1])
 
-    def _whole(self) -> Points:
+    def _whole(self, reason: str) -> Points:
+        """Points with all weights displaced whole, where another way does not serve."""
         return WholePoints(self._parameters, self._writer, self._dtype)
 
     def _why_whole(self, error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class AppliedRecords(Trained):
         params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams.
         method: What a round computes.
         seed: The 64-bit seed of the directions.
+        keep: Where tensors of the state live: given one it gives another of the same values; as they are made if None.
 
     Attributes:
         record: The last record applied.
@@ -39,8 +40,11 @@ class AppliedRecords(Trained):
         ValueError: If a parameter is not fp32, or there is more than one group of them.
     """
 
-    def __init__(self, params: Iterable[Any], method: Method, seed: int) -> None:
+    def __init__(
+        self, params: Iterable[Any], method: Method, seed: int, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.method = method
+        self._keep = keep
         super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None
         self._selected: Kernels | None = None
@@ -99,16 +103,21 @@ class AppliedRecords(Trained):
             if hessian is not None:
                 what = f"preconditioner={preconditioner!r}"
                 check_initial({"": hessian}, parameter, target.name, what, preconditioner.structured)
-                self.state[parameter]["hessian"] = hessian
+                self._store(parameter, {"hessian": hessian})
             rule_state = self.method.update_rule.initial(parameter, target)
             check_initial(rule_state, parameter, target.name, f"update_rule={self.method.update_rule!r}", True)
             if any(kind in ("x", "hessian") or kind.startswith(transform_state.PREFIX) for kind in rule_state):
                 raise ValueError(f"update_rule={self.method.update_rule!r} must not call its state x or hessian")
-            self.state[parameter].update(rule_state)
+            self._store(parameter, rule_state)
         if self._owners != list(range(len(targets))) and not preconditioner.uses_squares:
             raise ValueError(f"preconditioner={preconditioner!r} shares an H between tensors: it must use squares")
         first = self.parameters[0]
         self.state[first].update(transform_state.create(self.method.transform, first, self.names[0]))
+
+    def _store(self, parameter: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """Keeps tensors beside a parameter, where they are to live."""
+        keep = self._keep or (lambda tensor: tensor)
+        self.state[parameter].update({kind: keep(tensor) for kind, tensor in tensors.items()})
 
     def _sites(self, round: int) -> list[Site]:
         method, seed = self.method, self._group["seed"]
@@ -199,6 +208,8 @@ class AppliedRecords(Trained):
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             check_tensors(name, states.get(i, {}), self.state[parameter], not self.method.preconditioner.structured)
         super().load_state_dict({"state": states, "param_groups": [{**group, "params": list(range(count))}]})
+        for parameter in self.parameters if self._keep is not None else []:
+            self._store(parameter, dict(self.state[parameter]))
         self._freezer.moved()
         self._intact = False  # H alone says whether it can be divided by
         try:

@@ -30,6 +30,8 @@ class Watch(TorchDispatchMode):
         rows: Positions of those of which an operator took rows, at a place that is marked for it.
         written: What was there before the forward pass and is written to: what is said of it, and the tensor.
         random: Operators that may draw random numbers.
+        place: Where the forward pass is, for somebody else to say.
+        places: Where it took each parameter, by position.
 
     Args:
         parameters: The trainable parameters, in tensor order.
@@ -37,6 +39,8 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__()
+        self.place = 0
+        self.places: dict[int, set[int]] = {}
         self._parameters = parameters
         self._positions = {id(p): t for t, p in enumerate(parameters)}
         self._weights: set[int] = set()
@@ -83,6 +87,8 @@ class Watch(TorchDispatchMode):
         if found:
             by_rows = self._depth > 0 and len(found) == 1 and row_read(func, args) is not None
             (self.rows if by_rows else self.whole).update(found)
+            for position in found:
+                self.places.setdefault(position, set()).add(self.place)
         for target in _targets(func, args, kwargs or {}):
             place = _place(target)
             if place in self._weights:

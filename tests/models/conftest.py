@@ -75,11 +75,16 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: transformers.PreTrainedTokenizerFast
 ) -> Callable[..., str]:
     """Makes the folder of a family's tiny model once, stored in 16 bits like most published ones."""
-    made: dict[tuple[str, torch.dtype], Path] = {}
+    made: dict[tuple[str, torch.dtype, int], Path] = {}
 
-    def make(family: str, dtype: torch.dtype = torch.float16) -> str:
-        if (family, dtype) not in made:
-            path = made[family, dtype] = tmp_path_factory.mktemp(family)
+    def make(family: str, dtype: torch.dtype = torch.float16, blocks: int = 2) -> str:
+        if (family, dtype, blocks) not in made:
+            path = made[family, dtype, blocks] = tmp_path_factory.mktemp(family)
+            config = CONFIGS[family]()
+            if blocks != 2:
+                config.num_hidden_layers = blocks
+                if getattr(config, "layer_types", None) is not None:
+                    config.layer_types = (config.layer_types * blocks)[:blocks]
             auto = transformers.AutoModelForCausalLM
             if family in ("bert", "roberta", "distilbert"):
                 auto = transformers.AutoModel
@@ -87,9 +92,9 @@ def folder(
                 auto = transformers.AutoModelForImageClassification
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                auto.from_config(CONFIGS[family]()).to(dtype).save_pretrained(path)
+                auto.from_config(config).to(dtype).save_pretrained(path)
             tokenizer.save_pretrained(path)
-        return str(made[family, dtype])
+        return str(made[family, dtype, blocks])
 
     return make
 
