@@ -99,11 +99,7 @@ class FederatedModule(Checkpointed):
                 f"directions_per_forward={self.method.directions_per_forward} must be 1 with model.stages, through "
                 "which points go one by one"
             )
-        offload = stages.offload()
-        if offload is not None:
-            offload.put(self.network)
-        cut = stages.cut(self.network, [p for _, p in self.trainable()])
-        return {"stages": cut, "keep": None if offload is None else offload.take}
+        return stages.told(self.network, [p for _, p in self.trainable()])
 
     # What is optimized
 

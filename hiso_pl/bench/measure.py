@@ -66,6 +66,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         "settings": {
             **vars(settings),
             "peft": settings.peft and asdict(settings.peft),
+            "stages": settings.stages and asdict(settings.stages),
             "method": settings.method.as_data(),
             "memory": settings.method.memory,
         },

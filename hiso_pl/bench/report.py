@@ -24,6 +24,7 @@ def table(found: Mapping[str, Any]) -> str:
 def _head(found: Mapping[str, Any]) -> str:
     settings, model, machine = found["settings"], found["model"], found["machine"]
     method = settings["method"]
+    stages = f", {settings['stages']['count']} stages" if settings.get("stages") else ""
     what = "reduced logits" if model["reduced_logits"] else "full logits"
     return (
         f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}\n"
@@ -32,7 +33,7 @@ def _head(found: Mapping[str, Any]) -> str:
         f"cohort {settings['clients']}, {method['difference']} differences, {method['distribution']}, "
         f"{', '.join(method['preconditioner'])}\n"
         f"{method['compute_dtype']}, memory {settings['memory']}, "
-        f"directions per forward {method['directions_per_forward']}\n"
+        f"directions per forward {method['directions_per_forward']}{stages}\n"
         f"{machine['gpu'] or machine['cpu']}; {machine['ranks']} rank(s) of {machine['threads']} thread(s), "
         f"{machine['cores']} cores; torch {found['versions']['torch']}"
     )

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from hiso_pl.models import LoRA
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order.method import Method
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -31,6 +32,7 @@ class Settings:
         clients: Clients in the cohort, dealt over the ranks of the launch.
         peft: Low-rank adapters to train instead of the whole model.
         attention: Attention implementation, as transformers names it; null leaves the choice to it.
+        stages: How probes go through the network stage by stage; uncut if null.
         threads: CPU threads of a rank. If null, 1 where ranks are launched and all cores otherwise.
         device: ``auto`` takes a GPU if there is one.
         repetitions: Timed repetitions, of which medians are reported.
@@ -54,6 +56,7 @@ class Settings:
     clients: int = 1
     peft: LoRA | None = None
     attention: str | None = None
+    stages: Stages | None = None
     threads: int | None = None
     device: DeviceName = "auto"
     repetitions: int = 9

@@ -29,7 +29,10 @@ Batches = list[list[dict[str, Tensor]]]
 def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) -> ZerothOrderOptimizer:
     """The optimizer of a run with these settings; made anew it starts at H = 1."""
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    return ZerothOrderOptimizer(trained, settings.method, seed=settings.seed, exchange=exchange, network=network)
+    told = {} if settings.stages is None else settings.stages.told(network, [parameter for _, parameter in trained])
+    return ZerothOrderOptimizer(
+        trained, settings.method, seed=settings.seed, exchange=exchange, network=network, **told
+    )
 
 
 def build_batches(settings: Settings, network: CausalLM, slots: Slots, tokens: int) -> Batches:

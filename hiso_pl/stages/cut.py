@@ -33,7 +33,7 @@ class Cut:
         parameters: The trained ones, in tensor order.
         count: Number of stages.
         blocks: Name of the list of blocks; None for the largest.
-        starts: First block of each stage; None cuts by bytes.
+        starts: First block of each stage; None cuts by the bytes that are displaced, so that the largest is small.
 
     Attributes:
         parts: Positions of the trained parameters that each stage reads; those that no operator was seen to take are
@@ -115,9 +115,9 @@ class Cut:
             self._starts = list(self._given)
         else:
             sizes = [0] * len(self._blocks)
-            for parameter, blocks in zip(self._parameters, read, strict=True):
-                for block in blocks:
-                    sizes[block] += parameter.numel() * parameter.element_size()
+            for t in watch.whole:  # of the rest a stage needs rows alone
+                for block in read[t]:
+                    sizes[block] += self._parameters[t].numel() * self._parameters[t].element_size()
             self._starts = even_starts(sizes, self._count)
         everywhere = set(range(len(self._blocks)))
         self.parts = [

@@ -26,6 +26,14 @@ def _give_back() -> None:
         trim(0)
 
 
+def _make_room(descriptor: int, size: int) -> None:
+    """Takes a file's room now: what is mapped and finds none later is a signal in the middle of a round."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
 class Offload:
     """Puts tensors into files of a folder, each mapped into memory.
 
@@ -55,16 +63,20 @@ class Offload:
         """A tensor of the same values that lives in a file.
 
         Raises:
-            OSError: If the file system is full.
+            ValueError: If the file system has no room for it.
         """
         size = tensor.numel() * tensor.element_size()
         if size == 0 or tensor.device.type != "cpu":
             return tensor
         descriptor, path = tempfile.mkstemp(dir=self._folder)
         try:
-            # what is mapped and has no room is a signal in the middle of a round, this is an error now
-            os.posix_fallocate(descriptor, 0, size)
+            _make_room(descriptor, size)
             flat = torch.from_file(path, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        except OSError as error:
+            raise ValueError(
+                f"offload_dir={str(self._folder)!r} must have room for {size} bytes beside {self.bytes}: "
+                f"{error.strerror}"
+            ) from error
         finally:
             os.close(descriptor)
             os.unlink(path)

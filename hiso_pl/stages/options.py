@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -16,14 +16,14 @@ from hiso_pl.stages.offload import Offload
 class Stages:
     """A network's probes go through it stage by stage: every displaced point exists for one stage at a time.
 
-    x and H stay where they are, in memory or, with ``offload_dir``, in files that are mapped into it. The result is that
-    of the network uncut, to the bit.
+    x and H stay where they are, in memory or, with ``offload_dir``, in files that are mapped into it. The result is
+    that of the network uncut, to the bit.
 
     Args:
         count: Number of stages.
         on: Where stages are: ``host``, one after another in this process's own memory.
         blocks: Name of the list of blocks that is cut, or the end of it; the largest one if null.
-        starts: The first block of each stage; cut by bytes if null.
+        starts: The first block of each stage; cut by the bytes that are displaced if null.
         offload_dir: Folder for files that hold x, H and what a rule keeps. They are scratch: they have no names and go
             with the process. It should not be a file system in memory. If null, all are in memory.
 
@@ -46,18 +46,21 @@ class Stages:
         if self.starts is not None and len(self.starts) != self.count:
             raise ValueError(f"starts={self.starts} must have a first block for each of {self.count} stages")
 
-    def offload(self) -> Offload | None:
-        """What puts tensors into files, if they are to live there."""
-        return None if self.offload_dir is None else Offload(self.offload_dir)
-
-    def cut(self, network: nn.Module, parameters: Sequence[Tensor]) -> Cut:
-        """A network's stages.
+    def told(self, network: nn.Module, parameters: Sequence[Tensor]) -> dict[str, Any]:
+        """What a :class:`~hiso_pl.zeroth_order.ZerothOrderOptimizer` is told of them; the network's parameters move.
 
         Args:
             network: The network.
             parameters: The trained ones, in tensor order.
 
         Raises:
-            ValueError: If it cannot be cut so.
+            ValueError: If it cannot be cut so, is not on the CPU, or nothing can be written to the folder.
         """
-        return Cut(network, parameters, self.count, self.blocks, self.starts)
+        if any(p.device.type not in ("cpu", "meta") for p in network.parameters()):
+            raise ValueError("stages are on the host: the network must be on the CPU")
+        cut = Cut(network, parameters, self.count, self.blocks, self.starts)
+        if self.offload_dir is None:
+            return {"stages": cut}
+        offload = Offload(self.offload_dir)
+        offload.put(network)
+        return {"stages": cut, "keep": offload.take}

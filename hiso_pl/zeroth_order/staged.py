@@ -118,7 +118,7 @@ class StagedPoints(Points):
 class StagedProbe(Probe):
     """Evaluates losses around points, all of them one stage of the network after another.
 
-    The first losses are evaluated uncut as well, at a displaced point of which the weights of one operator exist at a time.
+    The first losses are evaluated uncut as well, at a displaced point of which one operator's weights exist at a time.
 
     Args:
         cuts: The stages.
@@ -163,7 +163,7 @@ class StagedProbe(Probe):
         """See :class:`~.probe.Probe`.
 
         Raises:
-            ValueError: If the network cut gives other losses than uncut, as its blocks hand on more than what they give.
+            ValueError: If the network cut gives other losses than uncut: its blocks hand on more than they give.
         """
         tried = self._checked
         values = super().each(losses, k, drift, plan, chosen)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -28,12 +31,8 @@ def run(batch, to_left):
     def run(network: nn.Module, stages: Stages | None = None, batches=None, **options):
         batches = batches or [batch, to_left(batch)]
         settings = {"lr": 0.05, "mu": 1e-2, "num_directions": 3, **options}
-        offload = stages and stages.offload()
-        if offload:
-            offload.put(network)
-        cut = stages and stages.cut(network, [p for _, p in trained(network)])
-        keep = offload.take if offload else None
-        optimizer = ZerothOrderOptimizer(trained(network), network=network, stages=cut, keep=keep, **settings)
+        told = stages.told(network, [p for _, p in trained(network)]) if stages else {}
+        optimizer = ZerothOrderOptimizer(trained(network), network=network, **told, **settings)
         found = []
         for _ in range(3):
             slots = Slots(len(batches), tuple(range(len(batches))), tuple(range(len(batches))))
@@ -82,7 +81,8 @@ def test_a_tied_head_is_displaced_at_both_ends(folder, run, family, loss):
 
 
 @pytest.mark.parametrize(
-    "peft", [{"peft_type": "LORA", "r": 2}, {"peft_type": "IA3"}, {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}]
+    "peft",
+    [{"peft_type": "LORA", "r": 2}, {"peft_type": "IA3"}, {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}],
 )
 def test_adapters_go_in_stages(folder, run, peft):
     def network():
@@ -110,8 +110,8 @@ def test_an_image_classifier_goes_in_stages(folder, run):
 
 def test_only_a_stage_is_copied(folder, batch):
     network = CausalLM(folder("llama", blocks=4))
-    cut = Stages(4).cut(network, [p for _, p in trained(network)])
-    optimizer = ZerothOrderOptimizer(trained(network), network=network, stages=cut)
+    told = Stages(4).told(network, [p for _, p in trained(network)])
+    cut, optimizer = told["stages"], ZerothOrderOptimizer(trained(network), network=network, **told)
     optimizer.step(losses=[lambda k: network.loss(batch)])
     sizes = [sum(optimizer.parameters[t].numel() for t in part) for part in cut.parts]
     assert len(set().union(*cut.parts)) == len(optimizer.parameters)
@@ -224,15 +224,27 @@ def test_what_leaves_the_chain_is_refused(run, way, told):
 )
 def test_stages_that_cannot_be_are_refused(options, told):
     with pytest.raises(ValueError, match=told.replace("[", r"\[")):
-        Stages(**options).cut(Odd("plain"), [])
+        Stages(**options).told(Odd("plain"), [])
 
 
 def test_a_network_without_blocks_is_refused():
     with pytest.raises(ValueError, match="Linear, which has no blocks"):
-        Stages().cut(nn.Linear(2, 2), [])
+        Stages().told(nn.Linear(2, 2), [])
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="offload_dir=.* must be a folder to write to"):
+    with pytest.raises(ValueError, match=r"offload_dir=.* must be a folder to write to"):
         Offload(tmp_path / "file")
+
+
+def test_a_file_system_that_is_full_is_said(tmp_path, monkeypatch):
+    offload = Offload(tmp_path)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ValueError, match="must have room for 40 bytes beside 4: No space left on device"):
+        offload.take(torch.zeros(10))
+    assert list(tmp_path.iterdir()) == []

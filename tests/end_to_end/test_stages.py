@@ -1,0 +1,71 @@
+"""Runs of a network in stages: the same bits, on any number of ranks, and on from there uncut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def result(root):
+    summary = json.loads((root / "summary.json").read_text())
+    return summary["digest"], summary["metrics"]
+
+
+@pytest.fixture(scope="module")
+def uncut(launch, text_args, tmp_path_factory):
+    status, out, root = launch(1, ["fit", *text_args], tmp_path_factory.mktemp("uncut") / "run")
+    assert status == 0, out
+    return result(root)
+
+
+@pytest.mark.slow
+def test_a_run_in_stages_is_the_run_uncut(launch, text_args, uncut, tmp_path):
+    scratch = tmp_path / "scratch"
+    stages = ["--model.stages.count", "2", "--model.stages.offload_dir", str(scratch)]
+    status, out, root = launch(2, ["fit", *text_args, *stages], tmp_path / "run")
+    assert status == 0, out
+    assert "Probes go through 2 stages of model.model.decoder.layers: blocks 0 to 0, 1 to 1." in out
+    assert result(root) == uncut
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_run_goes_on_with_other_stages_or_none(here, text_args, uncut, tmp_path):
+    begun = ["fit", *text_args, "--model.stages.count", "2", "--trainer.max_steps", "3"]
+    assert here(begun, tmp_path / "run")[0] == 0
+    on = ["fit", *text_args, "--ckpt_path", "last", "--trainer.max_steps"]
+    scratch = ["--model.stages", json.dumps({"starts": [0, 1], "offload_dir": str(tmp_path)})]
+    assert here([*on, "4", *scratch], tmp_path / "run")[0] == 0
+    assert here([*on, "6"], tmp_path / "run")[0] == 0
+    assert result(tmp_path / "run")[0] == uncut[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--model.stages.count", "3"],
+            "count=3 must be at most 2, the number of blocks in model.model.decoder",
+        ),
+        (["--model.stages.count", "1"], "count=1 must be at least 2"),
+        (["--model.stages.blocks", "encoder"], "blocks='encoder' must be a list of blocks of the network"),
+        (["--model.stages.count", "two"], "count"),
+        (["--model.stages.offload_dir", "/dev/null/x"], "offload_dir='/dev/null/x' must be a folder to write to"),
+        (
+            ["--model.stages.count", "2", "--model.method", "FedAvg"],
+            "model.stages must be null with method=FedAvg",
+        ),
+        (
+            ["--model.stages.count", "2", "--model.method.directions_per_forward", "2"],
+            "directions_per_forward=2 must be 1 with model.stages",
+        ),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_in_a_line(here, text_args, tmp_path, options, told):
+    status, out, _ = here(["fit", *text_args, *options], tmp_path / "run")
+    assert status != 0
+    [line] = [line for line in out.splitlines() if "hiso-pl: error" in line]
+    assert told in line
+    assert not list(tmp_path.glob("run/*.tfevents*"))
