@@ -26,6 +26,11 @@ from hiso_pl.zeroth_order.watching import Watch
 
 log = logging.getLogger(__name__)
 
+_MORE = (
+    "a block, or what follows the last one, reads more of what was before it than what the block before it gave, as a "
+    "decoder reads its encoder"
+)
+
 
 class Cuts(Protocol):
     """A network's stages.
@@ -154,7 +159,7 @@ class StagedProbe(Probe):
         values = [_by_slot([next(found) for _ in group]) for group in passes]
         for (losses, _, _), group, rows in zip(groups, passes, values, strict=True):
             if not all(np.isfinite(one).all() for one in rows):
-                self._again(losses, k, [point for point, _ in group], "it reads weights of another stage", rows)
+                self._again(losses, k, [point for point, _ in group], _MORE, rows)
         return values
 
     def each(
@@ -170,12 +175,7 @@ class StagedProbe(Probe):
         if not tried:
             offset = next(offset for offset in plan.offsets if offset is not None)
             points = [plan.point(k, offset, drift)]
-            cut = self._evaluate(self._way(), losses[:1], k, points)
-            reason = (
-                "a block reads more of what comes before it than what the block before it gave, or the end reads "
-                "what only the beginning has"
-            )
-            self._again(losses[:1], k, points, reason, cut)
+            self._again(losses[:1], k, points, _MORE, self._evaluate(self._way(), losses[:1], k, points))
         return values
 
     def _again(
@@ -201,7 +201,8 @@ class StagedProbe(Probe):
             reason = f"what it gives uncut cannot be tried ({self._why_whole(error)})"
             raise ValueError(f"{self._cuts!r} cannot be had of this network: {reason}") from error
         if values is None or not all(map(partial(np.array_equal, equal_nan=True), uncut, values)):
-            raise ValueError(f"{self._cuts!r} do not give the loss of the network uncut: {reason}")
+            why = reason if values is None else _MORE
+            raise ValueError(f"{self._cuts!r} do not give the loss of the network uncut: {why}")
         return uncut
 
     def _evaluate(

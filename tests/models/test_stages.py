@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from hiso_pl.models import CausalLM, ImageClassifier, SequenceClassifier
@@ -225,6 +226,17 @@ def test_what_leaves_the_chain_is_refused(run, way, told):
 def test_stages_that_cannot_be_are_refused(options, told):
     with pytest.raises(ValueError, match=told.replace("[", r"\[")):
         Stages(**options).told(Odd("plain"), [])
+
+
+def test_an_encoder_decoder_is_refused(run, batch):
+    sides = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = transformers.BartConfig(
+        vocab_size=40, d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=32, **sides
+    )
+    network = transformers.BartModel(config).eval()
+    network.loss = lambda ids: network(input_ids=ids).last_hidden_state.square().mean()
+    with pytest.raises(ValueError, match="as a decoder reads its encoder"):
+        run(network, Stages(2), [batch["input_ids"]])
 
 
 def test_a_network_without_blocks_is_refused():
