@@ -82,9 +82,14 @@ def run(args: Sequence[str]) -> Path:
             f"export is for one process, not {environment.world_size()}: start it without a launcher"
         )
     from hiso_pl.export.command import export
+    from hiso_pl.stages.offload import filling
+
+    def build() -> Any:
+        with filling(config.get("model.stages.offload_dir")):
+            return parser.instantiate(config).model
 
     quiet()  # Lightning, which comes with it, sets up loggers of its own
-    return export(settings, config, lambda: parser.instantiate(config).model)
+    return export(settings, config, build)
 
 
 def parse(args: Sequence[str]) -> tuple[Settings, ExportParser, Namespace]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from hiso_pl.run import checkpoint, going_on, lock
 from hiso_pl.run.configuration import of_the_launch
 from hiso_pl.run.folder import BUDGET, CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
 from hiso_pl.run.start import Start, check_rounds, resolve
-from hiso_pl.stages.offload import Offload
+from hiso_pl.stages.offload import filling
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +135,7 @@ class FederatedCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and hands to the data what they must know of the model."""
-        folder = self._config().get("model.stages.offload_dir")
-        with nullcontext() if folder is None else Offload(folder).filling():
+        with filling(self._config().get("model.stages.offload_dir")):
             super().instantiate_classes()
         assert isinstance(self.model, FederatedModule)
         assert isinstance(self.datamodule, FederatedDataModule)

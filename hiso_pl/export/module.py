@@ -13,6 +13,7 @@ from hiso_pl.models import TaskModel, TransformersModel
 from hiso_pl.module import FederatedModule
 from hiso_pl.run import checkpoint
 from hiso_pl.run.learning_rate import SchedulerCallable
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.method import Method
 
@@ -25,6 +26,7 @@ class ExportedModule(FederatedModule):
         method: What a round computed.
         lr_scheduler: How the learning rate follows the rounds.
         seed: The run's seed.
+        stages: Where its weights live.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class ExportedModule(FederatedModule):
         method: MethodBase = Method(),  # noqa: B008 - it is frozen
         lr_scheduler: SchedulerCallable | None = None,
         seed: int = 0,
+        stages: Stages | None = None,
     ) -> None:
         loaded = [p.data for p in network.parameters()]
-        super().__init__(network, method, lr_scheduler, seed)
+        super().__init__(network, method, lr_scheduler, seed, stages)
         self._loaded = loaded
 
     def restore(self, trained: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,6 +32,11 @@ def _make_room(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.ftruncate(descriptor, size)
+
+
+def filling(folder: str | None) -> AbstractContextManager[None]:
+    """Parameters made inside the block live in files of a folder, if one is given."""
+    return nullcontext() if folder is None else Offload(folder).filling()
 
 
 class Offload:

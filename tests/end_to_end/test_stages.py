@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+import transformers
+
+from hiso_pl.cli import program as cli
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,6 +44,21 @@ def test_a_run_goes_on_with_other_stages_or_none(here, text_args, uncut, tmp_pat
     assert here([*on, "4", *scratch], tmp_path / "run")[0] == 0
     assert here([*on, "6"], tmp_path / "run")[0] == 0
     assert result(tmp_path / "run")[0] == uncut[0]
+
+
+def test_a_run_in_stages_is_replayed_measured_and_exported(here, text_args, opt, tmp_path):
+    root, scratch = tmp_path / "run", tmp_path / "scratch"
+    stages = ["--model.stages.count", "2", "--model.stages.offload_dir", str(scratch)]
+    assert here(["fit", *text_args, *stages, "--trainer.max_steps", "3"], root)[0] == 0
+    config = str(root / "config.yaml")
+    assert cli.main(["replay", str(root / "rounds.ledger"), "--weights", str(opt), "--verify"]) == 0
+    assert here(["validate", "--config", config], root)[0] == 0
+    output = tmp_path / "exported"
+    assert cli.main(["export", "--config", config, "--output", str(output)]) == 0
+    exported = transformers.AutoModelForCausalLM.from_pretrained(output)
+    state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, p in exported.named_parameters():
+        assert torch.equal(p, state[f"network.model.{name}"])
 
 
 @pytest.mark.parametrize(
