@@ -122,13 +122,16 @@ class Work:
                 f"step(slots=...) needs expected, a positive number for each of {slots.size} slots"
             )
         found = [np.empty((0, plan.num_directions), dtype=np.float32)] * len(self._losses)
+        places: list[list[int]] = []
+        groups: list[Group] = []
         for some in self._at_the_same_points(0):
             chosen = [i for i in range(some.start, some.stop) if self._losses[i] is not no_examples]
             if chosen:
-                losses, mine = [self._losses[i] for i in chosen], plan.of(slots.own[some.start])
-                values = self._probe.each(losses, 0, NO_DRIFT, mine, range(len(plan.offsets)))
-                for i, value in zip(chosen, values, strict=True):
-                    found[i] = plan.scalars(value)
+                places.append(chosen)
+                groups.append(Group([self._losses[i] for i in chosen], NO_DRIFT, plan.of(slots.own[some.start])))
+        for chosen, values in zip(places, self._probe.together(groups, 0, range(len(plan.offsets))), strict=True):
+            for i, value in zip(chosen, values, strict=True):
+                found[i] = plan.scalars(value)
         rows = [privacy.leaving(g, slots.expected[slot]) for g, slot in zip(found, slots.own, strict=True)]
         return np.stack(rows) if rows else np.empty((0, 1, plan.num_directions), dtype=np.float32)
 
