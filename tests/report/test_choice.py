@@ -48,12 +48,12 @@ def some_rows(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def plain_best(rates: dict[float, list[dict[str, Any]]], aim: Aim) -> float | None:
-    """The rule of DESIGN's section 6, word by word and slowly."""
+    """The rule of DESIGN's section 6, word by word and slowly; sums are exact, so that equal means are."""
     left = {}
     for rate, rows in rates.items():
         ended = [found for found in rows if found["complete"] or found["stopped"]]
         losses = [found["loss"] for found in ended if not math.isnan(found["loss"])]
-        loss = sum(losses) / len(losses) if losses else math.inf
+        loss = math.fsum(losses) / len(losses) if losses else math.inf
         if any(found["diverged"] for found in ended):
             loss = math.inf
         if aim.by == "loss":
@@ -64,13 +64,13 @@ def plain_best(rates: dict[float, list[dict[str, Any]]], aim: Aim) -> float | No
         good = [found[name] for found in ended if not math.isnan(found[name])]
         if aim.by == "rounds":
             if good or loss < math.inf:
-                left[rate] = (len(good), -sum(good) / len(good) if good else -math.inf, len(ended), -loss)
+                left[rate] = (len(good), -math.fsum(good) / len(good) if good else -math.inf, len(ended), -loss)
         else:
             other = [found["last" if name == "best" else "best"] for found in ended]
             other = [value for value in other if not math.isnan(value)] or good
             if other:
-                mean = sum(good) / len(good) if good else -math.inf
-                left[rate] = (len(good), mean, sum(other) / len(other))
+                mean = math.fsum(good) / len(good) if good else -math.inf
+                left[rate] = (len(good), mean, math.fsum(other) / len(other))
     top = max(left.values(), default=None)
     return next((rate for rate, found in left.items() if found == top), None)
 
