@@ -24,6 +24,8 @@ class ReplaySettings:
         checkpoint: A checkpoint of the run to compare with.
         output: Where to write the result: FILE.safetensors holds the trained tensors, FILE.ckpt is a checkpoint.
         device: Where to compute.
+        offload_dir: Folder for files that hold x, H and what a rule keeps while it computes, on the CPU; they are gone
+            with it. If null, all are in memory.
         threads: CPU threads. If null, all cores.
 
     Raises:
@@ -39,6 +41,7 @@ class ReplaySettings:
     checkpoint: str | None = None
     output: str | None = None
     device: Device = "cpu"
+    offload_dir: str | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +50,8 @@ class ReplaySettings:
             raise ValueError(f"to={self.to} must not be negative: it counts rounds")
         if self.device not in get_args(Device):
             raise ValueError(f"device={self.device!r} must be one of {', '.join(get_args(Device))}")
+        if self.offload_dir is not None and self.device != "cpu":
+            raise ValueError(f"offload_dir={self.offload_dir!r} must be null with device={self.device!r}")
         if self.output is not None and Path(self.output).suffix not in (".safetensors", ".ckpt"):
             raise ValueError(f"output={self.output!r} must end in .safetensors or .ckpt")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():

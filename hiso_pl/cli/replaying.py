@@ -22,6 +22,7 @@ from hiso_pl.ledger.stored import save_tensors
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.ranks import process
 from hiso_pl.run import checkpoint
+from hiso_pl.stages.offload import Offload
 from hiso_pl.zeroth_order import Method, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase
@@ -44,9 +45,10 @@ def replayed(settings: ReplaySettings) -> str:
     reader = ledger_of_command(settings.ledger)
     to, expected = _target(settings, reader)
     named = None if settings.weights is None else NamedWeights(settings.weights, settings.revision)
-    initial = initial_tensors(settings.ledger, reader.header, named)
+    keep = None if settings.offload_dir is None else Offload(settings.offload_dir).take
+    initial = initial_tensors(settings.ledger, reader.header, named, keep)
     started = time.perf_counter()
-    optimizer = replay(reader.header, reader.entries(), initial, to, settings.device, method=method)
+    optimizer = replay(reader.header, reader.entries(), initial, to, settings.device, method=method, keep=keep)
     if settings.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started

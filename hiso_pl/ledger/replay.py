@@ -7,7 +7,7 @@ training, so its bits are the run's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,15 +25,22 @@ from hiso_pl.zeroth_order.kernels.base import NUMERICS, Backend
 from hiso_pl.zeroth_order.philox import STREAM
 
 
-def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | None = None) -> dict[str, Tensor]:
+def initial_tensors(
+    ledger: Path | str,
+    header: Header,
+    weights: NamedWeights | None = None,
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """The trainable tensors at the start of a run, in fp32, each compared with the header.
 
-    Those stored beside the ledger are found by its path, the others among the named weights.
+    Those stored beside the ledger are found by its path, the others among the named weights. ``keep`` puts each where
+    it is to live as soon as it is found.
 
     Raises:
         ValueError: If a tensor is in neither, or has other values.
     """
-    found = read_stored(Path(ledger), header)
+    keep = keep or (lambda tensor: tensor)
+    found = {name: keep(tensor) for name, tensor in read_stored(Path(ledger), header).items()}
     named = sum(math.prod(facts.shape) for facts in header.tensors if not facts.stored)
     if weights is not None and named > bounds.WEIGHTS_REUSED * weights.elements:
         raise ValueError(
@@ -51,7 +58,7 @@ def initial_tensors(ledger: Path | str, header: Header, weights: NamedWeights | 
                 f"weights={weights.source!r} are not those the run started from: "
                 f"no tensor there has the values of {facts.name!r}"
             )
-        found[facts.name] = tensor
+        found[facts.name] = keep(tensor)
     return {facts.name: found[facts.name] for facts in header.tensors}
 
 
@@ -63,12 +70,13 @@ def replay(
     device: torch.device | str = "cpu",
     backend: Backend = "auto",
     method: Method | None = None,
+    keep: Callable[[Tensor], Tensor] | None = None,
 ) -> ZerothOrderOptimizer:
     """Rebuilds a run's state from its ledger's header and entries, of which later headers change the method.
 
     Of the initial tensors, by name, fp32 ones on ``device`` become the result, they are not copied. All rounds are
     applied, or the first ``to``; all backends give the same bits. ``method`` is the run's own where it has parts from
-    outside the package: they are never built because a file names them.
+    outside the package: they are never built because a file names them. ``keep`` puts H where it is to live.
 
     Returns:
         An optimizer that owns the tensors, H and the round.
@@ -82,14 +90,14 @@ def replay(
         if tensor is None or tuple(tensor.shape) != facts.shape:
             raise ValueError(f"initial: tensor {facts.name!r} must be of shape {list(facts.shape)}")
         parameters.append((facts.name, nn.Parameter(tensor.to(device, torch.float32), requires_grad=False)))
-    optimizer = _applying(header, parameters, backend, method)
+    optimizer = _applying(header, parameters, backend, method, keep)
     for entry in records:
         if optimizer.round == to:
             break
         if isinstance(entry, RoundRecord):
             optimizer.apply(entry)
         else:
-            goes_on = _applying(entry, parameters, backend, method)
+            goes_on = _applying(entry, parameters, backend, method, keep)
             goes_on.load_state_dict(optimizer.state_dict())
             optimizer = goes_on
     if to is not None and optimizer.round != to:
@@ -98,12 +106,16 @@ def replay(
 
 
 def _applying(
-    header: Header, parameters: list[tuple[str, nn.Parameter]], backend: Backend, method: Method | None
+    header: Header,
+    parameters: list[tuple[str, nn.Parameter]],
+    backend: Backend,
+    method: Method | None,
+    keep: Callable[[Tensor], Tensor] | None,
 ) -> ZerothOrderOptimizer:
     """An optimizer at round 0 that computes a header's method; learning rate, mu and P come with the records."""
     _check_numbers(header)
     method = Method.applying(header.method, method)
-    return ZerothOrderOptimizer(parameters, method, seed=header.seed, memory="low", backend=backend)
+    return ZerothOrderOptimizer(parameters, method, seed=header.seed, keep=keep, memory="low", backend=backend)
 
 
 def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | None = None) -> int:

@@ -51,7 +51,9 @@ def test_a_run_in_stages_is_replayed_measured_and_exported(here, text_args, opt,
     stages = ["--model.stages.count", "2", "--model.stages.offload_dir", str(scratch)]
     assert here(["fit", *text_args, *stages, "--trainer.max_steps", "3"], root)[0] == 0
     config = str(root / "config.yaml")
-    assert cli.main(["replay", str(root / "rounds.ledger"), "--weights", str(opt), "--verify"]) == 0
+    replay = ["replay", str(root / "rounds.ledger"), "--weights", str(opt), "--verify"]
+    assert cli.main([*replay, "--offload_dir", str(scratch)]) == 0
+    assert list(scratch.iterdir()) == []
     assert here(["validate", "--config", config], root)[0] == 0
     output = tmp_path / "exported"
     assert cli.main(["export", "--config", config, "--output", str(output)]) == 0
