@@ -56,7 +56,7 @@ class Offload:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # as files are named, by which those that live there already are told
         self.bytes = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

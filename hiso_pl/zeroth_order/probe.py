@@ -233,19 +233,22 @@ class Probe:
             if not way.partial:
                 raise
             return self._again(losses, k, points, self._why_whole(error))
-        odd = [~np.isfinite(rows).all(axis=1) for rows in values] if way.partial else []
-        # NaN stands where a weight was not expected to be read: is this such a place, or the network's own NaN?
-        doubtful = [
-            i
-            for i, rows in enumerate(odd)
-            if rows.any() and np.isfinite(self._cast(losses[i], k).cpu().numpy())[rows].any()
-        ]
+        doubtful = self._doubtful(losses, k, values) if way.partial else []
         if doubtful:
             reason = "it reads some in a way that cannot be followed"
             found = self._again([losses[i] for i in doubtful], k, points, reason, [values[i] for i in doubtful])
             for i, rows in zip(doubtful, found, strict=True):
                 values[i] = rows
         return values
+
+    def _doubtful(self, losses: Sequence[Loss], k: int, values: Sequence[NDArray[np.float32]]) -> list[int]:
+        """The slots of which a loss is not finite, though it is at x: NaN stands where no weight was to be read."""
+        odd = [~np.isfinite(rows).all(axis=1) for rows in values]
+        return [
+            i
+            for i, rows in enumerate(odd)
+            if rows.any() and np.isfinite(self._cast(losses[i], k).cpu().numpy())[rows].any()
+        ]
 
     def _again(
         self,

@@ -158,8 +158,10 @@ class StagedProbe(Probe):
         found = iter(self._through([one for group in passes for one in group]))
         values = [_by_slot([next(found) for _ in group]) for group in passes]
         for (losses, _, _), group, rows in zip(groups, passes, values, strict=True):
-            if not all(np.isfinite(one).all() for one in rows):
-                self._again(losses, k, [point for point, _ in group], _MORE, rows)
+            doubtful = self._doubtful(losses, k, rows)
+            if doubtful:
+                points = [point for point, _ in group]
+                self._again([losses[i] for i in doubtful], k, points, _MORE, [rows[i] for i in doubtful])
         return values
 
     def each(

@@ -128,8 +128,10 @@ def test_what_was_put_into_files_is_read_from_there_and_leaves_none(folder, run,
     assert all(str(where) in str(p.untyped_storage().filename) for p in network.parameters())
 
 
-def test_parameters_are_put_into_files_as_they_are_made(tmp_path):
-    offload = Offload(tmp_path)
+@pytest.mark.parametrize("folder", [".", "scratch"])
+def test_parameters_are_put_into_files_as_they_are_made(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    offload = Offload(folder)
     with offload.filling():
         layer = nn.Linear(3, 2)
     assert all(str(tmp_path) in str(p.untyped_storage().filename) for p in layer.parameters())
