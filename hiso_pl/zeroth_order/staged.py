@@ -176,8 +176,10 @@ class StagedProbe(Probe):
         values = super().each(losses, k, drift, plan, chosen)
         if not tried:
             offset = next(offset for offset in plan.offsets if offset is not None)
-            points = [plan.point(k, offset, drift)]
-            self._again(losses[:1], k, points, _MORE, self._evaluate(self._way(), losses[:1], k, points))
+            point = plan.point(k, offset, drift)
+            # beside a second one, which a block that remembers another's state would mix up with it
+            cut = self._evaluate(self._way(), losses[:1], k, [point, plan.x])
+            self._again(losses[:1], k, [point], _MORE, [rows[:, :1] for rows in cut])
         return values
 
     def _again(

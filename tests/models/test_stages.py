@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import ClassVar
 
 import pytest
 import torch
@@ -162,13 +163,28 @@ def test_the_largest_stage_is_as_small_as_can_be(sizes, count, starts):
 # What cannot be cut
 
 
+class Layer(nn.Linear):
+    """A block that may remember what the first one was given, and add it in the last."""
+
+    remembers: bool = False
+    remembered: ClassVar[dict[str, torch.Tensor]] = {}
+    place = 0
+
+    def forward(self, x):
+        if self.remembers and self.place == 0:
+            self.remembered["x"] = x
+        return super().forward(x + self.remembered["x"] if self.remembers and self.place == 3 else x)
+
+
 class Odd(nn.Module):
     """A network of four blocks whose forward pass is what it is told to be."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+        self.layers = nn.ModuleList(Layer(4, 4) for _ in range(4))
+        for i, layer in enumerate(self.layers):
+            layer.remembers, layer.place = way == "remembering", i
         self.other = nn.Linear(4, 4)
         for p in self.parameters():
             p.data = torch.randn(p.shape, generator=generator)
@@ -206,6 +222,7 @@ def test_what_stands_between_blocks_goes_along(run, way):
         ("skipping", "once each and in order, it ran 1, 2, 3"),
         ("residual", "do not give the loss of the network uncut"),
         ("end", "do not give the loss of the network uncut"),
+        ("remembering", "do not give the loss of the network uncut"),
     ],
 )
 def test_what_leaves_the_chain_is_refused(run, way, told):
