@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hiso_pl.data.examples import ExampleSet
 from hiso_pl.models.task_model import Evaluation, TaskModel
 from hiso_pl.ranks.roll_call import meeting
+from hiso_pl.stages.group import StageGroup
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer
 from hiso_pl.zeroth_order.precision import CastView
 
@@ -85,9 +86,17 @@ class Measuring:
         network: The network with its task.
         trainable: Names and parameters that are trained.
         method: What forward passes compute in, and whether memory for a copy is there.
+        group: The ranks that hold the network together; None where it is whole.
     """
 
-    def __init__(self, network: TaskModel, trainable: Sequence[tuple[str, nn.Parameter]], method: MethodBase) -> None:
+    def __init__(
+        self,
+        network: TaskModel,
+        trainable: Sequence[tuple[str, nn.Parameter]],
+        method: MethodBase,
+        group: StageGroup | None = None,
+    ) -> None:
+        self._group = group
         self._network = network
         self._parameters = [p for _, p in trainable]
         self._method = method
@@ -107,7 +116,9 @@ class Measuring:
             optimizer: The optimizer, where there is one: it knows how to bring the network to x.
         """
         assert self._table is not None
-        self._table.add(batch["index"], self._evaluated(batch, optimizer))
+        evaluation = self._evaluated(batch, optimizer)
+        if evaluation is not None:
+            self._table.add(batch["index"], evaluation)
 
     def metrics(self, split: str, device: torch.device) -> dict[str, float]:
         """Metrics of the split just measured, the same on every rank.
@@ -124,15 +135,18 @@ class Measuring:
     def predictions(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
         """What is predicted of a batch, a line an example."""
         assert self._examples is not None
-        return prediction_lines(self._examples, batch["index"], self._evaluated(batch, None))
+        evaluation = self._evaluated(batch, None)
+        return [] if evaluation is None else prediction_lines(self._examples, batch["index"], evaluation)
 
-    def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation:
-        if optimizer is not None and self._method.lean:
+    def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation | None:
+        """What the network says of a batch; None where the stage on another rank knows."""
+        if self._group is None and optimizer is not None and self._method.lean:
             return optimizer.at_base(partial(self._network.evaluate, batch))
         if self._view is None:
             self._view = CastView(self._parameters, self._method.dtype)
+        evaluate = partial(self._network.evaluate, batch)
         with self._view.active(), torch.inference_mode():
-            return self._network.evaluate(batch)
+            return evaluate() if self._group is None else self._group.through(evaluate)
 
 
 def prediction_lines(examples: ExampleSet, index: Tensor, evaluation: Evaluation) -> list[dict[str, Any]]:

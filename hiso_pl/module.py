@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -12,13 +14,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hiso_pl.data.rounds import Round
 from hiso_pl.federation.exchange import AllReduceExchange
-from hiso_pl.federation.traffic import Traffic
+from hiso_pl.federation.traffic import BYTES_PER_KB, Traffic
 from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
 from hiso_pl.run.checkpointed import Checkpointed
 from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
 from hiso_pl.run.schedules import check_lengths
 from hiso_pl.stages import Stages
+from hiso_pl.stages.group import StageGroup
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, no_examples
@@ -51,8 +54,8 @@ class FederatedModule(Checkpointed):
         lr_scheduler: How the learning rate follows the rounds: CosineToEnd is as long as the run, others are torch's,
             stepped once a round; ReduceLROnPlateau follows ``val/loss``, stepped once a validation.
         seed: The run's seed: directions are drawn from it.
-        stages: How probes go through the network stage by stage, where no whole displaced copy is to exist; uncut if
-            null. It changes no bit of the result.
+        stages: How the network is cut into stages, where no whole displaced copy is to exist, or no whole network on a
+            rank; uncut if null. It changes no bit of the result.
 
     Raises:
         ValueError: If the network cannot be cut so, or the method takes no stages.
@@ -77,6 +80,8 @@ class FederatedModule(Checkpointed):
         method.check_network(network)
         if method.dtype != torch.float32:
             cast_frozen(network, method.dtype)
+        self.stages = stages
+        self.group: StageGroup | None = None
         self._staged = {} if stages is None else self._in_stages(stages)
         self.config, self.change_on_resume, self.changed_on_resume = {}, [], []
         self.exchange = AllReduceExchange()
@@ -85,7 +90,7 @@ class FederatedModule(Checkpointed):
         self.last_validation = {}
         self.last_test: dict[str, float] = {}
         self.loggers_served = False  # whether a callback hands what is measured to the loggers
-        self._measuring = Measuring(network, self.trainable(), method)
+        self._measuring = Measuring(network, self.trainable(), method, self.group)
         self._initial_digest = ""
 
     def _in_stages(self, stages: Stages) -> dict[str, Any]:
@@ -99,7 +104,34 @@ class FederatedModule(Checkpointed):
                 f"directions_per_forward={self.method.directions_per_forward} must be 1 with model.stages, through "
                 "which points go one by one"
             )
-        return stages.told(self.network, [p for _, p in self.trainable()])
+        if stages.on == "host":
+            return stages.told(self.network, [p for _, p in self.trainable()])
+        if self.method.privacy is not None:
+            raise ValueError(
+                f"model.method.privacy={self.method.privacy!r} must be null with model.stages.on=ranks: each rank of a "
+                "client would draw noise and minibatches of its own"
+            )
+        self.group = stages.group(self.network)
+        return {}
+
+    def setup(self, stage: str) -> None:
+        """Finds out what is whose, where ranks hold the network together."""
+        self.settle()
+
+    def settle(self) -> None:
+        """As :meth:`setup`, for who needs to know earlier; the data are there, and all ranks ask at the same time.
+
+        Raises:
+            ValueError: If ranks do not come to whole groups, or the network cannot be had so.
+        """
+        group, stages = self.group, self.stages
+        if group is None or stages is None or group.settled:
+            return
+        examples = self.trainer.datamodule.splits.val  # type: ignore[attr-defined]
+        batch = {**examples.collate(np.zeros(1, dtype=np.int64)), "index": torch.zeros(1, dtype=torch.int64)}
+        group.settle(partial(self.network.loss, batch), partial(self.network.evaluate, batch), self.trainer.world_size)
+        self._staged = stages.told_of(group, self.network)
+        self.exchange.silent = not group.last
 
     # What is optimized
 
@@ -122,9 +154,9 @@ class FederatedModule(Checkpointed):
         """
         if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
-        if self._staged and self.device.type != "cpu":
+        if self.stages is not None and self.device.type != "cpu":
             raise ValueError(
-                f"model.stages are on the host: trainer.accelerator must be 'cpu', it is {self.device.type!r}"
+                f"model.stages are on the CPU so far: trainer.accelerator must be 'cpu', it is {self.device.type!r}"
             )
         self.exchange.device = self._collective_device()
         optimizer: Any = self.new_optimizer(self.exchange)
@@ -188,7 +220,10 @@ class FederatedModule(Checkpointed):
         # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
         self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
         assert optimizer.report is not None
-        self.last_round = optimizer.report
+        self.last_round = report = optimizer.report
+        if self.group is not None:
+            sent = {"comm/stages_kb": self.group.bytes / BYTES_PER_KB}
+            self.last_round = report._replace(figures={**report.figures, **sent})
         clients = batch.slots.population or batch.slots.size
         self.traffic.record(clients, batch.slots.size, self.last_round.bits)
         scheduler = self.lr_schedulers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -23,8 +24,10 @@ from hiso_pl.ledger.resumable import go_on, with_state
 from hiso_pl.run import checkpoint, lock, versions
 from hiso_pl.run.folder import CONFIG, LEDGER
 from hiso_pl.run.start import Start
+from hiso_pl.stages.offload import Offload
 from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.digest import digest
+from hiso_pl.zeroth_order.points import is_absent
 
 if TYPE_CHECKING:
     from hiso_pl.module import FederatedModule
@@ -82,13 +85,30 @@ class RoundLedger(OrderedCallback):
             return
         module = federated(pl_module)
         self._keeps = self._is_to_keep(module)
-        if self._keeps and trainer.is_global_zero:
-            self._header = _describe(trainer, module)
-            stored = {facts.name for facts in self._header.stored}
-            # a copy, as the weights are not the initial ones any more when the ledger is begun
-            self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
+        if self._keeps:
+            self._describe(trainer, module)
         if self.start is not None and self.start.kind == "ledger":
             self._rebuild(trainer, module, self.start)  # Lightning asks for it once the callbacks are set up
+
+    def _describe(self, trainer: Trainer, module: FederatedModule) -> None:
+        """Makes the header, and keeps of the initial weights what is to be stored beside the ledger."""
+        if module.group is None:
+            if not trainer.is_global_zero:
+                return
+            self._header = _header(trainer, module)
+        else:  # which all ranks have a part in
+            module.settle()
+            hashes = module.group.sha256_of(module.trainable())
+            module.frozen_sha256()
+            self._header = _header(trainer, module, hashes) if trainer.is_global_zero else None
+        stored = {facts.name for facts in self._header.stored} if self._header is not None else set()
+        # a copy, as the weights are not the initial ones any more when the ledger is begun
+        if module.group is None:
+            self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
+            return
+        stored, scratch = trainer.strategy.broadcast(stored), Offload(trainer.default_root_dir)
+        here = [(name, p.detach()) for name, p in module.trainable() if name in stored and not is_absent(p)]
+        self._initial = {name: scratch.take(values) for name, values in module.group.brought(here, Tensor.detach)}
 
     def _is_to_keep(self, module: FederatedModule) -> bool:
         """Whether the run is to have one.
@@ -142,11 +162,12 @@ class RoundLedger(OrderedCallback):
         """
         if not self._keeps:
             return
-        said = None
+        said, module = None, federated(pl_module)
+        state = digest(optimizer_of(trainer)) if trainer.is_global_zero or module.group is not None else ""
         if trainer.is_global_zero:
             try:
                 self._held = lock.hold(trainer.default_root_dir) or self._held
-                self._writer = self._open(trainer, federated(pl_module))
+                self._writer = self._open(trainer, module, state)
             except lock.InUseError as error:
                 said = str(error)
             except LedgerError as error:
@@ -161,10 +182,9 @@ class RoundLedger(OrderedCallback):
             named = Path(trainer.default_root_dir) / CONFIG if config_text(trainer) else Path("CONFIG")
             say_what_replays(self._header, Path(trainer.default_root_dir) / LEDGER, named)
 
-    def _open(self, trainer: Trainer, module: FederatedModule) -> LedgerWriter | None:
+    def _open(self, trainer: Trainer, module: FederatedModule, state: str) -> LedgerWriter | None:
         path, round, header = Path(trainer.default_root_dir) / LEDGER, trainer.global_step, self._header
         assert header is not None
-        state = digest(optimizer_of(trainer))
         if not path.exists() and round > 0:
             source = ledger_of(Path(str(trainer.ckpt_path)))
             if source is None:
@@ -216,8 +236,11 @@ class RoundLedger(OrderedCallback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the ledger, with the digest of the final state unless the run was interrupted."""
+        if self._writer is None and federated(pl_module).group is None:
+            return
+        state = None if interrupted(trainer) else digest(optimizer_of(trainer))
         if self._writer is not None:
-            self._writer.close(None if interrupted(trainer) else digest(optimizer_of(trainer)))
+            self._writer.close(state)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -245,7 +268,7 @@ class RoundLedger(OrderedCallback):
             self._held = False
 
 
-def _describe(trainer: Trainer, module: FederatedModule) -> Header:
+def _header(trainer: Trainer, module: FederatedModule, hashes: Sequence[str] | None = None) -> Header:
     data = trainer.datamodule  # type: ignore[attr-defined]
     identity = module.network.weights_identity()
     return header_of(
@@ -254,9 +277,10 @@ def _describe(trainer: Trainer, module: FederatedModule) -> Header:
         seed=module.seed,
         clients=data.clients,
         cohort=data.cohort,
-        frozen_sha256=checkpoint.frozen_fingerprint(module.network),
+        frozen_sha256=module.frozen_sha256(),
         configuration=module.config,
         versions=versions.package_versions(),
         weights=identity.get("name"),
         revision=identity.get("revision"),
+        hashes=hashes,
     )

@@ -93,13 +93,15 @@ class RunSummary(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero or federated(pl_module).group is not None:  # whose digest all ranks have a part in
             self._write(trainer, self._summary(trainer, pl_module))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the summary of a run that has diverged, so that whoever compares runs need not try it again."""
-        if isinstance(exception, ParticipationError) and trainer.is_global_zero and self._written is None:
+        # of ranks that hold a network together only those that are in step could find out its digest
+        alone = federated(pl_module).group is None
+        if isinstance(exception, ParticipationError) and trainer.is_global_zero and self._written is None and alone:
             told = {"interrupted": True, "stopped": one_line(exception)}
             self._write(trainer, self._summary(trainer, pl_module) | told)
 
@@ -111,7 +113,7 @@ class RunSummary(OrderedCallback):
             "clients": getattr(data, "clients", None),
             "cohort": getattr(data, "cohort", None),
             "ranks": trainer.world_size,
-            "parameters": sum(state.value.numel() for state in optimizer.tensors() if state.kind == "x"),
+            "parameters": sum(p.numel() for _, p in run.trainable()),
             "metrics": self.metrics,
             "comm": {
                 "paper_kb": run.traffic.paper_kb,

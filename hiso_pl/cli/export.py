@@ -82,10 +82,10 @@ def run(args: Sequence[str]) -> Path:
             f"export is for one process, not {environment.world_size()}: start it without a launcher"
         )
     from hiso_pl.export.command import export
-    from hiso_pl.stages.offload import filling
+    from hiso_pl.stages.options import made_in_place
 
     def build() -> Any:
-        with filling(config.get("model.stages.offload_dir")):
+        with made_in_place(config.get("model.stages"), alone=True):
             return parser.instantiate(config).model
 
     quiet()  # Lightning, which comes with it, sets up loggers of its own

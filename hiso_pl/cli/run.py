@@ -33,7 +33,7 @@ from hiso_pl.run import checkpoint, going_on, lock
 from hiso_pl.run.configuration import of_the_launch
 from hiso_pl.run.folder import BUDGET, CHECKPOINTS_FOLDER, DEFAULT_ROOT, LAST, held_by_run, refuse_held
 from hiso_pl.run.start import Start, check_rounds, resolve
-from hiso_pl.stages.offload import filling
+from hiso_pl.stages.options import made_in_place
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class FederatedCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and hands to the data what they must know of the model."""
-        with filling(self._config().get("model.stages.offload_dir")):
+        with made_in_place(self._config().get("model.stages")):
             super().instantiate_classes()
         assert isinstance(self.model, FederatedModule)
         assert isinstance(self.datamodule, FederatedDataModule)

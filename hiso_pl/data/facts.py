@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from hiso_pl.models.task_model import TaskModel
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order.attack import Attack
 from hiso_pl.zeroth_order.interfaces import MethodBase
 
@@ -32,6 +33,7 @@ class ModelFacts(NamedTuple):
         trained: Number of trainable parameters.
         per_example: Whether each example is private, so that minibatches are drawn in secret.
         num_features: Number of features that the network takes, where it takes points.
+        ranks: Ranks that hold the network together; they are to this data what one rank is without.
     """
 
     local_steps: int = 1
@@ -52,6 +54,7 @@ class ModelFacts(NamedTuple):
     trained: int = 0
     per_example: bool = False
     num_features: int | None = None
+    ranks: int = 1
 
     @property
     def divisible(self) -> bool:
@@ -83,6 +86,7 @@ class Model(Protocol):
     method: MethodBase
     change_on_resume: list[str]
     seed: int
+    stages: Stages | None
 
 
 def facts_of(model: Model) -> ModelFacts:
@@ -108,6 +112,7 @@ def facts_of(model: Model) -> ModelFacts:
         sum(p.numel() for p in network.parameters() if p.requires_grad),
         model.method.per_example,
         network.num_features,
+        1 if model.stages is None else model.stages.ranks,
     )
 
 

@@ -305,13 +305,17 @@ class FederatedDataModule(LightningDataModule, ABC):
         try:
             prepare_data()
         except Exception as error:
-            if self._place()[1] == 1:
+            if getattr(self.trainer, "world_size", 1) == 1:
                 raise
             self._failure = error
 
     def _place(self) -> tuple[int, int]:
-        """This process's rank and the number of ranks; one rank where no trainer is attached."""
-        return getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
+        """This process's rank and the number of ranks; one rank where no trainer is attached.
+
+        Ranks that hold a network together count as one.
+        """
+        rank, world = getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
+        return rank // self.facts.ranks, max(1, world // self.facts.ranks)
 
     def _evaluation(self, examples: ExampleSet) -> DataLoader[Batch]:
         batches = EvaluationBatches(examples, self.eval_batch_size)

@@ -26,6 +26,7 @@ class AllReduceExchange(Exchange):
         rounds: Exchanges done.
         payload_bytes: Bytes this rank handed to the process group; none where it is alone.
         before: What every rank does first of all, as long as nothing of the round has left it.
+        silent: Whether another rank fills this one's slots: it has the same rows.
 
     Args:
         group: The process group; the default one if none is given.
@@ -39,6 +40,7 @@ class AllReduceExchange(Exchange):
         self.rounds = 0
         self.payload_bytes = 0
         self.before: Callable[[Slots], None] | None = None
+        self.silent = False
         self._ballots = 0.0
 
     @property
@@ -84,7 +86,8 @@ class AllReduceExchange(Exchange):
         width = rows.shape[1]
         payload = torch.zeros(slots.size * width + 1, dtype=torch.float32)
         table = payload[:-1].view(slots.size, width)
-        table[list(slots.own)] = rows.detach().cpu()
+        if not self.silent:
+            table[list(slots.own)] = rows.detach().cpu()
         payload[-1] = float(self.stop_requested)
         if self._place()[1] > 1:
             payload = payload.to(self.device)

@@ -34,13 +34,15 @@ def header_of(
     versions: Mapping[str, str],
     weights: str | None = None,
     revision: str | None = None,
+    hashes: Sequence[str] | None = None,
 ) -> Header:
     """Makes the header of a run.
 
     Every tensor is looked for among the named weights, by its content, so that what replay will look for is known to
     be there; what is not found is to be stored beside the ledger. ``parameters`` are names and values of the trainable
     tensors at the start, in tensor order; ``weights`` is the folder or hub name that the network was loaded from, if
-    any, of which nothing is downloaded, and ``revision`` its revision on the hub. The others are as in
+    any, of which nothing is downloaded, and ``revision`` its revision on the hub. ``hashes`` are the tensors' SHA-256,
+    where they are known already. The others are as in
     :class:`~hiso_pl.ledger.header.Header`.
 
     Raises:
@@ -53,7 +55,8 @@ def header_of(
         except ValueError as error:
             log.warning("The ledger stores every trained tensor, as its start is in no safetensors file: %s", error)
     tensors = []
-    hashes = tensors_sha256(tensor for _, tensor in parameters)
+    if hashes is None:
+        hashes = tensors_sha256(tensor for _, tensor in parameters)
     for (name, tensor), sha256 in zip(parameters, hashes, strict=True):
         shape = tuple(tensor.shape)
         found = named is not None and named.find(name, shape, sha256) is not None

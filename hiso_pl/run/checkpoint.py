@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hiso_pl.run.checkpoint_file import FORMAT, check_form, load
 from hiso_pl.run.checkpoint_file import KEY as KEY
@@ -60,14 +60,19 @@ class Counters:
     last_validation: Mapping[str, float] = field(default_factory=dict)
 
 
-def frozen_fingerprint(network: nn.Module) -> str:
-    """SHA-256 over names and bytes of all that never changes: frozen parameters and buffers."""
+def frozen_fingerprint(network: nn.Module, of: Callable[[Tensor], Tensor] = Tensor.detach) -> str:
+    """SHA-256 over names and bytes of all that never changes: frozen parameters and buffers.
+
+    Args:
+        network: The network.
+        of: Gives a parameter's or buffer's values.
+    """
     sha = hashlib.sha256()
     trainable = {name for name, p in network.named_parameters() if p.requires_grad}
     rest = [(n, p) for n, p in network.named_parameters() if n not in trainable] + list(network.named_buffers())
     for name, tensor in sorted(rest, key=lambda item: item[0]):
         sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(of(tensor).cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 

@@ -125,6 +125,15 @@ class Cut:
             for start, end in zip(self._starts, self._ends(), strict=True)
         ]
 
+    def stage_of(self, block: int) -> int:
+        """The stage that a block is in."""
+        return max(stage for stage, start in enumerate(self._starts) if start <= block)
+
+    def block_of(self, network: nn.Module) -> list[int | None]:
+        """For each parameter of a network the block that it is in; None for those in none."""
+        within = {id(p): i for i, block in enumerate(self._blocks) for p in block.parameters()}
+        return [within.get(id(p)) for p in network.parameters()]
+
     # Running a stage
 
     def run(self, stage: int, evaluate: Callable[[], Any], arrived: Any) -> Any:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from hiso_pl.zeroth_order.points import is_absent
+
 _ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
 """Keeps transformers from reading tensors faster than modules take them, all of which would be in memory then."""
 
@@ -32,6 +34,19 @@ def _make_room(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.ftruncate(descriptor, size)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """transformers reads tensors inside the block as modules take them."""
+    before = os.environ.get(_ONE_BY_ONE)
+    os.environ[_ONE_BY_ONE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_ONE_BY_ONE)
+        if before is not None:
+            os.environ[_ONE_BY_ONE] = before
 
 
 def filling(folder: str | None) -> AbstractContextManager[None]:
@@ -102,15 +117,11 @@ class Offload:
                 self._put(parameter)
 
         hook = register_module_parameter_registration_hook(put)
-        before = os.environ.get(_ONE_BY_ONE)
-        os.environ[_ONE_BY_ONE] = "1"
         try:
-            yield
+            with one_by_one():
+                yield
         finally:
             hook.remove()
-            os.environ.pop(_ONE_BY_ONE)
-            if before is not None:
-                os.environ[_ONE_BY_ONE] = before
             _give_back()
 
     def put(self, network: nn.Module) -> None:
@@ -119,7 +130,7 @@ class Offload:
             self._put(parameter)
 
     def _put(self, parameter: Tensor) -> None:
-        if parameter.device.type == "cpu":
+        if parameter.device.type == "cpu" and not is_absent(parameter):
             file = parameter.untyped_storage().filename
             if file is None or Path(file).parent != self._folder:
                 parameter.data = self.take(parameter.data)

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from hiso_pl.ranks import environment
 from hiso_pl.stages.cut import Cut
-from hiso_pl.stages.offload import Offload
+from hiso_pl.stages.group import StageGroup
+from hiso_pl.stages.held import loading
+from hiso_pl.stages.offload import Offload, filling
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A network's probes go through it stage by stage: every displaced point exists for one stage at a time.
+    """A network is cut into stages, consecutive blocks, and each displaced point exists for one stage at a time.
 
-    x and H stay where they are, in memory or, with ``offload_dir``, in files that are mapped into it. The result is
-    that of the network uncut, to the bit.
+    The result is that of the network uncut, to the bit.
 
     Args:
         count: Number of stages.
-        on: Where stages are: ``host``, one after another in this process's own memory.
+        on: Where stages are. ``host``: one after another in this process's own memory; x and H stay where they are.
+            ``ranks``: each on a rank of its own, which holds x and H of it alone, and points flow through them. Then
+            ``count`` ranks are what a rank is without stages: each client, or each share of the clients, has so many.
         blocks: Name of the list of blocks that is cut, or the end of it; the largest one if null.
-        starts: The first block of each stage; cut by the bytes that are displaced if null.
-        offload_dir: Folder for files that hold x, H and what a rule keeps. They are scratch: they have no names and go
-            with the process. It should not be a file system in memory. If null, all are in memory.
+        starts: The first block of each stage. If null, cut so that the largest stage is small: on the host by the bytes
+            that are displaced, on ranks by those of all parameters.
+        offload_dir: Folder for files that hold x, H and what a rule keeps, and are mapped into memory. They are
+            scratch: they have no names and go with the process. It should not be a file system in memory. If null, all
+            are in memory.
 
     Raises:
         ValueError: If there are fewer than two stages, or their first blocks are not as many.
     """
 
     count: int = 2
-    on: Literal["host"] = "host"
+    on: Literal["host", "ranks"] = "host"
     blocks: str | None = None
     starts: list[int] | None = None
     offload_dir: str | None = None
@@ -41,26 +48,80 @@ class Stages:
         """Checks the numbers."""
         if isinstance(self.count, bool) or self.count < 2:
             raise ValueError(f"count={self.count} must be at least 2: leave stages out for a network uncut")
-        if self.on != "host":
-            raise ValueError(f"on={self.on!r} must be 'host'")
+        if self.on not in ("host", "ranks"):
+            raise ValueError(f"on={self.on!r} must be 'host' or 'ranks'")
         if self.starts is not None and len(self.starts) != self.count:
             raise ValueError(f"starts={self.starts} must have a first block for each of {self.count} stages")
 
+    @property
+    def ranks(self) -> int:
+        """Ranks that hold a network together."""
+        return self.count if self.on == "ranks" else 1
+
     def told(self, network: nn.Module, parameters: Sequence[Tensor]) -> dict[str, Any]:
-        """What a :class:`~hiso_pl.zeroth_order.ZerothOrderOptimizer` is told of them; the network's parameters move.
+        """What a :class:`~hiso_pl.zeroth_order.ZerothOrderOptimizer` is told of stages on the host.
+
+        The network's parameters move where they are to live.
 
         Args:
             network: The network.
             parameters: The trained ones, in tensor order.
 
         Raises:
-            ValueError: If it cannot be cut so, is not on the CPU, or nothing can be written to the folder.
+            ValueError: If it cannot be cut so, is not on the CPU, or nothing can be written to the folder; if stages
+                are on ranks, which are those of a run.
         """
-        if any(p.device.type not in ("cpu", "meta") for p in network.parameters()):
-            raise ValueError("stages are on the host: the network must be on the CPU")
+        if self.on != "host":
+            raise ValueError(
+                "stages.on=ranks must be host here: stages are on ranks in fit, validate, test and predict"
+            )
+        self._check_on_cpu(network)
         cut = Cut(network, parameters, self.count, self.blocks, self.starts)
+        return {"stages": cut, **self._kept(network)}
+
+    def group(self, network: nn.Module) -> StageGroup:
+        """The ranks that hold a network together, where stages are on ranks.
+
+        Raises:
+            ValueError: If it cannot be cut so, or is not on the CPU.
+        """
+        self._check_on_cpu(network)
+        return StageGroup(network, self.count, self.blocks, self.starts)
+
+    def told_of(self, group: StageGroup, network: nn.Module) -> dict[str, Any]:
+        """As :meth:`told`, of a group that knows what is whose.
+
+        Raises:
+            ValueError: If nothing can be written to the folder.
+        """
+        return {"stages": group, **self._kept(network)}
+
+    def _kept(self, network: nn.Module) -> dict[str, Any]:
         if self.offload_dir is None:
-            return {"stages": cut}
+            return {}
         offload = Offload(self.offload_dir)
         offload.put(network)
-        return {"stages": cut, "keep": offload.take}
+        return {"keep": offload.take}
+
+    @staticmethod
+    def _check_on_cpu(network: nn.Module) -> None:
+        if any(p.device.type not in ("cpu", "meta") for p in network.parameters()):
+            raise ValueError("stages are on the CPU so far: the network must be there")
+
+
+@contextmanager
+def made_in_place(options: Any, alone: bool = False) -> Iterator[None]:
+    """A network that is loaded inside the block is from the start where its stages are to be.
+
+    Args:
+        options: What a configuration says of stages; None for a network uncut.
+        alone: Whether the network is to be whole in this process, even where its stages are on ranks.
+    """
+    with ExitStack() as stack:
+        if options is not None:
+            stages = options if isinstance(options, Stages) else Stages(**vars(options))
+            if stages.on == "ranks" and not alone:
+                stage = environment.rank() % stages.count
+                stack.enter_context(loading(stage, stages.count, stages.blocks, stages.starts))
+            stack.enter_context(filling(stages.offload_dir))
+        yield

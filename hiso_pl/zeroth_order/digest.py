@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from hiso_pl.zeroth_order.held import of_all
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 22
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit integer
@@ -30,10 +34,10 @@ class StateTensor(NamedTuple):
 
 
 class Stateful(Protocol):
-    """What has a state to be hashed."""
+    """What has a state to be hashed. One that processes hold together says more: see :func:`_found`."""
 
     def tensors(self) -> list[StateTensor]:
-        """All tensors of the state, in the order of :func:`in_order`."""
+        """All tensors of the state that are here, in the order of :func:`in_order`."""
 
 
 def in_order(
@@ -87,8 +91,19 @@ def digest_of_tensors(tensors: Iterable[Tensor]) -> str:
 
 
 def digest(state: Stateful) -> str:
-    """The digest of a state: of all its tensors, in the order of :func:`in_order`."""
-    return digest_of_tensors(tensor.value for tensor in state.tensors())
+    """The digest of a state: of all its tensors, in the order of :func:`in_order`.
+
+    Processes that hold a state together all ask for it at the same time.
+    """
+    return digest_of_hashes(sha256 for _, sha256 in _found(state, tensors_sha256))
+
+
+def _found(state: Stateful, look: Callable[[Iterable[Tensor]], Sequence[T]]) -> list[tuple[tuple[str, str], T]]:
+    """Something of every tensor of a state, with its name and kind, in the order of :func:`in_order`."""
+    tensors = state.tensors()
+    found = list(zip([(t.name, t.kind) for t in tensors], look(t.value for t in tensors), strict=True))
+    held, names = getattr(state, "held", None), getattr(state, "names", ())
+    return found if held is None else list(of_all(held, names, dict(found)).items())
 
 
 def _checksum(tensor: Tensor) -> Tensor:
@@ -113,6 +128,6 @@ def checksums(state: Stateful) -> tuple[list[str], Tensor]:
     Returns:
         The tensors' names, and their checksums as int64, shape ``[tensors]``.
     """
-    tensors = state.tensors()
-    names = [t.name if t.kind == "x" else f"{t.name} ({t.kind})" for t in tensors]
-    return names, torch.stack([_checksum(t.value) for t in tensors])
+    found = _found(state, lambda tensors: torch.stack([_checksum(tensor) for tensor in tensors]).tolist())
+    names = [name if kind == "x" else f"{name} ({kind})" for (name, kind), _ in found]
+    return names, torch.tensor([checksum for _, checksum in found], dtype=torch.int64)

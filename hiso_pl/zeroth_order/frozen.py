@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiso_pl.zeroth_order.held import Held
 from hiso_pl.zeroth_order.kernels import Kernels
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.tensors import Target
@@ -43,8 +44,14 @@ class Freezer:
         self._kept = Frozen(())
         self._of: list[Any] = []
 
-    def __call__(self, hessians: Sequence[Tensor | None], targets: Sequence[Target], kernels: Kernels) -> Frozen:
-        """H as directions take it.
+    def __call__(
+        self,
+        hessians: Sequence[Tensor | None],
+        targets: Sequence[Target],
+        kernels: Kernels,
+        held: Held | None = None,
+    ) -> Frozen:
+        """H as directions take it; of tensors whose values are elsewhere as it is.
 
         Raises:
             ValueError: If they cannot, by the tensor's name.
@@ -52,7 +59,10 @@ class Freezer:
         of = [(h, None if h is None or h.is_inference() else h._version) for h in hessians]
         if len(of) != len(self._of) or any(h is not o or v != w for (h, v), (o, w) in zip(of, self._of, strict=True)):
             self.moved()
-            given = self._prepared(hessians, targets, kernels) if self._preconditioner.structured else list(hessians)
+            here = range(len(targets)) if held is None else held.own
+            given = (
+                self._prepared(hessians, targets, kernels, here) if self._preconditioner.structured else list(hessians)
+            )
             self._kept = Frozen(given, self._preconditioner.scale(given, targets))
             self._of = of
         return self._kept
@@ -61,13 +71,16 @@ class Freezer:
         """H is another now; kernels that moved it leave no trace on a tensor."""
         self._of = []
 
-    def _prepared(self, hessians: Sequence[Tensor | None], targets: Sequence[Target], kernels: Kernels) -> list[Any]:
+    def _prepared(
+        self, hessians: Sequence[Tensor | None], targets: Sequence[Target], kernels: Kernels, here: Container[int]
+    ) -> list[Any]:
         before = self._kept.hessians or [None] * len(targets)
         self._kept = Frozen(())
         found = []
         for hessian, target, old in zip(hessians, targets, before, strict=True):
             try:
-                found.append(self._preconditioner.prepared(hessian, target, kernels, old))
+                there = target.position not in here
+                found.append(None if there else self._preconditioner.prepared(hessian, target, kernels, old))
             except ValueError as error:
                 raise ValueError(f"{target.name!r} (hessian) {error}") from error
         return found

@@ -32,6 +32,7 @@ from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.decision import aggregated, attacked
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
+from hiso_pl.zeroth_order.linked import LinkedProbe, Links
 from hiso_pl.zeroth_order.losses import Loss, check_evaluating, forward_only
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.plan import Plan
@@ -63,7 +64,7 @@ class ZerothOrderOptimizer(AppliedRecords):
         exchange: The one collective of a round; a single process needs none.
         network: The module the parameters belong to. Told of it, probes leave embedding rows alone that a batch does
             not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
-        stages: The network's stages, where probes are to go through it one stage at a time.
+        stages: The network's stages, where probes are to go through it one stage at a time, here or process by process.
         keep: Where tensors of the state live: given one it gives another of the same values; as they are made if None.
         options: Fields of :class:`~.method.Method`, in place of those of ``method``.
 
@@ -89,7 +90,8 @@ class ZerothOrderOptimizer(AppliedRecords):
     ) -> None:
         if method is not None and not isinstance(method, Method):
             raise ValueError(f"method={method!r} must be a Method; options such as lr are given by name")
-        super().__init__(params, Method(**options) if method is None else replace(method, **options), seed, keep)
+        held = stages if isinstance(stages, Links) else None
+        super().__init__(params, Method(**options) if method is None else replace(method, **options), seed, keep, held)
         self.exchange = exchange or LocalExchange()
         self.network, self.stages = network, stages
         self.report: RoundReport | None = None
@@ -97,7 +99,7 @@ class ZerothOrderOptimizer(AppliedRecords):
 
     def _probe(self) -> Probe:
         if self._learnt is None:
-            self._learnt = (Probe if self.stages is None else partial(StagedProbe, self.stages))(
+            self._learnt = self._kind_of_probe()(
                 self.parameters,
                 self._kernels(),
                 self.method.preconditioner,
@@ -109,6 +111,13 @@ class ZerothOrderOptimizer(AppliedRecords):
                 withheld=self.method.withholds_losses,
             )
         return self._learnt
+
+    def _kind_of_probe(self) -> Callable[..., Probe]:
+        if self.stages is None:
+            return Probe
+        if isinstance(self.stages, Links):
+            return partial(LinkedProbe, self.stages)
+        return partial(StagedProbe, self.stages)
 
     def points_per_forward(self) -> int:
         """``directions_per_forward`` as a number.

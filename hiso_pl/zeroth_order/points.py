@@ -143,6 +143,19 @@ def absent(p: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.full((1,) * p.dim(), float("nan"), dtype=dtype, device=p.device).expand(p.shape)
 
 
+def is_absent(values: Tensor) -> bool:
+    """Whether this is what :func:`absent` gives: one number for all elements."""
+    strides = zip(values.stride(), values.shape, strict=True)
+    return values.numel() > 1 and not any(stride for stride, size in strides if size > 1)
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in another type; what :func:`absent` has given takes no more memory than before."""
+    if not is_absent(values):
+        return values.to(dtype)
+    return values[(slice(1),) * values.dim()].to(dtype).expand(values.shape)
+
+
 class Points(ABC):
     """Lets a network's forward passes see a displaced point.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Probe:
         self._parameters = parameters
         self._network = network
         self._dtype = dtype
-        self._writer = Writer(parameters, kernels, preconditioner)
+        self._writer = self._new_writer(parameters, kernels, preconditioner)
         self._points: Points | None = LeanPoints(parameters, self._writer, dtype) if memory == "low" else None
         self._watch: Watch | None = None
         self._checked = self._at_base_looked = False
@@ -292,9 +292,19 @@ class Probe:
         network = "the network" if self._network is None else type(self._network).__name__
         log.warning("All weights of %s are displaced whole: %s.", network, reason)
 
+    def _new_writer(self, *args: Any) -> Writer:
+        """What writes points."""
+        return Writer(*args)
+
+    def _here(self) -> Sequence[int]:
+        """Positions of the parameters whose values are here."""
+        return range(len(self._parameters))
+
     def _warn_of_lost(self, plan: Plan) -> None:
         """Says so if most displacements are too small for the type that displaced weights are stored in."""
-        share = displacements_in_ulps(self._parameters, plan.frozen, plan.mu, self._dtype)
+        here = self._here()
+        frozen = plan.frozen._replace(hessians=[plan.frozen.hessians[t] for t in here])
+        share = displacements_in_ulps([self._parameters[t] for t in here], frozen, plan.mu, self._dtype)
         if share < 1.0:
             log.warning(
                 "mu=%g moves the median weight by %.2g units in the last place of %s, so most displacements are "

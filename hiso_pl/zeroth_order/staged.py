@@ -61,11 +61,11 @@ class Pass(NamedTuple):
 
     Attributes:
         point: Where.
-        evaluations: What runs each of them.
+        evaluations: What runs each of them: a loss, of a local step.
     """
 
     point: Point
-    evaluations: Sequence[Callable[[], Tensor]]
+    evaluations: Sequence[partial[Tensor]]
 
 
 class StagedPoints(Points):
@@ -148,7 +148,11 @@ class StagedProbe(Probe):
         self._cuts.learn(watch)
         self._unseen = watch.unseen
         log.info("Probes go through %r.", self._cuts)
-        return self._points or StagedPoints(self._parameters, self._writer, self._dtype, self._cuts.parts, rows)
+        return self._points or StagedPoints(self._parameters, self._writer, self._dtype, self._parts(), rows)
+
+    def _parts(self) -> Sequence[frozenset[int]]:
+        """What the stages that are evaluated here read."""
+        return self._cuts.parts
 
     def together(self, groups: Sequence[Group], k: int, chosen: Sequence[int]) -> list[list[NDArray[np.float32]]]:
         """See :class:`~.probe.Probe`: each stage is gone to once for all groups."""
@@ -182,6 +186,12 @@ class StagedProbe(Probe):
             self._again(losses[:1], k, [point], _MORE, [rows[:, :1] for rows in cut])
         return values
 
+    def _uncut(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> list[NDArray[np.float32]]:
+        """Evaluates uncut, with no more of a point at a time than the running operator takes."""
+        way = LeanPoints(self._parameters, self._writer, self._dtype)
+        way.keep(self._unseen)
+        return super()._evaluate(way, losses, k, points)
+
     def _again(
         self,
         losses: Sequence[Loss],
@@ -195,10 +205,8 @@ class StagedProbe(Probe):
         Raises:
             ValueError: If the result is another.
         """
-        way = LeanPoints(self._parameters, self._writer, self._dtype)
-        way.keep(self._unseen)
         try:
-            uncut = super()._evaluate(way, losses, k, points)
+            uncut = self._uncut(losses, k, points)
         except (RuntimeError, IndexError) as error:
             if values is None:
                 raise

@@ -11,6 +11,7 @@ from torch import Tensor
 from hiso_pl.zeroth_order import transform_state
 from hiso_pl.zeroth_order.digest import StateTensor, in_order
 from hiso_pl.zeroth_order.frozen import Freezer, Frozen
+from hiso_pl.zeroth_order.held import Held
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_initial, check_owners
@@ -22,6 +23,7 @@ from hiso_pl.zeroth_order.tensors import NotFiniteError, Target, check_finite, l
 from hiso_pl.zeroth_order.trained import Trained
 from hiso_pl.zeroth_order.transform import State
 from hiso_pl.zeroth_order.update import Update
+from hiso_pl.zeroth_order.update_rule import UpdateRule
 
 
 class AppliedRecords(Trained):
@@ -32,19 +34,33 @@ class AppliedRecords(Trained):
         method: What a round computes.
         seed: The 64-bit seed of the directions.
         keep: Where tensors of the state live: given one it gives another of the same values; as they are made if None.
+        held: What of the tensors is here, where several processes hold them together; all if None.
 
     Attributes:
         record: The last record applied.
+        held: As given.
 
     Raises:
-        ValueError: If a parameter is not fp32, or there is more than one group of them.
+        ValueError: If a parameter is not fp32, there is more than one group of them, or the method cannot be had of
+            tensors that are held together.
     """
 
     def __init__(
-        self, params: Iterable[Any], method: Method, seed: int, keep: Callable[[Tensor], Tensor] | None = None
+        self,
+        params: Iterable[Any],
+        method: Method,
+        seed: int,
+        keep: Callable[[Tensor], Tensor] | None = None,
+        held: Held | None = None,
     ) -> None:
         self.method = method
         self._keep = keep
+        self.held = held
+        if held is not None and getattr(method.preconditioner, "normalize", "none") != "none":
+            raise ValueError(
+                f"preconditioner={method.preconditioner!r} must have normalize='none' where ranks hold a network "
+                "together: none of them has all of H"
+            )
         super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None
         self._selected: Kernels | None = None
@@ -73,7 +89,12 @@ class AppliedRecords(Trained):
         return [StateTensor(target.name, "hessian", shown(value, target)) for target, value in kept]
 
     def _frozen(self) -> Frozen:
-        return self._freezer(self.hessians, self._targets(), self._kernels())
+        return self._freezer(self.hessians, self._targets(), self._kernels(), self.held)
+
+    @property
+    def _here(self) -> list[int]:
+        """Positions of the tensors whose values are here."""
+        return list(range(len(self.parameters))) if self.held is None else sorted(self.held.own)
 
     def _rule_state(self, parameter: Tensor) -> dict[str, Tensor]:
         kept = self.state[parameter].items()
@@ -91,23 +112,30 @@ class AppliedRecords(Trained):
         return [Target(t, name, tuple(p.shape), self.round, self._group["applied"]) for t, (name, p) in pairs]
 
     def tensors(self) -> list[StateTensor]:
-        """x, H and the rule's state, each tensor once, in the order that digests and checksums have."""
-        return in_order(self.names, self.parameters, [self.state[p] for p in self.parameters])
+        """x, H and the rule's state of tensors here, each once, in the order that digests and checksums have."""
+        names, parameters, here = self.names, self.parameters, self._here
+        return in_order(
+            [names[t] for t in here], [parameters[t] for t in here], [self.state[parameters[t]] for t in here]
+        )
 
     def _create_state(self) -> None:
         preconditioner, targets = self.method.preconditioner, self._targets()
         self._owners = list(preconditioner.owners(targets))
         check_owners(self._owners, len(targets), f"preconditioner={preconditioner!r}")
+        here, rule = set(self._here), self.method.update_rule
         for t, (parameter, target) in enumerate(zip(self.parameters, targets, strict=True)):
-            hessian = preconditioner.initial(parameter, target) if self._owners[t] == t else None
+            # numbers that stand for a whole tensor or more are everywhere: records and sums move them everywhere alike
+            kept = self._owners[t] == t and (t in here or preconditioner.uses_squares)
+            hessian = preconditioner.initial(parameter, target) if kept else None
             if hessian is not None:
                 what = f"preconditioner={preconditioner!r}"
                 check_initial({"": hessian}, parameter, target.name, what, preconditioner.structured)
                 self._store(parameter, {"hessian": hessian})
-            rule_state = self.method.update_rule.initial(parameter, target)
-            check_initial(rule_state, parameter, target.name, f"update_rule={self.method.update_rule!r}", True)
+            kept = t in here or (t == 0 and type(rule).rate is not UpdateRule.rate)
+            rule_state = rule.initial(parameter, target) if kept else {}
+            check_initial(rule_state, parameter, target.name, f"update_rule={rule!r}", True)
             if any(kind in ("x", "hessian") or kind.startswith(transform_state.PREFIX) for kind in rule_state):
-                raise ValueError(f"update_rule={self.method.update_rule!r} must not call its state x or hessian")
+                raise ValueError(f"update_rule={rule!r} must not call its state x or hessian")
             self._store(parameter, rule_state)
         if self._owners != list(range(len(targets))) and not preconditioner.uses_squares:
             raise ValueError(f"preconditioner={preconditioner!r} shares an H between tensors: it must use squares")
@@ -126,7 +154,7 @@ class AppliedRecords(Trained):
 
     def _kernels(self) -> Kernels:
         if self._selected is None:
-            devices = {p.device for p in self.parameters}
+            devices = {self.parameters[t].device for t in self._here}
             if len(devices) != 1:
                 raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
             self._selected = select(self.method.backend, devices.pop())
@@ -177,6 +205,7 @@ class AppliedRecords(Trained):
             rule=self.method.update_rule,
             weights=frozen.carried(directional_weights(record.scalars, record.scalars.shape[1])),
             lr=self.method.update_rule.rate_of(record, states[0], targets[0]),
+            held=self.held,
         )
         step.run(self.parameters, self.hessians, frozen.hessians, states, self._sites(record.round), targets)
 
@@ -205,8 +234,13 @@ class AppliedRecords(Trained):
         count, states = len(self.parameters), state_dict.get("state")
         if not isinstance(states, Mapping) or not set(states) <= set(range(count)):
             raise ValueError(f"state of a saved state must be of tensors 0 to {count - 1}")
+        here = set(self._here)
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
-            check_tensors(name, states.get(i, {}), self.state[parameter], not self.method.preconditioner.structured)
+            found, kept = states.get(i, {}), self.state[parameter]
+            if i not in here and isinstance(found, Mapping):
+                found = {kind: value for kind, value in found.items() if kind in kept}
+                states = {**states, i: found}
+            check_tensors(name, found, kept, not self.method.preconditioner.structured)
         super().load_state_dict({"state": states, "param_groups": [{**group, "params": list(range(count))}]})
         for parameter in self.parameters if self._keep is not None else []:
             self._store(parameter, dict(self.state[parameter]))

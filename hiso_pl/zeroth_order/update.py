@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hiso_pl.zeroth_order.held import Held, rows_of_all
 from hiso_pl.zeroth_order.kernels import Kernels
 from hiso_pl.zeroth_order.kernels.torch_ops import squares_sum
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
@@ -29,6 +30,7 @@ class Update:
         rule: How x moves.
         weights: Coefficients of u, c ghat / P, fp32, shape ``[tau, P]``.
         lr: Learning rate.
+        held: What of the tensors is here, where several processes hold them together; all if None.
     """
 
     kernels: Kernels
@@ -36,6 +38,7 @@ class Update:
     rule: UpdateRule
     weights: NDArray[np.float32]
     lr: float
+    held: Held | None = None
 
     def run(
         self,
@@ -51,7 +54,8 @@ class Update:
         ``divisors`` are what ``divide`` takes for H.
         """
         squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
-        filled = [t for t, x in enumerate(parameters) if x.numel()]
+        here = range(len(parameters)) if self.held is None else sorted(self.held.own)
+        filled = [t for t in here if parameters[t].numel()]
         if self.preconditioner.structured or not self.rule.fused:
             for t in filled:
                 sums = self._by_buffer(parameters[t], hessians[t], divisors[t], states[t], sites[t], targets[t])
@@ -65,6 +69,8 @@ class Update:
             )
             squares[filled] = 0.0 if all_sums is None else all_sums
         if self.preconditioner.uses_squares:
+            if self.held is not None:
+                squares = rows_of_all(self.held, squares)
             self._advance("advance_by_squares", hessians, squares, targets)
 
     def _fused(

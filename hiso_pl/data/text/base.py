@@ -173,7 +173,7 @@ class TextData(FederatedDataModule):
         """See :class:`FederatedDataModule`; says what the splits hold."""
         known = hasattr(self, "splits")
         super().setup(stage)
-        if not known and self._place()[0] == 0:
+        if not known and getattr(self.trainer, "global_rank", 0) == 0:
             own = "" if hasattr(self, "parts") else f" (of client 0, one of {self.clients})"
             for name, examples in zip((f"training{own}", "validation", "test"), self.splits, strict=True):
                 if examples is not None:

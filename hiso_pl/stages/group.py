@@ -1,0 +1,279 @@
+"""A client's network over several ranks, a stage on each: what is whose, and what passes between them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hiso_pl.ranks.roll_call import meeting
+from hiso_pl.stages.cut import Cut
+from hiso_pl.stages.held import starts_of, vacate
+from hiso_pl.stages.messages import Inbox, Outbox, as_bytes
+from hiso_pl.zeroth_order.digest import tensors_sha256
+from hiso_pl.zeroth_order.points import is_absent
+from hiso_pl.zeroth_order.watching import Watch
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class StageGroup:
+    """The ranks that hold one client's network together, seen from one of them.
+
+    Rank r is stage ``r % count`` of group ``r // count``. It is all a rank knows before :meth:`settle`, which needs the
+    process group and an example.
+
+    Args:
+        network: The network. Parameters of other stages may be absent.
+        count: Number of stages.
+        blocks: Name of the list of blocks; None for the largest.
+        starts: First block of each stage; None cuts by bytes.
+
+    Attributes:
+        stage: This rank's stage.
+        own: Positions of the trained parameters whose values are here.
+        parts: Those of each stage.
+        frozen: Parameters that are not trained.
+
+    Raises:
+        ValueError: If the network cannot be cut so.
+    """
+
+    def __init__(
+        self, network: nn.Module, count: int, blocks: str | None = None, starts: Sequence[int] | None = None
+    ) -> None:
+        self._everything = list(network.parameters())
+        self._cut = Cut(network, self._everything, count, blocks, starts_of(network, count, blocks, starts))
+        self._trained = [t for t, p in enumerate(self._everything) if p.requires_grad]
+        self._frozen = [t for t, p in enumerate(self._everything) if not p.requires_grad]
+        self.frozen = [self._everything[t] for t in self._frozen]
+        self._network = network
+        self._group: dist.ProcessGroup | None = None
+        self._members: list[int] = []
+        self._inbox: Inbox | None = None
+        self._outbox: Outbox | None = None
+        self.stage = 0
+        self.parts: Sequence[frozenset[int]] = []
+        self.own: frozenset[int] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """Number of stages."""
+        return self._cut.count
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what is whose."""
+        return self._group is not None
+
+    @property
+    def last(self) -> bool:
+        """Whether losses come out here."""
+        return self.stage == self.count - 1
+
+    @property
+    def bytes(self) -> int:
+        """What this rank has handed to the next stage so far."""
+        return 0 if self._outbox is None else self._outbox.bytes
+
+    def __repr__(self) -> str:
+        return f"{self._cut!r}, on ranks"
+
+    # What is whose
+
+    def settle(self, loss: Callable[[], Any], evaluate: Callable[[], Any], world: int) -> None:
+        """Finds out by forward passes over an example what each stage reads, and lets go of all else.
+
+        Args:
+            loss: Evaluates the loss of an example.
+            evaluate: Evaluates it as in a validation.
+            world: Number of ranks.
+
+        Raises:
+            ValueError: If ranks do not come to whole groups, or the network cannot be had in stages.
+        """
+        count = self.count
+        if world % count:
+            raise ValueError(
+                f"model.stages.count={count} must divide the number of ranks, {world}: on ranks a client is {count}"
+            )
+        for start in range(0, world, count):
+            members = list(range(start, start + count))
+            group = dist.new_group(members)  # all ranks make all groups, in one order
+            if dist.get_rank() in members:
+                self._group, self._members = group, members
+        self.stage = self._members.index(dist.get_rank())
+        watch = Watch(self._everything)
+        with self._cut.following(watch):
+            watch.of(loss, self._network)
+        self._cut.learn(watch)
+        with self._cut.following(check := Watch(self._everything)):
+            check.of(evaluate)
+        self._divide(watch.unseen)
+        if self.stage:
+            self._inbox = Inbox(self._members[self.stage - 1], self._ways, self._waiting)
+        if not self.last:
+            self._outbox = Outbox(self._members[self.stage + 1], self._ways, self._waiting)
+        log.info("Each client is %d ranks, which hold %r.", count, self._cut)
+
+    def _divide(self, unseen: set[int]) -> None:
+        blocks = self._cut.block_of(self._network)
+        read = []
+        for stage, part in enumerate(self._cut.parts):
+            # what nobody was seen to read is with its block, or with all if it is in none
+            elsewhere = {t for t in unseen if (block := blocks[t]) is not None and self._cut.stage_of(block) != stage}
+            read.append(frozenset(part - elsewhere))
+        self._read = read
+        position = {t: i for i, t in enumerate(self._trained)}
+        self.parts = [frozenset(position[t] for t in part if t in position) for part in read]
+        self.own = self.parts[self.stage]
+        names = [name for name, _ in self._network.named_parameters()]
+        vacate(self._everything, names, read[self.stage])
+
+    def holder(self, t: int) -> int:
+        """The first stage that has a parameter, by its position among all."""
+        return next(stage for stage, part in enumerate(self._read) if t in part)
+
+    # Cuts, as probes know them
+
+    def following(self, watch: Watch) -> AbstractContextManager[None]:
+        """See :meth:`.cut.Cut.following`."""
+        return self._cut.following(watch)
+
+    def learn(self, watch: Watch) -> None:
+        """What is whose has been settled."""
+
+    def run(self, stage: int, evaluate: Callable[[], Any], arrived: Any) -> Any:
+        """See :meth:`.cut.Cut.run`."""
+        return self._cut.run(stage, evaluate, arrived)
+
+    def through(self, evaluate: Callable[[], V]) -> V | None:
+        """Sends one forward pass through all stages; what it gives is known in the last one."""
+        self.begin([("a measurement", 0)])
+        output = self.run(self.stage, evaluate, self.receive())
+        if not self.last:
+            self.send(output)
+        self.end()
+        return output if self.last else None
+
+    # What passes between the ranks
+
+    @property
+    def _ways(self) -> dist.ProcessGroup:
+        assert self._group is not None, "settle() comes first"
+        return self._group
+
+    def _waiting(self, place: str) -> AbstractContextManager[None]:
+        return meeting(f"to stage {self.stage} with {place} of round {{next}}")
+
+    def begin(self, passes: Sequence[tuple[str, int]]) -> None:
+        """See :class:`hiso_pl.zeroth_order.linked.Links`; and so all that follow."""
+        for box in (self._inbox, self._outbox):
+            if box is not None:
+                box.begin(passes)
+
+    def receive(self) -> Any:
+        """What the stage before has left of the next pass; None in the first stage."""
+        return None if self._inbox is None else self._inbox.take()
+
+    def send(self, output: Any) -> None:
+        """Hands what this stage has left to the next one."""
+        assert self._outbox is not None
+        self._outbox.put(output)
+
+    def end(self) -> None:
+        """Waits until all that was sent has been taken."""
+        if self._outbox is not None:
+            self._outbox.end()
+
+    def told(self, values: Tensor) -> Tensor:
+        """What the last stage has here."""
+        with meeting("to the losses of round {next}"):
+            dist.broadcast(values, self._members[-1], self._ways)
+        return values
+
+    def bring(self, t: int, values: Tensor) -> None:
+        """Fills values of a trained parameter where it is absent."""
+        self._bring(self._trained[t], values)
+
+    def bring_frozen(self, i: int, values: Tensor) -> None:
+        """Fills values of a frozen one so."""
+        self._bring(self._frozen[i], values)
+
+    def _bring(self, t: int, values: Tensor) -> None:
+        whole = values.contiguous()
+        with meeting("to the trial of stages in round {next}"):
+            dist.broadcast(as_bytes(whole), self._members[self.holder(t)], self._ways)
+        if whole is not values:
+            values.copy_(whole)
+
+    def brought_frozen(self, tensor: Tensor) -> Tensor:
+        """The values of a frozen parameter, or of a buffer, wherever they are."""
+        i = next((i for i, p in enumerate(self.frozen) if p is tensor), None)
+        if i is None:  # a buffer, which all have
+            return tensor.detach()
+        values = torch.empty_like(tensor, requires_grad=False) if is_absent(tensor) else tensor.detach().clone()
+        self.bring_frozen(i, values)
+        return values
+
+    def merged(self, found: Mapping[K, V]) -> dict[K, V]:
+        """See :meth:`hiso_pl.zeroth_order.held.Held.merged`."""
+        merged: dict[K, V] = {}
+        for stage, said in enumerate(self._everyone(found)):
+            for key, value in said.items():
+                if merged.setdefault(key, value) != value:
+                    raise ValueError(f"stages are out of step: stage {stage} has another {key} than one before it")
+        return merged
+
+    def sha256_of(self, parameters: Sequence[tuple[str, Tensor]]) -> list[str]:
+        """SHA-256 of each of some named parameters, in order; all ranks of a group ask at the same time."""
+        here = [(name, p) for name, p in parameters if not is_absent(p)]
+        hashes = tensors_sha256(p for _, p in here)
+        found = self.merged({name: sha256 for (name, _), sha256 in zip(here, hashes, strict=True)})
+        return [found[name] for name, _ in parameters]
+
+    # What one rank writes for all
+
+    def brought(
+        self, tensors: Sequence[tuple[K, Tensor]], take: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[K, Tensor]]:
+        """On the first rank of all its group's tensors of a kind, one after another; elsewhere nothing.
+
+        All ranks of a group ask at the same time.
+
+        Args:
+            tensors: Those that are here, by a key that is theirs in the whole network.
+            take: Where those that come are to live.
+        """
+        mine = dict(tensors)
+        everyone = self._everyone({key: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for key, t in tensors})
+        if self._members[0] != 0:
+            return
+        holders: dict[K, tuple[int, str, tuple[int, ...]]] = {}
+        for stage, said in enumerate(everyone):
+            for key, (dtype, shape) in said.items():
+                holders.setdefault(key, (stage, dtype, shape))
+        for key, (stage, dtype, shape) in holders.items():
+            with meeting("to what stages write of round {done}"):
+                if stage == self.stage != 0:
+                    dist.send(as_bytes(mine[key].detach().contiguous()), 0, self._ways)
+                elif self.stage == 0 != stage:
+                    values = torch.empty(shape, dtype=getattr(torch, dtype))
+                    dist.recv(as_bytes(values), self._members[stage], self._ways)
+            if self.stage == 0:
+                yield key, mine[key] if stage == 0 else take(values)
+
+    def _everyone(self, said: Mapping[K, V]) -> list[Mapping[K, V]]:
+        """What every stage has to say."""
+        everyone: list[Mapping[K, V]] = [{}] * self.count
+        with meeting("to a comparison of stages in round {next}"):
+            dist.all_gather_object(everyone, dict(said), self._ways)
+        return everyone
