@@ -69,11 +69,12 @@ class TensorBoardPanels(OrderedCallback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        hessian = self._hessian(trainer) if trainer.global_step == 0 else None
         if boards := self._all(trainer):
             clients = getattr(trainer.datamodule, "clients", 0)  # type: ignore[attr-defined]
             if clients and trainer.max_steps > 0:
                 self._losses = ClientLosses(clients, trainer.max_steps)
-            self._introduce(trainer, pl_module, boards)
+            self._introduce(trainer, pl_module, boards, hessian)
         self._mark = time.perf_counter()
 
     @override
@@ -81,10 +82,11 @@ class TensorBoardPanels(OrderedCallback):
         now = time.perf_counter()
         round_s, self._mark = now - self._mark, now
         run = federated(pl_module)
-        report, boards = run.last_round, self._all(trainer)
+        report, boards, done = run.last_round, self._all(trainer), trainer.global_step
+        due = self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0
+        hessian = self._hessian(trainer) if due else None
         if not boards or report is None:
             return
-        done = trainer.global_step
         if report.loss is not None:
             self._recent.append(report.loss)
         if self._losses is not None:
@@ -110,8 +112,8 @@ class TensorBoardPanels(OrderedCallback):
             if report.scalars is not None and report.sent is not None and len(report.dropped) < len(report.clients):
                 points |= scalar_statistics(report.scalars)
                 points |= slot_statistics(report.sent, report.scalars, report.dropped)
-        if self.hessian_every_n_rounds and done % self.hessian_every_n_rounds == 0:
-            points |= self._look(trainer, boards)
+        if hessian is not None:
+            points |= self._look(trainer, boards, hessian)
         if points:
             for board in boards:
                 board.points(points, done)
@@ -162,16 +164,26 @@ class TensorBoardPanels(OrderedCallback):
             self._boards = boards_of(trainer)
         return self._boards
 
-    def _look(self, trainer: Trainer, boards: list[Board]) -> dict[str, float]:
-        """Looks at the Hessian and the clients' losses; hands over histograms, and returns points."""
+    def _hessian(self, trainer: Trainer) -> HessianLook | None:
+        """A look at the Hessian, where somebody is to see it; ranks that hold it together all look."""
         optimizer = optimizer_of(trainer)
-        look = HessianLook(optimizer.shown_hessians() if isinstance(optimizer, AppliedRecords) else optimizer.tensors())
+        held = optimizer.held if isinstance(optimizer, AppliedRecords) else None
+        if not self.hessian_every_n_rounds or not (held or self._all(trainer)):
+            return None
+        if isinstance(optimizer, AppliedRecords):
+            return HessianLook(optimizer.shown_hessians(), held, optimizer.names)
+        return HessianLook(optimizer.tensors())
+
+    def _look(self, trainer: Trainer, boards: list[Board], look: HessianLook) -> dict[str, float]:
+        """Hands over histograms of the Hessian and the clients' losses, and returns points."""
         histograms = look.by_layer() | (self._losses.last() if self._losses is not None else {})
         for board in boards:
             board.histograms(histograms, trainer.global_step)
         return look.quantiles()
 
-    def _introduce(self, trainer: Trainer, pl_module: LightningModule, boards: list[Board]) -> None:
+    def _introduce(
+        self, trainer: Trainer, pl_module: LightningModule, boards: list[Board], hessian: HessianLook | None
+    ) -> None:
         run = federated(pl_module)
         text, data, done = config_text(trainer), trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]
         splits, ownership = getattr(data, "splits", None), getattr(data, "ownership", None)
@@ -190,7 +202,7 @@ class TensorBoardPanels(OrderedCallback):
         texts = {"config": f"```yaml\n{in_reading_order(text)}\n```"} if text else {}
         if hasattr(data, "describe_clients") and shown:
             texts["partition"] = data.describe_clients()
-        points = self._look(trainer, boards) if self.hessian_every_n_rounds and done == 0 else {}
+        points = {} if hessian is None else self._look(trainer, boards, hessian)
         for board in boards:
             board.begin(int(run.traffic.paper_bytes))
             if options:

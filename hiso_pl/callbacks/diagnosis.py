@@ -70,6 +70,11 @@ class DiagnosisPanels(OrderedCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        if federated(pl_module).group is not None:
+            raise ValueError(
+                f"{type(self).__name__} looks at a whole network on rank 0, which model.stages.on=ranks divides: leave "
+                "it out, or run `hiso-pl diagnose` afterwards"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, FederatedDataModule):
             raise ValueError(f"{type(self).__name__} needs a FederatedDataModule, whose clients it looks at")

@@ -76,6 +76,11 @@ class InStepCheck(OrderedCallback):
                 f"in_step.on_mismatch=repair must be stop with {type(method).__name__}, which is not scalar-only: "
                 "there is no ledger to go back by"
             )
+        if self.on_mismatch == "repair" and getattr(pl_module, "group", None) is not None:
+            raise ValueError(
+                "in_step.on_mismatch=repair must be stop with model.stages.on=ranks: a ledger is gone on from by one "
+                "process that holds a whole network"
+            )
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from hiso_pl.callbacks.boards import Bins
 from hiso_pl.zeroth_order.digest import StateTensor
+from hiso_pl.zeroth_order.held import Held, of_all
 
 SAMPLE = 1 << 20
 QUANTILES = {"p01": 0.01, "median": 0.5, "p99": 0.99}
@@ -71,14 +74,30 @@ class HessianLook:
     had of a model's H, which it refuses as too large.
 
     Args:
-        tensors: The state's tensors; those of another kind are left out.
+        tensors: The state's tensors that are here; those of another kind are left out.
+        held: Where processes hold the state together, what asks the others; all of them look at the same time.
+        names: Then the names of all tensors, in order.
     """
 
-    def __init__(self, tensors: Sequence[StateTensor]) -> None:
-        found = [(t.name, t.value.detach().reshape(-1)) for t in tensors if t.kind == "hessian" and t.value.numel()]
-        self._names = [name for name, _ in found]
-        self._ends = [(float(values.min()), float(values.max())) for _, values in found]
-        self._samples = [sample.numpy() for sample in _evenly([values for _, values in found])]
+    def __init__(self, tensors: Sequence[StateTensor], held: Held | None = None, names: Sequence[str] = ()) -> None:
+        found = {
+            (t.name, t.kind): t.value.detach().reshape(-1) for t in tensors if t.kind == "hessian" and t.value.numel()
+        }
+        sizes = {key: values.numel() for key, values in found.items()}
+        if held is not None:
+            sizes = of_all(held, names, sizes)
+        stride, starts = max(1, -(-sum(sizes.values()) // SAMPLE)), itertools.accumulate(sizes.values(), initial=0)
+        # evenly spaced over tensors that lie end to end
+        looks = {
+            key: _Look(float(found[key].min()), float(found[key].max()), _bytes(found[key][-start % stride :: stride]))
+            for key, start in zip(sizes, starts, strict=False)
+            if key in found
+        }
+        if held is not None:
+            looks = of_all(held, names, looks)
+        self._names = [name for name, _ in looks]
+        self._ends = [(look.low, look.high) for look in looks.values()]
+        self._samples = [np.frombuffer(look.sample, dtype=np.float64) for look in looks.values()]
 
     def quantiles(self) -> dict[str, float]:
         """The elements from the smallest to the largest, by a few numbers."""
@@ -103,14 +122,16 @@ class HessianLook:
         return found
 
 
-def _evenly(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """An evenly spaced sample of tensors that lie end to end, tensor by tensor, float64 on the CPU."""
-    stride = max(1, -(-sum(tensor.numel() for tensor in tensors) // SAMPLE))
-    sampled, position = [], 0
-    for tensor in tensors:
-        sampled.append(tensor[-position % stride :: stride].to(torch.float64).cpu())
-        position += tensor.numel()
-    return sampled
+class _Look(NamedTuple):
+    """A look at one tensor: its ends, and a sample in float64."""
+
+    low: float
+    high: float
+    sample: bytes
+
+
+def _bytes(sample: Tensor) -> bytes:
+    return sample.to(torch.float64).cpu().numpy().tobytes()
 
 
 def layers(names: Sequence[str], most: int = LAYERS) -> dict[str, list[int]]:

@@ -48,6 +48,8 @@ class Built(FederatedCLI):
         if config.get("data") is None:
             raise ConfigurationError("data must be given, such as hiso_pl.data.PromptData")
         config.trainer.logger, config.trainer.callbacks, config.trainer.profiler = False, None, None
+        if config.model.get("stages") is not None and config.model.stages.on == "ranks":
+            config.model.stages = None  # one process looks at all of the network
         follow_the_run(config, Start(Path(trainer_root(config))))
 
     def instantiate_classes(self) -> None:

@@ -26,7 +26,7 @@ class ExportedModule(FederatedModule):
         method: What a round computed.
         lr_scheduler: How the learning rate follows the rounds.
         seed: The run's seed.
-        stages: Where its weights live.
+        stages: Where its weights live; those of a run whose stages were on ranks are all here.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class ExportedModule(FederatedModule):
         stages: Stages | None = None,
     ) -> None:
         loaded = [p.data for p in network.parameters()]
-        super().__init__(network, method, lr_scheduler, seed, stages)
+        here = stages if stages is not None and stages.on == "host" else None
+        super().__init__(network, method, lr_scheduler, seed, here)
         self._loaded = loaded
 
     def restore(self, trained: Mapping[str, Tensor]) -> None:

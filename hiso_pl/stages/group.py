@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hiso_pl.errors import RunError
 from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.stages.cut import Cut
 from hiso_pl.stages.held import starts_of, vacate
@@ -103,7 +104,8 @@ class StageGroup:
         count = self.count
         if world % count:
             raise ValueError(
-                f"model.stages.count={count} must divide the number of ranks, {world}: on ranks a client is {count}"
+                f"model.stages.count={count} must divide the number of ranks, {world}: with on=ranks that many hold a "
+                "network together; in one process, leave model.stages out"
             )
         for start in range(0, world, count):
             members = list(range(start, start + count))
@@ -230,7 +232,7 @@ class StageGroup:
         for stage, said in enumerate(self._everyone(found)):
             for key, value in said.items():
                 if merged.setdefault(key, value) != value:
-                    raise ValueError(f"stages are out of step: stage {stage} has another {key} than one before it")
+                    raise RunError(f"stages are out of step: stage {stage} has another {key} than one before it")
         return merged
 
     def sha256_of(self, parameters: Sequence[tuple[str, Tensor]]) -> list[str]:

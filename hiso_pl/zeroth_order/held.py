@@ -29,7 +29,7 @@ class Held(Protocol):
         """What all processes that hold the network together have found; all of them ask at the same time.
 
         Raises:
-            ValueError: If two of them have found different things of one.
+            RunError: If two of them have found different things of one.
         """
 
 

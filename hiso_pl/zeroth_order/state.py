@@ -85,7 +85,8 @@ class AppliedRecords(Trained):
         """What curves show of H where stored."""
         shown = self.method.preconditioner.shown
         rows = zip(self.parameters, self._targets(), strict=True)
-        kept = [(target, self.state[p]["hessian"]) for p, target in rows if "hessian" in self.state[p]]
+        here = set(self._here)
+        kept = [(at, self.state[p]["hessian"]) for p, at in rows if at.position in here and "hessian" in self.state[p]]
         return [StateTensor(target.name, "hessian", shown(value, target)) for target, value in kept]
 
     def _frozen(self) -> Frozen:
