@@ -90,7 +90,7 @@ class RoundLedger(OrderedCallback):
         if self.start is not None and self.start.kind == "ledger":
             if module.group is not None:
                 raise ValueError(
-                    "ckpt_path=ledger must be a checkpoint with model.stages.on=ranks, as no rank has the whole network: "
+                    "ckpt_path=ledger must be a checkpoint with model.stages.on=ranks, where no rank has the network: "
                     "`hiso-pl replay LEDGER --output FILE` makes one"
                 )
             self._rebuild(trainer, module, self.start)  # Lightning asks for it once the callbacks are set up
