@@ -37,12 +37,12 @@ class RunFacts:
     Attributes:
         config: The leaves of the configuration, by :func:`~hiso_pl.run.configuration.as_text`.
         trainable: Shape of each trainable tensor by name, in tensor order.
-        frozen: SHA-256 of all that never changes.
+        frozen: SHA-256 of all that never changes; None if it is not known yet, which is not compared then.
     """
 
     config: Mapping[str, str]
     trainable: Mapping[str, list[int]]
-    frozen: str
+    frozen: str | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def compare(checkpoint: Mapping[str, Any], mine: RunFacts, resuming: bool, allow
     if list(facts["trainable"].items()) != list(mine.trainable.items()):
         what = _first_difference(facts["trainable"], mine.trainable)
         raise ValueError(f"the checkpoint is of another model: {what}")
-    if facts["frozen"] != mine.frozen:
+    if mine.frozen is not None and facts["frozen"] != mine.frozen:
         raise ValueError("the checkpoint is of another model: its frozen weights or buffers have other values")
     return _compare_options(facts["config"], mine.config, allowed) if resuming else []
 

@@ -70,7 +70,7 @@ class Checkpointed(LightningModule):
         return RunFacts(
             config=as_text(self.config),
             trainable={name: list(p.shape) for name, p in self.trainable()},
-            frozen=self.frozen_sha256(),
+            frozen=None if self.group is not None and not self.group.settled else self.frozen_sha256(),
         )
 
     def fingerprints(self) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -54,7 +55,7 @@ def _elements(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def even_starts(sizes: Sequence[int], count: int) -> list[int]:
-    """The first block of each stage, so that the largest stage is as small as can be.
+    """The first block of each stage, so that the largest is as small as can be, and the others then as even.
 
     Args:
         sizes: Bytes of each block; the first one's with what comes before it, the last one's with what comes after.
@@ -63,16 +64,23 @@ def even_starts(sizes: Sequence[int], count: int) -> list[int]:
     Returns:
         Positions, the first of them 0.
     """
-    # of the first n blocks in so many stages: the largest stage's size, and where each begins
-    best = {n: (sum(sizes[:n]), [0]) for n in range(1, len(sizes) + 1)}
+    largest = _best(sizes, count, lambda before, stage: max(before, stage))[0]
+    even = _best(sizes, count, lambda before, stage: before + stage * stage if stage <= largest else math.inf)
+    return even[1]
+
+
+def _best(sizes: Sequence[int], count: int, cost: Callable[[float, float], float]) -> tuple[float, list[int]]:
+    """The least cost of a cut, which grows stage by stage, and where each stage of it begins."""
+    # of the first n blocks in so many stages
+    best = {n: (cost(0.0, sum(sizes[:n])), [0]) for n in range(1, len(sizes) + 1)}
     for stages in range(2, count + 1):
         best = {
             n: min(
-                (max(best[start][0], sum(sizes[start:n])), [*best[start][1], start]) for start in range(stages - 1, n)
+                (cost(best[start][0], sum(sizes[start:n])), [*best[start][1], start]) for start in range(stages - 1, n)
             )
             for n in range(stages, len(sizes) + 1)
         }
-    return best[len(sizes)][1]
+    return best[len(sizes)]
 
 
 def check_starts(starts: Sequence[int], blocks: int) -> None:

@@ -160,6 +160,10 @@ def test_the_largest_stage_is_as_small_as_can_be(sizes, count, starts):
     assert largest(found) == largest(starts)
 
 
+def test_what_is_left_beside_the_largest_stage_is_even():
+    assert even_starts([100, 10, 10, 10, 10, 10, 10, 100], 4) == [0, 1, 4, 7]
+
+
 # What cannot be cut
 
 
