@@ -129,7 +129,12 @@ class FederatedModule(Checkpointed):
             return
         examples = self.trainer.datamodule.splits.val  # type: ignore[attr-defined]
         batch = {**examples.collate(np.zeros(1, dtype=np.int64)), "index": torch.zeros(1, dtype=torch.int64)}
-        group.settle(partial(self.network.loss, batch), partial(self.network.evaluate, batch), self.trainer.world_size)
+        group.settle(
+            partial(self.network.loss, batch),
+            partial(self.network.evaluate, batch),
+            self.trainer.world_size,
+            self._collective_device(),
+        )
         self._staged = stages.told_of(group, self.network)
         self.exchange.silent = not group.last
 
@@ -154,10 +159,8 @@ class FederatedModule(Checkpointed):
         """
         if not self.trainable():
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
-        if self.stages is not None and self.device.type != "cpu":
-            raise ValueError(
-                f"model.stages are on the CPU so far: trainer.accelerator must be 'cpu', it is {self.device.type!r}"
-            )
+        if self.stages is not None:
+            self.stages.check_device(self.device)
         self.exchange.device = self._collective_device()
         optimizer: Any = self.new_optimizer(self.exchange)
         schedule = self.learning_rate.schedule_of(optimizer)

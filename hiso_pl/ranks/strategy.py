@@ -29,6 +29,7 @@ from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.restored import without_counters
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
+from hiso_pl.zeroth_order.points import converted, is_absent
 
 T = TypeVar("T")
 
@@ -207,6 +208,15 @@ class ScalarStrategy(DDPStrategy):
     @override
     def _setup_model(self, model: Module) -> Module:  # type: ignore[override]
         return model
+
+    @override
+    def model_to_device(self) -> None:
+        """Moves the model to the device; what another rank holds of it takes no memory there either."""
+        assert self.model is not None
+        for p in self.model.parameters():
+            if is_absent(p):
+                p.data = converted(p.data, self.root_device)
+        super().model_to_device()
 
     @override
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:

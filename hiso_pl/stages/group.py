@@ -90,13 +90,20 @@ class StageGroup:
 
     # What is whose
 
-    def settle(self, loss: Callable[[], Any], evaluate: Callable[[], Any], world: int) -> None:
+    def settle(
+        self,
+        loss: Callable[[], Any],
+        evaluate: Callable[[], Any],
+        world: int,
+        via: torch.device = torch.device("cpu"),  # noqa: B008 - it is frozen
+    ) -> None:
         """Finds out by forward passes over an example what each stage reads, and lets go of all else.
 
         Args:
             loss: Evaluates the loss of an example.
             evaluate: Evaluates it as in a validation.
             world: Number of ranks.
+            via: Where a tensor must be to be handed to the process group.
 
         Raises:
             ValueError: If ranks do not come to whole groups, or the network cannot be had in stages.
@@ -112,18 +119,17 @@ class StageGroup:
             group = dist.new_group(members)  # all ranks make all groups, in one order
             if dist.get_rank() in members:
                 self._group, self._members = group, members
-        self.stage = self._members.index(dist.get_rank())
+        self._via, self.stage = via, self._members.index(dist.get_rank())
         watch = Watch(self._everything)
-        with self._cut.following(watch):
-            watch.of(loss, self._network)
+        for one in (loss, evaluate):
+            with self._cut.following(watch):
+                watch.of(one, self._network)
         self._cut.learn(watch)
-        with self._cut.following(check := Watch(self._everything)):
-            check.of(evaluate)
         self._divide(watch.unseen)
         if self.stage:
-            self._inbox = Inbox(self._members[self.stage - 1], self._ways, self._waiting)
+            self._inbox = Inbox(self._members[self.stage - 1], self._ways, self._waiting, via)
         if not self.last:
-            self._outbox = Outbox(self._members[self.stage + 1], self._ways, self._waiting)
+            self._outbox = Outbox(self._members[self.stage + 1], self._ways, self._waiting, via)
         log.info("Each client is %d ranks, which hold %r.", count, self._cut)
 
     def _divide(self, unseen: set[int]) -> None:
@@ -184,7 +190,7 @@ class StageGroup:
 
     def receive(self) -> Any:
         """What the stage before has left of the next pass; None in the first stage."""
-        return None if self._inbox is None else self._inbox.take()
+        return None if self._inbox is None else self._inbox.take(self._everything[0].device)
 
     def send(self, output: Any) -> None:
         """Hands what this stage has left to the next one."""
@@ -198,9 +204,10 @@ class StageGroup:
 
     def told(self, values: Tensor) -> Tensor:
         """What the last stage has here."""
+        values = values.to(self._via)
         with meeting("to the losses of round {next}"):
             dist.broadcast(values, self._members[-1], self._ways)
-        return values
+            return values.cpu()
 
     def bring(self, t: int, values: Tensor) -> None:
         """Fills values of a trained parameter where it is absent."""
@@ -211,7 +218,7 @@ class StageGroup:
         self._bring(self._frozen[i], values)
 
     def _bring(self, t: int, values: Tensor) -> None:
-        whole = values.contiguous()
+        whole = values.to(self._via).contiguous()
         with meeting("to the trial of stages in round {next}"):
             dist.broadcast(as_bytes(whole), self._members[self.holder(t)], self._ways)
         if whole is not values:
@@ -266,12 +273,12 @@ class StageGroup:
         for key, (stage, dtype, shape) in holders.items():
             with meeting("to what stages write of round {done}"):
                 if stage == self.stage != 0:
-                    dist.send(as_bytes(mine[key].detach().contiguous()), 0, self._ways)
+                    dist.send(as_bytes(mine[key].detach().to(self._via).contiguous()), 0, self._ways)
                 elif self.stage == 0 != stage:
-                    values = torch.empty(shape, dtype=getattr(torch, dtype))
+                    values = torch.empty(shape, dtype=getattr(torch, dtype), device=self._via)
                     dist.recv(as_bytes(values), self._members[stage], self._ways)
             if self.stage == 0:
-                yield key, mine[key] if stage == 0 else take(values)
+                yield key, mine[key] if stage == 0 else take(values.cpu())
 
     def _everyone(self, said: Mapping[K, V]) -> list[Mapping[K, V]]:
         """What every stage has to say."""

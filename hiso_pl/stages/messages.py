@@ -97,12 +97,17 @@ class Inbox:
         source: Its rank.
         group: The processes of all stages.
         waiting: What is wrapped around waiting for the message of a pass, given where that stands.
+        via: Where a tensor must be to be handed to the process group.
     """
 
     def __init__(
-        self, source: int, group: dist.ProcessGroup, waiting: Callable[[str], AbstractContextManager[Any]]
+        self,
+        source: int,
+        group: dist.ProcessGroup,
+        waiting: Callable[[str], AbstractContextManager[Any]],
+        via: torch.device,
     ) -> None:
-        self._source, self._group, self._waiting = source, group, waiting
+        self._source, self._group, self._waiting, self._via = source, group, waiting, via
         self._passes: deque[tuple[str, int]] = deque()
         self._layouts: dict[int, Layout] = {}
         self._asked: deque[tuple[Layout, list[Tensor], list[Any]]] = deque()
@@ -112,13 +117,17 @@ class Inbox:
         self._passes = deque(passes)
         self._layouts = {}
 
-    def take(self) -> Any:
-        """The message of the next pass; the one after it is asked for, if it is known what it will be like."""
+    def take(self, device: torch.device) -> Any:
+        """The message of the next pass; the one after it is asked for, if it is known what it will be like.
+
+        Args:
+            device: Where it is to be worked on.
+        """
         place, number = self._passes.popleft()
         with self._waiting(place):
             if not self._asked:
                 if number not in self._layouts:
-                    header = torch.empty(_HEADER, dtype=torch.int64)
+                    header = torch.empty(_HEADER, dtype=torch.int64, device=self._via)
                     dist.recv(as_bytes(header), self._source, self._group)
                     self._layouts[number] = Layout.of_header(header)
                 self._ask(number)
@@ -127,11 +136,11 @@ class Inbox:
             layout, tensors, works = self._asked.popleft()
             for work in works:
                 work.wait()
-        return layout.whole(tensors)
+        return layout.whole([tensor.to(device) for tensor in tensors])
 
     def _ask(self, number: int) -> None:
         layout = self._layouts[number]
-        tensors = [torch.empty(part[1], dtype=part[0]) for part in layout.parts if part is not None]
+        tensors = [torch.empty(part[1], dtype=part[0], device=self._via) for part in layout.parts if part is not None]
         self._asked.append((layout, tensors, [dist.irecv(as_bytes(t), self._source, self._group) for t in tensors]))
 
 
@@ -142,15 +151,20 @@ class Outbox:
         target: Its rank.
         group: The processes of all stages.
         waiting: What is wrapped around waiting until a message has been taken.
+        via: Where a tensor must be to be handed to the process group.
 
     Attributes:
         bytes: What was sent so far.
     """
 
     def __init__(
-        self, target: int, group: dist.ProcessGroup, waiting: Callable[[str], AbstractContextManager[Any]]
+        self,
+        target: int,
+        group: dist.ProcessGroup,
+        waiting: Callable[[str], AbstractContextManager[Any]],
+        via: torch.device,
     ) -> None:
-        self._target, self._group, self._waiting = target, group, waiting
+        self._target, self._group, self._waiting, self._via = target, group, waiting, via
         self._passes: deque[tuple[str, int]] = deque()
         self._told: dict[int, Layout] = {}
         self._sent: deque[tuple[str, list[Any], list[Tensor]]] = deque()
@@ -171,14 +185,14 @@ class Outbox:
         layout, tensors = Layout.of(output), []
         if number not in self._told:
             self._told[number] = layout
-            tensors.append(layout.header())
+            tensors.append(layout.header().to(self._via))
         elif layout != self._told[number]:
             raise ValueError(
                 f"stages on ranks cannot be had: at one point a block gives {self._told[number].parts}, at another "
                 f"{layout.parts}"
             )
         parts = [output] if isinstance(output, Tensor) else output
-        tensors += [part.detach().contiguous() for part in parts if part is not None]
+        tensors += [part.detach().to(self._via).contiguous() for part in parts if part is not None]
         works = [dist.isend(as_bytes(t), self._target, self._group) for t in tensors]
         self.bytes += sum(t.numel() * t.element_size() for t in tensors)
         self._sent.append((place, works, tensors))  # kept, as they are read from until they have been taken

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hiso_pl.ranks import environment
@@ -103,10 +104,20 @@ class Stages:
         offload.put(network)
         return {"keep": offload.take}
 
+    def check_device(self, device: torch.device) -> None:
+        """Refuses a device that cannot have them.
+
+        Raises:
+            ValueError: If it is one.
+        """
+        if device.type != "cpu" and (self.on == "host" or self.offload_dir is not None):
+            what = "offload_dir is" if self.on == "ranks" else "on=host is"
+            raise ValueError(f"model.stages.{what} for the CPU so far: trainer.accelerator must be 'cpu'")
+
     @staticmethod
     def _check_on_cpu(network: nn.Module) -> None:
         if any(p.device.type not in ("cpu", "meta") for p in network.parameters()):
-            raise ValueError("stages are on the CPU so far: the network must be there")
+            raise ValueError("stages are cut where models are loaded: the network must be on the CPU")
 
 
 @contextmanager

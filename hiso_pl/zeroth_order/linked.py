@@ -140,17 +140,17 @@ class LinkedProbe(StagedProbe):
         # of one loss all points' activations are of one shape
         links.begin([(f"point {i}", id(one.func)) for i, each in enumerate(passes) for one in each.evaluations])
         sizes = [len(each.evaluations) for each in passes]
-        values, at = torch.empty(sum(sizes), dtype=torch.float32), 0
+        found = []
         for point, evaluations in passes:
             with way.at(point), torch.inference_mode():
                 for one in evaluations:
                     output = links.run(links.stage, one, links.receive())
                     if links.stage == links.count - 1:
-                        values[at] = self._rows(output).squeeze()
+                        found.append(self._rows(output))
                     else:
                         links.send(output)
-                    at += 1
         links.end()
+        values = torch.cat(found) if found else torch.empty(sum(sizes), dtype=torch.float32)
         return [list(some.split(1)) for some in links.told(values).split(sizes)]
 
     def _uncut(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> list[NDArray[np.float32]]:

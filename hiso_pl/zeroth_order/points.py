@@ -149,11 +149,11 @@ def is_absent(values: Tensor) -> bool:
     return values.numel() > 1 and not any(stride for stride, size in strides if size > 1)
 
 
-def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values in another type; what :func:`absent` has given takes no more memory than before."""
+def converted(values: Tensor, to: torch.dtype | torch.device) -> Tensor:
+    """Values in another type or place; what :func:`absent` has given takes no more memory than before."""
     if not is_absent(values):
-        return values.to(dtype)
-    return values[(slice(1),) * values.dim()].to(dtype).expand(values.shape)
+        return values.to(to)
+    return values[(slice(1),) * values.dim()].to(to).expand(values.shape)
 
 
 class Points(ABC):

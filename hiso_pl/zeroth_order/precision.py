@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.frozen import Frozen
-from hiso_pl.zeroth_order.points import cast, standing_at
+from hiso_pl.zeroth_order.points import converted, standing_at
 
 _SAMPLE = 4096
 _MEDIAN = 0.6745
@@ -25,7 +25,7 @@ class CastView:
 
     def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
         self._parameters = parameters
-        self._values = [] if dtype == torch.float32 else [cast(p.data, dtype) for p in parameters]
+        self._values = [] if dtype == torch.float32 else [converted(p.data, dtype) for p in parameters]
 
     def active(self) -> AbstractContextManager[None]:
         """The parameters are the cast ones inside the block."""
@@ -36,7 +36,7 @@ def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
     """Stores the floating-point parameters that are not trained in another type, for good; buffers stay as they are."""
     for p in network.parameters():
         if not p.requires_grad and p.is_floating_point():
-            p.data = cast(p.data, dtype)
+            p.data = converted(p.data, dtype)
 
 
 def displacements_in_ulps(parameters: Sequence[Tensor], frozen: Frozen, mu: float, dtype: torch.dtype) -> float:

@@ -24,3 +24,14 @@ def test_two_ranks_on_the_gpus_there_are_give_the_digest_of_one(tmp_path, base, 
         subprocess.run([*launch, *run, "--trainer.default_root_dir", str(root)], check=True, timeout=600)
         digests.append(json.loads((root / "summary.json").read_text())["digest"])
     assert digests[0] == digests[1]
+
+
+def test_a_network_over_two_ranks_on_the_gpus_there_are_gives_the_digest_of_one(tmp_path, text_args):
+    digests = []
+    for ranks, options in ((1, []), (2, ["--model.stages.on", "ranks", "--model.stages.count", "2"])):
+        root = tmp_path / str(ranks)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        run = ["-m", "hiso_pl", "fit", *text_args, *options, "--trainer.accelerator", "gpu"]
+        subprocess.run([*launch, *run, "--trainer.default_root_dir", str(root)], check=True, timeout=600)
+        digests.append(json.loads((root / "summary.json").read_text())["digest"])
+    assert digests[0] == digests[1]

@@ -163,6 +163,10 @@ def test_a_lost_rank_is_named_and_nobody_hangs(start, args, tmp_path, lost):
     assert "it has ended" in line
 
 
+TIED = {
+    "class_path": "meddling.Flip",
+    "init_args": {"rank": 1, "round": 2, "tensor": "model.model.decoder.embed_tokens.weight"},
+}
 REFUSED = {
     "blocks": ([*ON_RANKS, "5"], "count=5 must be at most 4, the number of blocks in model.model.decoder"),
     "method": ([*ON_RANKS, "2", "--model.method", "FedAvg"], "model.stages must be null with method=FedAvg"),
@@ -171,6 +175,10 @@ REFUSED = {
         "must have normalize='none' where ranks hold a network together",
     ),
     "repair": ([*ON_RANKS, "2", "--in_step.on_mismatch", "repair"], "in_step.on_mismatch=repair must be stop"),
+    "tied": (  # a weight that both ends have
+        [*ON_RANKS, "2", "--trainer.callbacks+", json.dumps(TIED)],
+        "stages are out of step: stage 1 has another ('model.model.decoder.embed_tokens.weight', 'x')",
+    ),
     "starts": ([*ON_RANKS, "2", "--model.stages.starts", "[0, 0]"], "starts=[0, 0] must be the first block of each"),
 }
 
@@ -181,7 +189,7 @@ def refused(run_jobs, args):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_had_is_refused_in_a_line(refused, name):
+def test_what_cannot_be_had_or_kept_is_refused_in_a_line(refused, name):
     run = refused[name]
     assert 0 not in run.statuses
     assert REFUSED[name][1] in run.said

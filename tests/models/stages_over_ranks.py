@@ -41,8 +41,7 @@ def rounds(
     own: tuple[int, ...] = tuple(range(len(batches)))
     if stages is not None:
         group = stages.group(network)
-        ask = [lambda: network.loss(batches[0]), lambda: network.evaluate(batches[0])]
-        group.settle(*ask, dist.get_world_size())
+        group.settle(lambda: network.loss(batches[0]), lambda: network.evaluate(batches[0]), dist.get_world_size())
         told = {**stages.told_of(group, network), "exchange": AllReduceExchange()}
         told["exchange"].silent = not group.last
         if dist.get_world_size() > stages.count:  # a group a slot

@@ -243,7 +243,8 @@ def test_what_leaves_the_chain_is_refused(run, way, told):
         ({"count": 2, "starts": [0, 0]}, "must be the first block of each stage"),
         ({"count": 2, "starts": [0]}, "must have a first block for each of 2 stages"),
         ({"count": 2, "starts": [0, 4]}, "rising below 4"),
-        ({"on": "ranks"}, "on='ranks' must be 'host'"),
+        ({"on": "disk"}, "on='disk' must be 'host' or 'ranks'"),
+        ({"on": "ranks"}, "stages.on=ranks must be host here"),
     ],
 )
 def test_stages_that_cannot_be_are_refused(options, told):
