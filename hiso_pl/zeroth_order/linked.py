@@ -136,6 +136,8 @@ class LinkedProbe(StagedProbe):
         return []
 
     def _through(self, passes: Sequence[Pass]) -> list[list[Tensor]]:
+        if not passes:
+            return []
         way, links = self._way(), self._links
         # of one loss all points' activations are of one shape
         links.begin([(f"point {i}", id(one.func)) for i, each in enumerate(passes) for one in each.evaluations])

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hiso_pl.errors import RunError
 from hiso_pl.zeroth_order.batched import BatchedPoints
 from hiso_pl.zeroth_order.kernels import Kernels
 from hiso_pl.zeroth_order.losses import Loss, SameFunction, checked, checked_examples
@@ -283,7 +284,7 @@ class Probe:
 
     def _why_whole(self, error: Exception) -> str:
         """An error's first line, of one that may say that a forward pass cannot be followed."""
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, RunError):  # such as a process that was lost
             raise error
         return str(error).strip().split("\n")[0]
 
