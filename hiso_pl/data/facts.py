@@ -86,13 +86,13 @@ class Model(Protocol):
     method: MethodBase
     change_on_resume: list[str]
     seed: int
-    stages: Stages | None
 
 
 def facts_of(model: Model) -> ModelFacts:
     """The facts of a model, to be handed to its data: ``data.take(facts_of(model))``."""
     network = model.network
     attack = getattr(model.method, "attack", None)  # a scalar-only method's
+    stages: Stages | None = getattr(model, "stages", None)  # a model that is no run's has none
     return ModelFacts(
         model.method.local_steps,
         model.method.local_epochs,
@@ -112,7 +112,7 @@ def facts_of(model: Model) -> ModelFacts:
         sum(p.numel() for p in network.parameters() if p.requires_grad),
         model.method.per_example,
         network.num_features,
-        1 if model.stages is None else model.stages.ranks,
+        1 if stages is None else stages.ranks,
     )
 
 
