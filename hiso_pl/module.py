@@ -21,6 +21,7 @@ from hiso_pl.run.checkpointed import Checkpointed
 from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
 from hiso_pl.run.schedules import check_lengths
 from hiso_pl.stages import Stages
+from hiso_pl.stages.advice import advising
 from hiso_pl.stages.group import StageGroup
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
@@ -162,7 +163,8 @@ class FederatedModule(Checkpointed):
         if self.stages is not None:
             self.stages.check_device(self.device)
         self.exchange.device = self._collective_device()
-        optimizer: Any = self.new_optimizer(self.exchange)
+        with advising(self.network, self.method, self.device):
+            optimizer: Any = self.new_optimizer(self.exchange)
         schedule = self.learning_rate.schedule_of(optimizer)
         if self.learning_rate.rounds is not None:
             for line in check_lengths(schedule, self.method, self.learning_rate.rounds):
@@ -221,7 +223,8 @@ class FederatedModule(Checkpointed):
             )
         losses = [self._loss_of(minibatches) for minibatches in batch.batches]
         # through Lightning's wrapper, exactly once a round: its count of steps is the trainer's global_step
-        self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
+        with advising(self.network, self.method, self.device):
+            self.optimizers().step(losses=losses, slots=batch.slots)  # type: ignore[union-attr, call-arg]
         assert optimizer.report is not None
         self.last_round = report = optimizer.report
         if self.group is not None:

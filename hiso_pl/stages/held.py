@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -39,16 +39,26 @@ def starts_of(network: nn.Module, count: int, name: str | None, given: Sequence[
         return list(given)
     listed = network.get_submodule(blocks.name)
     found: list[int] | None = getattr(listed, _STARTS, None)
-    return even_starts(_sizes(network, blocks), count) if found is None else found
+    return even_starts(sizes_by(network, blocks), count) if found is None else found
 
 
-def _sizes(network: nn.Module, blocks: Blocks) -> list[int]:
-    """Bytes of each block; with the first what is registered before the blocks, with the last what is after them."""
+def _bytes(p: Tensor) -> int:
+    return p.numel() * p.element_size()
+
+
+def sizes_by(network: nn.Module, blocks: Blocks, size: Callable[[Tensor], int] = _bytes) -> list[int]:
+    """The size of each block; with the first what is registered before the blocks, with the last what is after them.
+
+    Args:
+        network: The network.
+        blocks: Its blocks.
+        size: The size of a parameter.
+    """
     sizes, place = [0] * len(blocks.modules), 0
     for name, p in network.named_parameters():
         within = name.removeprefix(f"{blocks.name}.")
         place = int(within.partition(".")[0]) if within != name else (len(sizes) - 1 if place else 0)
-        sizes[place] += p.numel() * p.element_size()
+        sizes[place] += size(p)
     return sizes
 
 

@@ -11,11 +11,13 @@ import torch
 import transformers
 from torch import nn
 
+from hiso_pl.errors import RunError
 from hiso_pl.models import CausalLM, ImageClassifier, SequenceClassifier
 from hiso_pl.stages import Stages
+from hiso_pl.stages.advice import advised, advising
 from hiso_pl.stages.blocks import even_starts
 from hiso_pl.stages.offload import Offload
-from hiso_pl.zeroth_order import Identity, Scalar, ZerothOrderOptimizer
+from hiso_pl.zeroth_order import Identity, Method, Scalar, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
 
@@ -284,3 +286,28 @@ def test_a_file_system_that_is_full_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="must have room for 40 bytes beside 4: No space left on device"):
         offload.take(torch.zeros(10))
     assert list(tmp_path.iterdir()) == []
+
+
+# Memory that does not suffice
+
+
+def test_memory_that_does_not_suffice_is_told_with_what_would(folder):
+    network = CausalLM(folder("llama", blocks=4))
+    x = sum(4 * p.numel() for p in network.parameters())
+    found = advised(network, Method(), torch.device("cuda", 0), room=3 * x)
+    assert found.startswith("out of memory: cuda:0 has 0.0 GB, and the weights, H and a displaced copy")
+    assert "model.stages with on: ranks and count: 2 has" in found
+    assert "count: 4 has" in advised(network, Method(), torch.device("cuda", 0), room=int(1.5 * x))
+    assert "it fits in no number of stages" in advised(network, Method(), torch.device("cuda", 0), room=x // 10)
+    assert "count: 2 and an offload_dir has" in advised(network, Method(), torch.device("cpu"), room=x)
+
+
+def test_only_errors_of_memory_are_explained(folder):
+    network = CausalLM(folder("opt"))
+    told = r"out of memory: cpu has .* GB.*model\.stages.*\(CUDA out of memory\)"
+    with pytest.raises(RunError, match=told), advising(network, Method(), torch.device("cpu")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="another"), advising(network, Method(), torch.device("cpu")):
+        raise RuntimeError("another")
+    with pytest.raises(MemoryError), advising(nn.Linear(1, 1), Method(), torch.device("cpu")):
+        raise MemoryError
