@@ -48,7 +48,10 @@ def read_at_most(path: Path, most: int, follow: bool = True) -> bytes:
         ValueError: If it has more.
     """
     with open_regular(path, follow) as file:
-        data = b"" if os.fstat(file.fileno()).st_size > most else file.read(most + 1)  # it may grow
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > most else file.read(size + 1)
+        if len(data) > size:  # it grows; memory is taken at once for all that is asked for
+            data += file.read(most + 1 - len(data))
         size = max(os.fstat(file.fileno()).st_size, len(data))
     if size > most:
         raise ValueError(f"{path} has {size} bytes, must have at most {most}")
