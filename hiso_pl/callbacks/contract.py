@@ -12,6 +12,7 @@ from hiso_pl.zeroth_order.interfaces import RoundOptimizer
 
 if TYPE_CHECKING:
     from hiso_pl.module import FederatedModule
+    from hiso_pl.stages.group import StageGroup
 
 C = TypeVar("C", bound=Callback)
 UNORDERED = 50
@@ -26,6 +27,11 @@ def federated(pl_module: LightningModule) -> FederatedModule:
 def optimizer_of(trainer: Trainer) -> RoundOptimizer:
     """The one optimizer of the run."""
     return cast(RoundOptimizer, trainer.optimizers[0])
+
+
+def group_of(pl_module: LightningModule) -> StageGroup | None:
+    """The ranks that hold the module's network together; None where it is whole."""
+    return getattr(pl_module, "group", None)
 
 
 def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, federated, group_of, optimizer_of
 from hiso_pl.callbacks.loggers import boards_of
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
@@ -70,7 +70,7 @@ class DiagnosisPanels(OrderedCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if federated(pl_module).group is not None:
+        if group_of(pl_module) is not None:
             raise ValueError(
                 f"{type(self).__name__} looks at a whole network on rank 0, which model.stages.on=ranks divides: leave "
                 "it out, or run `hiso-pl diagnose` afterwards"

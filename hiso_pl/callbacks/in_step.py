@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, federated, group_of, optimizer_of
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
 from hiso_pl.ranks import comparing
@@ -76,7 +76,7 @@ class InStepCheck(OrderedCallback):
                 f"in_step.on_mismatch=repair must be stop with {type(method).__name__}, which is not scalar-only: "
                 "there is no ledger to go back by"
             )
-        if self.on_mismatch == "repair" and getattr(pl_module, "group", None) is not None:
+        if self.on_mismatch == "repair" and group_of(pl_module) is not None:
             raise ValueError(
                 "in_step.on_mismatch=repair must be stop with model.stages.on=ranks: a ledger is gone on from by one "
                 "process that holds a whole network"

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, federated, group_of, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
 from hiso_pl.callbacks.ledger_rebuilt import at_start, rebuilt
 from hiso_pl.callbacks.run_folder import config_text
@@ -88,7 +88,7 @@ class RoundLedger(OrderedCallback):
         if self._keeps:
             self._describe(trainer, module)
         if self.start is not None and self.start.kind == "ledger":
-            if module.group is not None:
+            if group_of(module) is not None:
                 raise ValueError(
                     "ckpt_path=ledger must be a checkpoint with model.stages.on=ranks, where no rank has the network: "
                     "`hiso-pl replay LEDGER --output FILE` makes one"
@@ -97,23 +97,23 @@ class RoundLedger(OrderedCallback):
 
     def _describe(self, trainer: Trainer, module: FederatedModule) -> None:
         """Makes the header, and keeps of the initial weights what is to be stored beside the ledger."""
-        if module.group is None:
-            if not trainer.is_global_zero:
-                return
-            self._header = _header(trainer, module)
-        else:  # which all ranks have a part in
-            module.settle()
-            hashes = module.group.sha256_of(module.trainable())
-            module.frozen_sha256()
-            self._header = _header(trainer, module, hashes) if trainer.is_global_zero else None
-        stored = {facts.name for facts in self._header.stored} if self._header is not None else set()
-        # a copy, as the weights are not the initial ones any more when the ledger is begun
-        if module.group is None:
-            self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
+        group = group_of(module)
+        if group is None:
+            if trainer.is_global_zero:
+                self._header = _header(trainer, module)
+                stored = {facts.name for facts in self._header.stored}
+                # a copy, as the weights are not the initial ones any more when the ledger is begun
+                self._initial = {name: p.detach().clone() for name, p in module.trainable() if name in stored}
             return
+        # all ranks have a part in what is said of the weights, and in bringing them to the one that writes
+        module.settle()
+        hashes = group.sha256_of(module.trainable())
+        module.frozen_sha256()
+        self._header = _header(trainer, module, hashes) if trainer.is_global_zero else None
+        stored = {facts.name for facts in self._header.stored} if self._header is not None else set()
         stored, scratch = trainer.strategy.broadcast(stored), Offload(trainer.default_root_dir)
         here = [(name, p.detach()) for name, p in module.trainable() if name in stored and not is_absent(p)]
-        self._initial = {name: scratch.take(values) for name, values in module.group.brought(here, Tensor.detach)}
+        self._initial = {name: scratch.take(values) for name, values in group.brought(here, Tensor.detach)}
 
     def _is_to_keep(self, module: FederatedModule) -> bool:
         """Whether the run is to have one.
@@ -168,7 +168,7 @@ class RoundLedger(OrderedCallback):
         if not self._keeps:
             return
         said, module = None, federated(pl_module)
-        state = digest(optimizer_of(trainer)) if trainer.is_global_zero or module.group is not None else ""
+        state = digest(optimizer_of(trainer)) if trainer.is_global_zero or group_of(module) is not None else ""
         if trainer.is_global_zero:
             try:
                 self._held = lock.hold(trainer.default_root_dir) or self._held
@@ -241,7 +241,7 @@ class RoundLedger(OrderedCallback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the ledger, with the digest of the final state unless the run was interrupted."""
-        if self._writer is None and federated(pl_module).group is None:
+        if self._writer is None and (not self._keeps or group_of(pl_module) is None):
             return
         state = None if interrupted(trainer) else digest(optimizer_of(trainer))
         if self._writer is not None:

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from hiso_pl.callbacks.attending import attendance_of
-from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, callbacks_of, federated, group_of, optimizer_of
 from hiso_pl.callbacks.hostile import attack_of
 from hiso_pl.callbacks.participation import ParticipationError, dropped_slots
 from hiso_pl.callbacks.privacy_budget import budget_of
@@ -93,27 +93,30 @@ class RunSummary(OrderedCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero or federated(pl_module).group is not None:  # whose digest all ranks have a part in
+        if trainer.is_global_zero or group_of(pl_module) is not None:  # whose digest all ranks have a part in
             self._write(trainer, self._summary(trainer, pl_module))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the summary of a run that has diverged, so that whoever compares runs need not try it again."""
         # of ranks that hold a network together only those that are in step could find out its digest
-        alone = federated(pl_module).group is None
+        alone = group_of(pl_module) is None
         if isinstance(exception, ParticipationError) and trainer.is_global_zero and self._written is None and alone:
             told = {"interrupted": True, "stopped": one_line(exception)}
             self._write(trainer, self._summary(trainer, pl_module) | told)
 
     def _summary(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         run, data, optimizer = federated(pl_module), trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
+        sizes = [state.value.numel() for state in optimizer.tensors() if state.kind == "x"]
+        if group_of(pl_module) is not None:  # of which only some are here
+            sizes = [p.numel() for _, p in run.trainable()]
         rounds_seconds, budget = self.seconds - self._validation_seconds, budget_of(trainer)
         return {
             "rounds": trainer.global_step,
             "clients": getattr(data, "clients", None),
             "cohort": getattr(data, "cohort", None),
             "ranks": trainer.world_size,
-            "parameters": sum(p.numel() for _, p in run.trainable()),
+            "parameters": sum(sizes),
             "metrics": self.metrics,
             "comm": {
                 "paper_kb": run.traffic.paper_kb,
