@@ -164,7 +164,7 @@ class LinkedProbe(StagedProbe):
     def _frozen_brought(self) -> Iterator[None]:
         """Frozen weights are brought to the operators that take them inside the block."""
         with ExitStack() as stack:
-            for dtype in {p.dtype for p in self._links.frozen}:
+            for dtype in sorted({p.dtype for p in self._links.frozen}, key=str):  # in the same order everywhere
                 some = [i for i, p in enumerate(self._links.frozen) if p.dtype == dtype]
                 stack.enter_context(self._brought(some, dtype).active())
             yield
