@@ -135,6 +135,7 @@ class FederatedModule(Checkpointed):
             partial(self.network.evaluate, batch),
             self.trainer.world_size,
             self._collective_device(),
+            getattr(self.trainer.strategy, "patience", None),
         )
         self._staged = stages.told_of(group, self.network)
         self.exchange.silent = not group.last

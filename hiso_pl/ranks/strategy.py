@@ -131,6 +131,12 @@ class ScalarStrategy(DDPStrategy):
         """Where a tensor must be to be handed to the process group."""
         return self.root_device if self._get_process_group_backend() == "nccl" else torch.device("cpu")
 
+    @property
+    def patience(self) -> timedelta:
+        """How long a rank waits for the others."""
+        assert self._timeout is not None
+        return self._timeout
+
     @override
     def _configure_launcher(self) -> None:
         # Lightning's launcher insists on devices == WORLD_SIZE even where it has nothing to launch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -96,6 +98,7 @@ class StageGroup:
         evaluate: Callable[[], Any],
         world: int,
         via: torch.device = torch.device("cpu"),  # noqa: B008 - it is frozen
+        timeout: timedelta | None = None,
     ) -> None:
         """Finds out by forward passes over an example what each stage reads, and lets go of all else.
 
@@ -104,6 +107,7 @@ class StageGroup:
             evaluate: Evaluates it as in a validation.
             world: Number of ranks.
             via: Where a tensor must be to be handed to the process group.
+            timeout: How long the ranks wait for one another; as long as torch has it if None.
 
         Raises:
             ValueError: If ranks do not come to whole groups, or the network cannot be had in stages.
@@ -116,7 +120,7 @@ class StageGroup:
             )
         for start in range(0, world, count):
             members = list(range(start, start + count))
-            group = dist.new_group(members)  # all ranks make all groups, in one order
+            group = dist.new_group(members, timeout=timeout)  # all ranks make all groups, in one order
             if dist.get_rank() in members:
                 self._group, self._members = group, members
         self._via, self.stage = via, self._members.index(dist.get_rank())
@@ -127,9 +131,9 @@ class StageGroup:
         self._cut.learn(watch)
         self._divide(watch.unseen)
         if self.stage:
-            self._inbox = Inbox(self._members[self.stage - 1], self._ways, self._waiting, via)
+            self._inbox = Inbox(self._members[self.stage - 1], self._ways, partial(_waiting, self.stage), via)
         if not self.last:
-            self._outbox = Outbox(self._members[self.stage + 1], self._ways, self._waiting, via)
+            self._outbox = Outbox(self._members[self.stage + 1], self._ways, partial(_waiting, self.stage + 1), via)
         log.info("Each client is %d ranks, which hold %r.", count, self._cut)
 
     def _divide(self, unseen: set[int]) -> None:
@@ -178,9 +182,6 @@ class StageGroup:
     def _ways(self) -> dist.ProcessGroup:
         assert self._group is not None, "settle() comes first"
         return self._group
-
-    def _waiting(self, place: str) -> AbstractContextManager[None]:
-        return meeting(f"to stage {self.stage} with {place} of round {{next}}")
 
     def begin(self, passes: Sequence[tuple[str, int]]) -> None:
         """See :class:`hiso_pl.zeroth_order.linked.Links`; and so all that follow."""
@@ -286,3 +287,8 @@ class StageGroup:
         with meeting("to a comparison of stages in round {next}"):
             dist.all_gather_object(everyone, dict(said), self._ways)
         return everyone
+
+
+def _waiting(stage: int, place: str) -> AbstractContextManager[None]:
+    """Names who does not come to a stage."""
+    return meeting(f"to stage {stage} with {place} of round {{next}}")
