@@ -113,7 +113,7 @@ class RoundLedger(OrderedCallback):
         stored = {facts.name for facts in self._header.stored} if self._header is not None else set()
         stored, scratch = trainer.strategy.broadcast(stored), Offload(trainer.default_root_dir)
         here = [(name, p.detach()) for name, p in module.trainable() if name in stored and not is_absent(p)]
-        self._initial = {name: scratch.take(values) for name, values in group.brought(here, Tensor.detach)}
+        self._initial = {name: scratch.take(values) for name, values in group.ways.brought(here, Tensor.detach)}
 
     def _is_to_keep(self, module: FederatedModule) -> bool:
         """Whether the run is to have one.

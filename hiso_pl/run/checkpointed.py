@@ -103,7 +103,7 @@ class Checkpointed(LightningModule):
         tensors = [((place[s.name], s.kind), s.value.detach()) for s in optimizer.tensors()]  # type: ignore[union-attr]
         scratch = Offload(self.trainer.default_root_dir)
         names, states = list(place), content["optimizer_states"][0]["state"]
-        for (t, kind), value in group.brought(tensors, scratch.take):
+        for (t, kind), value in group.ways.brought(tensors, scratch.take):
             if kind == "x":
                 content["state_dict"][f"network.{names[t]}"] = value
             else:

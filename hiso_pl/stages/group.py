@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from hiso_pl.errors import RunError
-from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.stages.cut import Cut
 from hiso_pl.stages.held import starts_of, vacate
-from hiso_pl.stages.messages import Inbox, Outbox, as_bytes
+from hiso_pl.stages.ways import Ways
 from hiso_pl.zeroth_order.digest import tensors_sha256
 from hiso_pl.zeroth_order.points import is_absent
 from hiso_pl.zeroth_order.watching import Watch
@@ -59,10 +55,7 @@ class StageGroup:
         self._frozen = [t for t, p in enumerate(self._everything) if not p.requires_grad]
         self.frozen = [self._everything[t] for t in self._frozen]
         self._network = network
-        self._group: dist.ProcessGroup | None = None
-        self._members: list[int] = []
-        self._inbox: Inbox | None = None
-        self._outbox: Outbox | None = None
+        self._ways: Ways | None = None
         self.stage = 0
         self.parts: Sequence[frozenset[int]] = []
         self.own: frozenset[int] = frozenset()
@@ -75,7 +68,7 @@ class StageGroup:
     @property
     def settled(self) -> bool:
         """Whether it is known what is whose."""
-        return self._group is not None
+        return self._ways is not None
 
     @property
     def last(self) -> bool:
@@ -85,7 +78,7 @@ class StageGroup:
     @property
     def bytes(self) -> int:
         """What this rank has handed to the next stage so far."""
-        return 0 if self._outbox is None else self._outbox.bytes
+        return self.ways.bytes
 
     def __repr__(self) -> str:
         return f"{self._cut!r}, on ranks"
@@ -118,22 +111,14 @@ class StageGroup:
                 f"model.stages.count={count} must divide the number of ranks, {world}: with on=ranks that many hold a "
                 "network together; in one process, leave model.stages out"
             )
-        for start in range(0, world, count):
-            members = list(range(start, start + count))
-            group = dist.new_group(members, timeout=timeout)  # all ranks make all groups, in one order
-            if dist.get_rank() in members:
-                self._group, self._members = group, members
-        self._via, self.stage = via, self._members.index(dist.get_rank())
+        self._ways = Ways(count, world, via, timeout)
+        self.stage = self._ways.stage
         watch = Watch(self._everything)
         for one in (loss, evaluate):
             with self._cut.following(watch):
                 watch.of(one, self._network)
         self._cut.learn(watch)
         self._divide(watch.unseen)
-        if self.stage:
-            self._inbox = Inbox(self._members[self.stage - 1], self._ways, partial(_waiting, self.stage), via)
-        if not self.last:
-            self._outbox = Outbox(self._members[self.stage + 1], self._ways, partial(_waiting, self.stage + 1), via)
         log.info("Each client is %d ranks, which hold %r.", count, self._cut)
 
     def _divide(self, unseen: set[int]) -> None:
@@ -176,54 +161,45 @@ class StageGroup:
         self.end()
         return output if self.last else None
 
-    # What passes between the ranks
+    # What passes between the ranks, as :class:`hiso_pl.zeroth_order.linked.Links` tells of it
 
     @property
-    def _ways(self) -> dist.ProcessGroup:
-        assert self._group is not None, "settle() comes first"
-        return self._group
+    def ways(self) -> Ways:
+        """The ways between the stages, once it is settled who they are."""
+        assert self._ways is not None, "settle() comes first"
+        return self._ways
 
     def begin(self, passes: Sequence[tuple[str, int]]) -> None:
-        """See :class:`hiso_pl.zeroth_order.linked.Links`; and so all that follow."""
-        for box in (self._inbox, self._outbox):
-            if box is not None:
-                box.begin(passes)
+        """Says which forward passes come."""
+        self.ways.begin(passes)
 
     def receive(self) -> Any:
         """What the stage before has left of the next pass; None in the first stage."""
-        return None if self._inbox is None else self._inbox.take(self._everything[0].device)
+        return self.ways.receive(self._everything[0].device)
 
     def send(self, output: Any) -> None:
         """Hands what this stage has left to the next one."""
-        assert self._outbox is not None
-        self._outbox.put(output)
+        self.ways.send(output)
 
     def end(self) -> None:
         """Waits until all that was sent has been taken."""
-        if self._outbox is not None:
-            self._outbox.end()
+        self.ways.end()
 
     def told(self, values: Tensor) -> Tensor:
         """What the last stage has here."""
-        values = values.to(self._via)
-        with meeting("to the losses of round {next}"):
-            dist.broadcast(values, self._members[-1], self._ways)
-            return values.cpu()
+        return self.ways.told(values)
+
+    def merged(self, found: Mapping[K, V]) -> dict[K, V]:
+        """What all stages have found."""
+        return self.ways.merged(found)
 
     def bring(self, t: int, values: Tensor) -> None:
         """Fills values of a trained parameter where it is absent."""
-        self._bring(self._trained[t], values)
+        self.ways.fill(values, self.holder(self._trained[t]))
 
     def bring_frozen(self, i: int, values: Tensor) -> None:
         """Fills values of a frozen one so."""
-        self._bring(self._frozen[i], values)
-
-    def _bring(self, t: int, values: Tensor) -> None:
-        whole = values.to(self._via).contiguous()
-        with meeting("to the trial of stages in round {next}"):
-            dist.broadcast(as_bytes(whole), self._members[self.holder(t)], self._ways)
-        if whole is not values:
-            values.copy_(whole)
+        self.ways.fill(values, self.holder(self._frozen[i]))
 
     def brought_frozen(self, tensor: Tensor) -> Tensor:
         """The values of a frozen parameter, or of a buffer, wherever they are."""
@@ -234,61 +210,9 @@ class StageGroup:
         self.bring_frozen(i, values)
         return values
 
-    def merged(self, found: Mapping[K, V]) -> dict[K, V]:
-        """See :meth:`hiso_pl.zeroth_order.held.Held.merged`."""
-        merged: dict[K, V] = {}
-        for stage, said in enumerate(self._everyone(found)):
-            for key, value in said.items():
-                if merged.setdefault(key, value) != value:
-                    raise RunError(f"stages are out of step: stage {stage} has another {key} than one before it")
-        return merged
-
     def sha256_of(self, parameters: Sequence[tuple[str, Tensor]]) -> list[str]:
         """SHA-256 of each of some named parameters, in order; all ranks of a group ask at the same time."""
         here = [(name, p) for name, p in parameters if not is_absent(p)]
         hashes = tensors_sha256(p for _, p in here)
         found = self.merged({name: sha256 for (name, _), sha256 in zip(here, hashes, strict=True)})
         return [found[name] for name, _ in parameters]
-
-    # What one rank writes for all
-
-    def brought(
-        self, tensors: Sequence[tuple[K, Tensor]], take: Callable[[Tensor], Tensor]
-    ) -> Iterator[tuple[K, Tensor]]:
-        """On the first rank of all its group's tensors of a kind, one after another; elsewhere nothing.
-
-        All ranks of a group ask at the same time.
-
-        Args:
-            tensors: Those that are here, by a key that is theirs in the whole network.
-            take: Where those that come are to live.
-        """
-        mine = dict(tensors)
-        everyone = self._everyone({key: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for key, t in tensors})
-        if self._members[0] != 0:
-            return
-        holders: dict[K, tuple[int, str, tuple[int, ...]]] = {}
-        for stage, said in enumerate(everyone):
-            for key, (dtype, shape) in said.items():
-                holders.setdefault(key, (stage, dtype, shape))
-        for key, (stage, dtype, shape) in holders.items():
-            with meeting("to what stages write of round {done}"):
-                if stage == self.stage != 0:
-                    dist.send(as_bytes(mine[key].detach().to(self._via).contiguous()), 0, self._ways)
-                elif self.stage == 0 != stage:
-                    values = torch.empty(shape, dtype=getattr(torch, dtype), device=self._via)
-                    dist.recv(as_bytes(values), self._members[stage], self._ways)
-            if self.stage == 0:
-                yield key, mine[key] if stage == 0 else take(values.cpu())
-
-    def _everyone(self, said: Mapping[K, V]) -> list[Mapping[K, V]]:
-        """What every stage has to say."""
-        everyone: list[Mapping[K, V]] = [{}] * self.count
-        with meeting("to a comparison of stages in round {next}"):
-            dist.all_gather_object(everyone, dict(said), self._ways)
-        return everyone
-
-
-def _waiting(stage: int, place: str) -> AbstractContextManager[None]:
-    """Names who does not come to a stage."""
-    return meeting(f"to stage {stage} with {place} of round {{next}}")
