@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from hiso_pl.zeroth_order.held import Held
 from hiso_pl.zeroth_order.kernels import Kernels
 from hiso_pl.zeroth_order.preconditioner import Preconditioner
+from hiso_pl.zeroth_order.preconditioner.base import MovingAverage, scale_of
 from hiso_pl.zeroth_order.tensors import Target
 
 
@@ -63,9 +65,24 @@ class Freezer:
             given = (
                 self._prepared(hessians, targets, kernels, here) if self._preconditioner.structured else list(hessians)
             )
-            self._kept = Frozen(given, self._preconditioner.scale(given, targets))
+            self._kept = Frozen(given, self._scale(given, targets, held))
             self._of = of
         return self._kept
+
+    def _scale(self, given: Sequence[Any], targets: Sequence[Target], held: Held | None) -> float:
+        preconditioner = self._preconditioner
+        if held is None:
+            return preconditioner.scale(given, targets)
+        if type(preconditioner).scale is Preconditioner.scale:
+            return 1.0
+        if not isinstance(preconditioner, MovingAverage) or type(preconditioner).scale is not MovingAverage.scale:
+            raise ValueError(f"preconditioner={preconditioner!r} must not have a scale() of its own where ranks hold H")
+        if preconditioner.normalize == "none":
+            return 1.0
+        counts = [math.prod(target.shape) for target in targets]
+        traces = {t: preconditioner.inverse_trace(given[t], counts[t]) if counts[t] else 0.0 for t in held.own}
+        everyone = held.merged(traces)
+        return scale_of([everyone[t] for t in range(len(targets))], sum(counts))
 
     def moved(self) -> None:
         """H is another now; kernels that moved it leave no trace on a tensor."""

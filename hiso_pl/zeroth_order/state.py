@@ -56,11 +56,6 @@ class AppliedRecords(Trained):
         self.method = method
         self._keep = keep
         self.held = held
-        if held is not None and getattr(method.preconditioner, "normalize", "none") != "none":
-            raise ValueError(
-                f"preconditioner={method.preconditioner!r} must have normalize='none' where ranks hold a network "
-                "together: none of them has all of H"
-            )
         super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None
         self._selected: Kernels | None = None

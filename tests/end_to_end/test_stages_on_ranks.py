@@ -19,6 +19,7 @@ CHANGED = {
     "plain": [],
     "lora": ["--model.network.peft", '{"r": 2, "alpha": 4}'],
     "scalar own": ["--model.method.preconditioner", "Scalar", "--model.method.directions", "client"],
+    "trace": ["--model.method.preconditioner.normalize", "trace"],
     "momentum": ["--model.method.update_rule", "Momentum"],
 }
 
@@ -170,10 +171,6 @@ TIED = {
 REFUSED = {
     "blocks": ([*ON_RANKS, "5"], "count=5 must be at most 4, the number of blocks in model.model.decoder"),
     "method": ([*ON_RANKS, "2", "--model.method", "FedAvg"], "model.stages must be null with method=FedAvg"),
-    "trace": (
-        [*ON_RANKS, "2", "--model.method.preconditioner.normalize", "trace"],
-        "must have normalize='none' where ranks hold a network together",
-    ),
     "repair": ([*ON_RANKS, "2", "--in_step.on_mismatch", "repair"], "in_step.on_mismatch=repair must be stop"),
     "tied": (  # a weight that both ends have
         [*ON_RANKS, "2", "--trainer.callbacks+", json.dumps(TIED)],

@@ -68,7 +68,7 @@ def in_two(work):
         return list(pool.map(work, [Half(part, table, barrier) for part in PARTS]))
 
 
-@pytest.mark.parametrize("preconditioner", [Diagonal(), Scalar(), PerTensor()], ids=repr)
+@pytest.mark.parametrize("preconditioner", [Diagonal(), Diagonal(normalize="trace"), Scalar(), PerTensor()], ids=repr)
 @pytest.mark.parametrize("rule", [None, Momentum(), Normalized()], ids=repr)
 def test_two_halves_are_the_whole(preconditioner, rule):
     options = {"preconditioner": preconditioner} | ({} if rule is None else {"update_rule": rule})
@@ -96,12 +96,6 @@ def test_a_half_takes_its_part_of_a_saved_state(rule):
         return digest(state)
 
     assert in_two(resumed) == [expected, expected]
-
-
-def test_a_sum_over_all_tensors_is_refused_where_it_cannot_be_had():
-    half = Half(PARTS[0], {}, threading.Barrier(1))
-    with pytest.raises(ValueError, match="must have normalize='none' where ranks hold a network together"):
-        AppliedRecords(start(half), Method(preconditioner=Diagonal(normalize="trace")), 7, held=half)
 
 
 def test_rows_and_order_are_those_of_all_tensors():

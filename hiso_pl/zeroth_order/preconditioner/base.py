@@ -155,6 +155,14 @@ class Preconditioner(Part, ABC):
         """
 
 
+def scale_of(traces: Sequence[float], elements: int) -> float:
+    """c, of the sums of 1/H of the tensors in their order, and the number of elements of all."""
+    trace = 0.0
+    for one in traces:
+        trace += one
+    return float(np.float32(math.sqrt(elements / trace))) if elements else 1.0
+
+
 class MovingAverage(Preconditioner):
     """What preconditioners have in common whose H is a moving average of squares.
 
@@ -199,12 +207,9 @@ class MovingAverage(Preconditioner):
         """c, of the elements of all tensors; 1 unless normalized."""
         if self.normalize == "none":
             return 1.0
-        trace, elements = 0.0, 0
-        for hessian, target in zip(prepared, targets, strict=True):
-            count = math.prod(target.shape)
-            if count:
-                trace, elements = trace + self.inverse_trace(hessian, count), elements + count
-        return float(np.float32(math.sqrt(elements / trace))) if elements else 1.0
+        counts = [math.prod(target.shape) for target in targets]
+        traces = [self.inverse_trace(h, count) if count else 0.0 for h, count in zip(prepared, counts, strict=True)]
+        return scale_of(traces, sum(counts))
 
     def inverse_trace(self, prepared: Any, count: int) -> float:
         """The sum of 1/H over a tensor's elements, in float64.
