@@ -116,7 +116,18 @@ class FederatedModule(Checkpointed):
         return {}
 
     def setup(self, stage: str) -> None:
-        """Finds out what is whose, where ranks hold the network together."""
+        """Finds out what is whose, where ranks hold the network together.
+
+        Raises:
+            ValueError: If a checkpoint is to be saved when the ranks may be anywhere.
+        """
+        if self.group is None:
+            return
+        if any(getattr(callback, "save_on_exception", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "checkpoint.save_on_exception=true must be false with model.stages.on=ranks: all ranks have a part in "
+                "writing one"
+            )
         self.settle()
 
     def settle(self) -> None:

@@ -171,6 +171,10 @@ TIED = {
 REFUSED = {
     "blocks": ([*ON_RANKS, "5"], "count=5 must be at most 4, the number of blocks in model.model.decoder"),
     "method": ([*ON_RANKS, "2", "--model.method", "FedAvg"], "model.stages must be null with method=FedAvg"),
+    "exception": (
+        [*ON_RANKS, "2", "--checkpoint.save_on_exception", "true"],
+        "checkpoint.save_on_exception=true must be false with model.stages.on=ranks",
+    ),
     "repair": ([*ON_RANKS, "2", "--in_step.on_mismatch", "repair"], "in_step.on_mismatch=repair must be stop"),
     "tied": (  # a weight that both ends have
         [*ON_RANKS, "2", "--trainer.callbacks+", json.dumps(TIED)],
