@@ -39,7 +39,9 @@ def starts_of(network: nn.Module, count: int, name: str | None, given: Sequence[
         return list(given)
     listed = network.get_submodule(blocks.name)
     found: list[int] | None = getattr(listed, _STARTS, None)
-    return even_starts(sizes_by(network, blocks), count) if found is None else found
+    if found is not None and len(found) == count:
+        return found
+    return even_starts(sizes_by(network, blocks), count)
 
 
 def _bytes(p: Tensor) -> int:
