@@ -42,7 +42,7 @@ def load(text: str) -> Any:
         return text  # a comment
     if _names_a_column(value, text):
         return text
-    if _has_flag_in_list(value):
+    if _has_flag_for_a_word(value):
         value = _with_words(value, yaml.compose(text, Loader=yaml.SafeLoader))
     if isinstance(value, list) and any(isinstance(item, str) and not item.isprintable() for item in value):
         return _Words(value)
@@ -73,17 +73,20 @@ def _names_a_column(value: Any, text: str) -> bool:
     return isinstance(value, list) and any(_names_a_column(inside, text) for inside in value)
 
 
-def _has_flag_in_list(value: Any) -> bool:
+def _has_flag_for_a_word(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(map(_has_flag_in_list, value.values()))
-    return isinstance(value, list) and any(isinstance(item, bool) or _has_flag_in_list(item) for item in value)
+        return any(isinstance(key, bool) or _has_flag_for_a_word(inside) for key, inside in value.items())
+    return isinstance(value, list) and any(isinstance(item, bool) or _has_flag_for_a_word(item) for item in value)
 
 
 def _with_words(value: Any, node: Any) -> Any:
-    """The value with truth values in lists as they were written: lists are of names and words."""
+    """The value with truth values in lists and keys as they were written: both are names and words, such as ``on``."""
     if isinstance(value, dict) and isinstance(node, yaml.MappingNode):
         nodes = {key.value: inside for key, inside in node.value}
-        return {key: _with_words(inside, nodes.get(key)) for key, inside in value.items()}
+        flags = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:bool"]
+        written = {name.lower() in ("on", "yes", "true"): name for name in flags}
+        named = {(written.get(key, key) if isinstance(key, bool) else key): inside for key, inside in value.items()}
+        return {key: _with_words(inside, nodes.get(key)) for key, inside in named.items()}
     if isinstance(value, list) and isinstance(node, yaml.SequenceNode):
         pairs = zip(value, node.value, strict=True)
         return [inside.value if isinstance(item, bool) else _with_words(item, inside) for item, inside in pairs]

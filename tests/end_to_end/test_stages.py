@@ -90,3 +90,10 @@ def test_stages_that_cannot_be_are_refused_in_a_line(here, text_args, tmp_path, 
     [line] = [line for line in out.splitlines() if "hiso-pl: error" in line]
     assert told in line
     assert not list(tmp_path.glob("run/*.tfevents*"))
+
+
+def test_where_stages_are_is_a_word_in_a_file_too(here, text_args, tmp_path):
+    (tmp_path / "stages.yaml").write_text("model:\n  stages:\n    on: host\n    count: 3\n")
+    status, out, _ = here(["fit", *text_args, "--config", str(tmp_path / "stages.yaml")], tmp_path / "run")
+    assert status != 0
+    assert "count=3 must be at most 2, the number of blocks" in out
