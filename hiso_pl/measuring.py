@@ -116,6 +116,8 @@ class Measuring:
             optimizer: The optimizer, where there is one: it knows how to bring the network to x.
         """
         assert self._table is not None
+        if optimizer is not None:
+            optimizer.complete()
         evaluation = self._evaluated(batch, optimizer)
         if evaluation is not None:
             self._table.add(batch["index"], evaluation)

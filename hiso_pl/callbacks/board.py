@@ -21,7 +21,7 @@ from hiso_pl.callbacks.statistics import HessianLook, scalar_statistics, slot_st
 from hiso_pl.callbacks.summary import best_with, forwards_with
 from hiso_pl.callbacks.validation import is_partial
 from hiso_pl.federation.traffic import BYTES_PER_KB
-from hiso_pl.zeroth_order.state import AppliedRecords
+from hiso_pl.zeroth_order.applied import AppliedRecords
 
 
 class TensorBoardPanels(OrderedCallback):

@@ -123,6 +123,7 @@ class DiagnosisPanels(OrderedCallback):
         if not boards:
             return
         data, optimizer = trainer.datamodule, optimizer_of(trainer)  # type: ignore[attr-defined]
+        optimizer.complete()
         asked = Asked(self.clients, self.batches, self.probes, self.eigenvalues, self.exact)
         try:
             found, _ = look(run, data, optimizer, done, asked)

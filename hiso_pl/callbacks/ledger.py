@@ -28,6 +28,7 @@ from hiso_pl.stages.offload import Offload
 from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.points import is_absent
+from hiso_pl.zeroth_order.tensors import NotFiniteError
 
 if TYPE_CHECKING:
     from hiso_pl.module import FederatedModule
@@ -249,13 +250,15 @@ class RoundLedger(OrderedCallback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the records of rounds that the ranks had gone through in step, and no others."""
-        self._initial = {}
+        """Leaves the records of rounds that the ranks had gone through in step, and whose update is finite."""
+        self._initial, upto = {}, None
         try:
             if isinstance(exception, OutOfStepError):
-                exception.has_ledger = self.kept
-                if self._writer is not None and exception.verified is not None:
-                    self._writer.cut_back(exception.verified)
+                exception.has_ledger, upto = self.kept, exception.verified
+            elif isinstance(exception, NotFiniteError):  # its record is there if its update was left to the next round
+                upto = exception.round
+            if self._writer is not None and upto is not None and upto < self._writer.round:
+                self._writer.cut_back(upto)
         finally:
             self._end(trainer)
 

@@ -79,6 +79,8 @@ class Checkpointed(LightningModule):
 
     def on_save_checkpoint(self, content: dict[str, Any]) -> None:
         """Adds what a resumed run is compared with; leaves out what never changes."""
+        if content.get("optimizer_states") is None and self.trainer.state.fn == "fit":
+            self.optimizers(use_pl_optimizer=False).complete()  # type: ignore[union-attr]
         facts = self.facts()
         names = {f"network.{name}" for name in facts.trainable}
         content["state_dict"] = {name: t for name, t in content["state_dict"].items() if name in names}

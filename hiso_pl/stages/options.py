@@ -32,8 +32,10 @@ class Stages:
         starts: The first block of each stage. If null, cut so that the largest stage is small: on the host by the bytes
             that are displaced, on ranks by those of all parameters.
         offload_dir: Folder for files that hold x, H and what a rule keeps, and are mapped into memory. They are
-            scratch: they have no names and go with the process. It should not be a file system in memory. If null, all
-            are in memory.
+            scratch: they have no names and go with the process. It should not be a file system in memory. On the host
+            a round's update is then done as the next round comes to a stage, so that each file is read once a round;
+            code of your own that reads weights in between calls ``optimizer.complete()`` before. If null, all are in
+            memory.
 
     Raises:
         ValueError: If there are fewer than two stages, or their first blocks are not as many.
@@ -78,7 +80,7 @@ class Stages:
             )
         self._check_on_cpu(network)
         cut = Cut(network, parameters, self.count, self.blocks, self.starts)
-        return {"stages": cut, **self._kept(network)}
+        return {"stages": cut, "deferred": self.offload_dir is not None, **self._kept(network)}
 
     def group(self, network: nn.Module) -> StageGroup:
         """The ranks that hold a network together, where stages are on ranks.

@@ -110,6 +110,9 @@ class RoundOptimizer(Protocol):
     def tensors(self) -> list[StateTensor]:
         """All of the state, in the order of the digest."""
 
+    def complete(self) -> None:
+        """Does what an update has left to be done, before somebody reads the network's weights."""
+
     def at_base(self, evaluate: Callable[[], T]) -> T:
         """Evaluates something of the network at x as a round's base loss is evaluated."""
 

@@ -21,6 +21,7 @@ from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.points import Point, Writer
 from hiso_pl.zeroth_order.staged import Cuts, Pass, StagedProbe
 from hiso_pl.zeroth_order.substitution import Substitution
+from hiso_pl.zeroth_order.workplace import Brings
 
 
 @runtime_checkable
@@ -109,6 +110,7 @@ class LinkedProbe(StagedProbe):
     did not read are with the stage that has their block.
 
     Args:
+        state: What the parameters belong to.
         links: The stages.
         parameters: See :class:`~.probe.Probe`; and so all that follow.
         options: What else :class:`~.probe.Probe` takes.
@@ -117,11 +119,11 @@ class LinkedProbe(StagedProbe):
         ValueError: If several points are to go through one forward pass, or a loss is one for each example.
     """
 
-    def __init__(self, links: Links, parameters: Sequence[Tensor], *args: Any, **options: Any) -> None:
+    def __init__(self, state: Brings, links: Links, parameters: Sequence[Tensor], *args: Any, **options: Any) -> None:
         if options.get("per_example"):
             raise ValueError("losses must be of minibatches, not of examples, where stages are on ranks")
         self._links = links
-        super().__init__(links, parameters, *args, **options)
+        super().__init__(state, links, parameters, *args, **options)
 
     def _here(self) -> Sequence[int]:
         return sorted(self._links.own)

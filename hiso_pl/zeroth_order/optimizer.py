@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hiso_pl.zeroth_order.applied import AppliedRecords
 from hiso_pl.zeroth_order.batched import resolve
 from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.decision import aggregated, attacked
@@ -40,7 +41,6 @@ from hiso_pl.zeroth_order.points import Point
 from hiso_pl.zeroth_order.probe import Probe
 from hiso_pl.zeroth_order.record import RoundReport
 from hiso_pl.zeroth_order.staged import Cuts, StagedProbe
-from hiso_pl.zeroth_order.state import AppliedRecords
 
 T = TypeVar("T")
 
@@ -66,6 +66,8 @@ class ZerothOrderOptimizer(AppliedRecords):
             not look up, and training mode is refused; more than one direction in a forward pass cannot do without.
         stages: The network's stages, where probes are to go through it one stage at a time, here or process by process.
         keep: Where tensors of the state live: given one it gives another of the same values; as they are made if None.
+        deferred: Whether updates may wait, see :class:`~.applied.AppliedRecords`: then who reads the parameters
+            otherwise calls :meth:`complete` before.
         options: Fields of :class:`~.method.Method`, in place of those of ``method``.
 
     Attributes:
@@ -86,12 +88,14 @@ class ZerothOrderOptimizer(AppliedRecords):
         network: nn.Module | None = None,
         stages: Cuts | None = None,
         keep: Callable[[Tensor], Tensor] | None = None,
+        deferred: bool = False,
         **options: Any,
     ) -> None:
         if method is not None and not isinstance(method, Method):
             raise ValueError(f"method={method!r} must be a Method; options such as lr are given by name")
         held = stages if isinstance(stages, Links) else None
-        super().__init__(params, Method(**options) if method is None else replace(method, **options), seed, keep, held)
+        method = Method(**options) if method is None else replace(method, **options)
+        super().__init__(params, method, seed, deferred and stages is not None, keep=keep, held=held)
         self.exchange = exchange or LocalExchange()
         self.network, self.stages = network, stages
         self.report: RoundReport | None = None
@@ -116,8 +120,8 @@ class ZerothOrderOptimizer(AppliedRecords):
         if self.stages is None:
             return Probe
         if isinstance(self.stages, Links):
-            return partial(LinkedProbe, self.stages)
-        return partial(StagedProbe, self.stages)
+            return partial(LinkedProbe, self, self.stages)
+        return partial(StagedProbe, self, self.stages)
 
     def points_per_forward(self) -> int:
         """``directions_per_forward`` as a number.
@@ -143,6 +147,7 @@ class ZerothOrderOptimizer(AppliedRecords):
 
     def at_base(self, evaluate: Callable[[], T]) -> T:
         """Evaluates something of the network at x as a round's base loss is evaluated: in ``compute_dtype``."""
+        self.complete()
         return self._probe().at_base(Point(self._sites(self.round), self.hessians), evaluate)
 
     # A round
@@ -199,17 +204,18 @@ class ZerothOrderOptimizer(AppliedRecords):
         probe = self._probe()
 
         work = Work(probe, plan, losses, slots, self.exchange, self.method, self.record, self.transform_state)
-        displacing = probe.displacing_s
+        displacing, moving = probe.displacing_s, self._moving_s
         started = time.perf_counter()
         sent, first = work.shared() if slots.shares else work.alone()
         sent[list(slots.absent)] = first[list(slots.absent)] = np.nan
-        probe_s = time.perf_counter() - started - work.exchange_s
+        moved_s = self._moving_s - moving  # what the round before has left to this one's probes
+        probe_s = time.perf_counter() - started - work.exchange_s - moved_s
 
         started = time.perf_counter()
         sent, hostile = attacked(self.method, plan, slots, sent, self.record, self.transform_state)
         record = aggregated(self.method, plan, slots, sent, self._lr)
         self.apply(record)
-        update_s = time.perf_counter() - started
+        update_s = time.perf_counter() - started + moved_s
 
         present = np.isfinite(first)
         present[list(record.dropped)] = False

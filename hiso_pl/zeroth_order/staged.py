@@ -23,6 +23,7 @@ from hiso_pl.zeroth_order.points import LeanPoints, Point, Points, Writer, absen
 from hiso_pl.zeroth_order.probe import Group, Probe
 from hiso_pl.zeroth_order.substitution import Substitution
 from hiso_pl.zeroth_order.watching import Watch
+from hiso_pl.zeroth_order.workplace import Brings
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class StagedProbe(Probe):
     The first losses are evaluated uncut as well, at a displaced point of which one operator's weights exist at a time.
 
     Args:
+        state: What the parameters belong to.
         cuts: The stages.
         parameters: See :class:`~.probe.Probe`; and so all that follow.
         options: What else :class:`~.probe.Probe` takes.
@@ -134,11 +136,11 @@ class StagedProbe(Probe):
         ValueError: If several points are to go through one forward pass.
     """
 
-    def __init__(self, cuts: Cuts, parameters: Sequence[Tensor], *args: Any, **options: Any) -> None:
+    def __init__(self, state: Brings, cuts: Cuts, parameters: Sequence[Tensor], *args: Any, **options: Any) -> None:
         super().__init__(parameters, *args, **options)
         if self._batched is not None:
             raise ValueError("directions_per_forward must be 1 with stages, through which points go one by one")
-        self._cuts = cuts
+        self._state, self._cuts = state, cuts
         self._unseen: set[int] = set()
 
     def _followed(self, watch: Watch) -> AbstractContextManager[None]:
@@ -188,6 +190,7 @@ class StagedProbe(Probe):
 
     def _uncut(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> list[NDArray[np.float32]]:
         """Evaluates uncut, with no more of a point at a time than the running operator takes."""
+        self._state.complete()
         way = LeanPoints(self._parameters, self._writer, self._dtype)
         way.keep(self._unseen)
         return super()._evaluate(way, losses, k, points)
@@ -236,7 +239,7 @@ class StagedProbe(Probe):
         """Sends forward passes through all stages; what each gives, by point."""
         way = self._way()
         held: list[list[Any]] = [[None] * len(evaluations) for _, evaluations in passes]
-        for stage in range(self._cuts.count):
+        for stage, _ in enumerate(self._stages()):
             if isinstance(way, StagedPoints):
                 way.stage = stage
             for (point, evaluations), left in zip(passes, held, strict=True):
@@ -244,6 +247,10 @@ class StagedProbe(Probe):
                     for i, one in enumerate(evaluations):
                         left[i] = self._cuts.run(stage, one, left[i])
         return [[self._rows(value) for value in left] for left in held]
+
+    def _stages(self) -> Iterator[None]:
+        """Goes from one stage to the next; what it reads is at hand, and of this round."""
+        return self._state.brought(self._cuts.parts)
 
     def _whole(self, reason: str) -> Points:
         raise ValueError(f"{self._cuts!r} cannot be had of this network: {reason}")

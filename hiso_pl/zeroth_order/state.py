@@ -1,11 +1,10 @@
-"""What a round moves: x, H and a rule's state, from one record to the next."""
+"""What a round moves: x, H and a rule's state, and how they are saved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hiso_pl.zeroth_order import transform_state
@@ -15,19 +14,18 @@ from hiso_pl.zeroth_order.held import Held
 from hiso_pl.zeroth_order.kernels import Kernels, select
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.options import check_initial, check_owners
-from hiso_pl.zeroth_order.plan import directional_weights
 from hiso_pl.zeroth_order.record import RoundRecord
 from hiso_pl.zeroth_order.saved_state import check_group, check_record, check_tensors
 from hiso_pl.zeroth_order.streams import Site, check_matrix
-from hiso_pl.zeroth_order.tensors import NotFiniteError, Target, check_finite, left_at
+from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.trained import Trained
 from hiso_pl.zeroth_order.transform import State
-from hiso_pl.zeroth_order.update import Update
 from hiso_pl.zeroth_order.update_rule import UpdateRule
+from hiso_pl.zeroth_order.workplace import Workplace
 
 
-class AppliedRecords(Trained):
-    """x, H and a rule's state after the records applied so far, with the round that comes next.
+class RoundState(Trained):
+    """x, H and a rule's state, with the round that comes next.
 
     Args:
         params: Parameters or (name, parameter) pairs, fp32, in the order that fixes their streams.
@@ -52,10 +50,12 @@ class AppliedRecords(Trained):
         seed: int,
         keep: Callable[[Tensor], Tensor] | None = None,
         held: Held | None = None,
+        place: Workplace | None = None,
     ) -> None:
         self.method = method
         self._keep = keep
         self.held = held
+        self._place = place
         super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None
         self._selected: Kernels | None = None
@@ -69,6 +69,11 @@ class AppliedRecords(Trained):
     @property
     def hessians(self) -> list[Tensor | None]:
         """H for each tensor; the same tensor where several share one."""
+        self.complete()
+        return self._hessians
+
+    @property
+    def _hessians(self) -> list[Tensor | None]:
         return [self.state[self.parameters[owner]].get("hessian") for owner in self._owners]
 
     @property
@@ -78,6 +83,7 @@ class AppliedRecords(Trained):
 
     def shown_hessians(self) -> list[StateTensor]:
         """What curves show of H where stored."""
+        self.complete()
         shown = self.method.preconditioner.shown
         rows = zip(self.parameters, self._targets(), strict=True)
         here = set(self._here)
@@ -85,7 +91,7 @@ class AppliedRecords(Trained):
         return [StateTensor(target.name, "hessian", shown(value, target)) for target, value in kept]
 
     def _frozen(self) -> Frozen:
-        return self._freezer(self.hessians, self._targets(), self._kernels(), self.held)
+        return self._freezer(self._hessians, self._targets(), self._kernels(), self.held)
 
     @property
     def _here(self) -> list[int]:
@@ -109,10 +115,12 @@ class AppliedRecords(Trained):
 
     def tensors(self) -> list[StateTensor]:
         """x, H and the rule's state of tensors here, each once, in the order that digests and checksums have."""
-        names, parameters, here = self.names, self.parameters, self._here
-        return in_order(
-            [names[t] for t in here], [parameters[t] for t in here], [self.state[parameters[t]] for t in here]
-        )
+        self.complete()
+        return self._tensors(self._here)
+
+    def _tensors(self, positions: Sequence[int]) -> list[StateTensor]:
+        names, parameters = self.names, [self.parameters[t] for t in positions]
+        return in_order([names[t] for t in positions], parameters, [self.state[p] for p in parameters])
 
     def _create_state(self) -> None:
         preconditioner, targets = self.method.preconditioner, self._targets()
@@ -150,60 +158,11 @@ class AppliedRecords(Trained):
 
     def _kernels(self) -> Kernels:
         if self._selected is None:
-            devices = {self.parameters[t].device for t in self._here}
+            devices = {self.parameters[t].device for t in self._here} if self._place is None else {self._place.device}
             if len(devices) != 1:
                 raise ValueError(f"parameters are on {sorted(map(str, devices))}; all must be on one device")
             self._selected = select(self.method.backend, devices.pop())
         return self._selected
-
-    @torch.no_grad()
-    def apply(self, record: RoundRecord) -> None:
-        """Moves x and H from one round to the next: a function of x, H and the record alone.
-
-        This is the only code that changes them. Training, replay and catching up all call it.
-
-        Args:
-            record: The record of the round that comes next.
-
-        Raises:
-            ValueError: If the record is of another round.
-            RuntimeError: If an earlier update was broken off, so that the state is of no round.
-            NotFiniteError: If the update leads to a state that is not finite, or to an H that no direction can be
-                divided by; then it is of no round.
-        """
-        self._check_intact()
-        if record.round != self.round:
-            raise ValueError(f"record of round {record.round} given, round {self.round} comes next")
-        self._intact = False  # until the last tensor is done: a state in between is never written
-        if not record.empty:
-            self._update(record)
-            averaged = 1 if self.method.directions == "client" else record.cohort - len(record.dropped)
-            transform_state.advance(self.method.transform, self.state[self.parameters[0]], record, averaged)
-            check_finite(self.tensors(), record.round, record.told(), self.method.preconditioner.structured)
-            self._group["applied"] += 1
-        self.record = record
-        self._group["round"] = record.round + 1
-        if not record.empty:
-            self._freezer.moved()
-            try:
-                self._frozen()
-            except ValueError as error:
-                self._group["round"] = record.round
-                raise NotFiniteError(left_at(record.round, str(error), record.told())) from error
-        self._intact = True
-
-    def _update(self, record: RoundRecord) -> None:
-        states, targets = [self._rule_state(p) for p in self.parameters], self._targets()
-        frozen = self._frozen()
-        step = Update(
-            kernels=self._kernels(),
-            preconditioner=self.method.preconditioner,
-            rule=self.method.update_rule,
-            weights=frozen.carried(directional_weights(record.scalars, record.scalars.shape[1])),
-            lr=self.method.update_rule.rate_of(record, states[0], targets[0]),
-            held=self.held,
-        )
-        step.run(self.parameters, self.hessians, frozen.hessians, states, self._sites(record.round), targets)
 
     # Checkpoints
 
@@ -213,6 +172,7 @@ class AppliedRecords(Trained):
         Raises:
             RuntimeError: If an update was broken off.
         """
+        self.complete()
         self._check_intact()
         state = super().state_dict()
         # what a transform is told of must be known to a resumed run as well

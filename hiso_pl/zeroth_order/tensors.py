@@ -31,7 +31,15 @@ class Target(NamedTuple):
 
 
 class NotFiniteError(RunError):
-    """An update has led to a state that is not finite; the message names round and tensor."""
+    """An update has led to a state that is not finite; the message names round and tensor.
+
+    Attributes:
+        round: The round whose update it was.
+    """
+
+    def __init__(self, message: str, round: int = 0) -> None:
+        super().__init__(message)
+        self.round = round
 
 
 def check_finite(tensors: Iterable[StateTensor], round: int, by: str, structured: bool = False) -> None:
@@ -58,7 +66,7 @@ def check_finite(tensors: Iterable[StateTensor], round: int, by: str, structured
         elif math.isfinite(low) and math.isfinite(high):
             continue
         where = state.name if state.kind == "x" else f"{state.name} ({state.kind})"
-        raise NotFiniteError(left_at(round, f"{where!r} {what}", by) + " with a smaller lr")
+        raise NotFiniteError(left_at(round, f"{where!r} {what}", by) + " with a smaller lr", round)
 
 
 def left_at(round: int, what: str, by: str) -> str:

@@ -57,6 +57,9 @@ class Trained(Optimizer):
         """The round that comes next."""
         return int(self._group["round"])
 
+    def complete(self) -> None:
+        """Does what an update has left to be done, before somebody reads what it moves."""
+
     def _check_intact(self) -> None:
         if not self._intact:
             raise RuntimeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,26 @@ from hiso_pl.zeroth_order.preconditioner import Preconditioner
 from hiso_pl.zeroth_order.streams import Site
 from hiso_pl.zeroth_order.tensors import Target
 from hiso_pl.zeroth_order.update_rule import UpdateRule
+
+
+class Moving(NamedTuple):
+    """A tensor that an update moves.
+
+    Attributes:
+        x: The parameter, or what stands for it where it is worked on.
+        hessian: H of the round.
+        divisor: What ``divide`` takes for it.
+        state: What the rule keeps.
+        site: The tensor's stream in the round.
+        target: What else is known of it.
+    """
+
+    x: Tensor
+    hessian: Tensor | None
+    divisor: Any
+    state: dict[str, Tensor]
+    site: Site
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -40,55 +60,48 @@ class Update:
     lr: float
     held: Held | None = None
 
-    def run(
-        self,
-        parameters: Sequence[Tensor],
-        hessians: Sequence[Tensor | None],
-        divisors: Sequence[Any],
-        states: Sequence[dict[str, Tensor]],
-        sites: Sequence[Site],
-        targets: Sequence[Target],
-    ) -> None:
-        """Updates all tensors in place: x by tensor, and H with it or, where one number stands for many, at the end.
+    def run(self, tensors: Sequence[Moving]) -> NDArray[np.float64]:
+        """Moves tensors in place: x, and H with it unless one number stands for many.
 
-        ``divisors`` are what ``divide`` takes for H.
+        Returns:
+            Where the preconditioner uses them the sums of squares of D, shape ``[tensors, tau]``, else zeros.
         """
-        squares = np.zeros((len(parameters), len(self.weights)), dtype=np.float64)
-        here = range(len(parameters)) if self.held is None else sorted(self.held.own)
-        filled = [t for t in here if parameters[t].numel()]
+        squares = np.zeros((len(tensors), len(self.weights)), dtype=np.float64)
+        filled = [i for i, one in enumerate(tensors) if one.x.numel()]
         if self.preconditioner.structured or not self.rule.fused:
-            for t in filled:
-                sums = self._by_buffer(parameters[t], hessians[t], divisors[t], states[t], sites[t], targets[t])
-                squares[t] = 0.0 if sums is None else sums
+            for i in filled:
+                sums = self._by_buffer(*tensors[i])
+                squares[i] = 0.0 if sums is None else sums
         else:
-            all_sums = self._fused(
-                [parameters[t] for t in filled],
-                [hessians[t] for t in filled],
-                [sites[t] for t in filled],
-                [targets[t] for t in filled],
-            )
+            all_sums = self._fused([tensors[i] for i in filled])
             squares[filled] = 0.0 if all_sums is None else all_sums
+        return squares
+
+    def advance_together(
+        self, hessians: Sequence[Tensor | None], squares: NDArray[np.float64], targets: Sequence[Target]
+    ) -> None:
+        """Advances H where one number stands for many elements, once all tensors have moved.
+
+        Args:
+            hessians: H of each tensor.
+            squares: What :meth:`run` gave, a row for each tensor; zeros for those that others hold.
+            targets: The tensors and the round.
+        """
         if self.preconditioner.uses_squares:
             if self.held is not None:
                 squares = rows_of_all(self.held, squares)
             self._advance("advance_by_squares", hessians, squares, targets)
 
-    def _fused(
-        self,
-        parameters: Sequence[Tensor],
-        hessians: Sequence[Tensor | None],
-        sites: Sequence[Site],
-        targets: Sequence[Target],
-    ) -> NDArray[np.float64] | None:
+    def _fused(self, tensors: Sequence[Moving]) -> NDArray[np.float64] | None:
         preconditioner = self.preconditioner
         decay, uses = preconditioner.decay, preconditioner.uses_squares
-        data = [x.data for x in parameters]
+        data, hessians, sites = [t.x.data for t in tensors], [t.hessian for t in tensors], [t.site for t in tensors]
         sums = self.kernels.update_all(data, hessians, sites, self.weights, self.lr, decay, uses)
         if decay is None and not uses and type(preconditioner).advance is not Preconditioner.advance:
             # it divides inside the kernel but advances by code of its own
-            for x, hessian, site, target in zip(parameters, hessians, sites, targets, strict=True):
-                steps = [self._divided(s, hessian) for s in self._sums(x, site)]
-                self._advance("advance_by", self.kernels, hessian, steps, target)
+            for t in tensors:
+                steps = [self._divided(s, t.hessian) for s in self._sums(t.x, t.site)]
+                self._advance("advance_by", self.kernels, t.hessian, steps, t.target)
         return sums
 
     def _by_buffer(

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from hiso_pl.cli import program as cli
+from hiso_pl.ledger.reader import LedgerReader
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -97,3 +98,15 @@ def test_where_stages_are_is_a_word_in_a_file_too(here, text_args, tmp_path):
     status, out, _ = here(["fit", *text_args, "--config", str(tmp_path / "stages.yaml")], tmp_path / "run")
     assert status != 0
     assert "count=3 must be at most 2, the number of blocks" in out
+
+
+def test_a_round_whose_update_was_left_to_the_next_is_kept_only_if_it_is_finite(here, text_args, tmp_path):
+    scratch = ["--model.stages", json.dumps({"count": 2, "offload_dir": str(tmp_path / "scratch")})]
+    told = []
+    for root, stages in ((tmp_path / "uncut", []), (tmp_path / "run", scratch)):
+        status, out, _ = here(["fit", *text_args, *stages, "--model.method.lr", "3e38"], root)
+        assert status != 0
+        told += [line.partition(" (")[0] for line in out.splitlines() if "hiso-pl: error" in line]
+        assert LedgerReader(root / "rounds.ledger").rounds == 0
+    assert len(told) == 2
+    assert all("round 0: " in line and "is not finite after the update" in line for line in told)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from hiso_pl.zeroth_order import Diagonal, PerTensor, RoundRecord, Scalar
+from hiso_pl.zeroth_order.applied import AppliedRecords
 from hiso_pl.zeroth_order.digest import checksums, digest
 from hiso_pl.zeroth_order.held import of_all, rows_of_all
 from hiso_pl.zeroth_order.method import Method
 from hiso_pl.zeroth_order.points import absent, converted, is_absent
-from hiso_pl.zeroth_order.state import AppliedRecords
 from hiso_pl.zeroth_order.update_rule import Momentum, Normalized
 
 SHAPES = [(3, 4), (5,), (2, 2, 2), (1, 7)]

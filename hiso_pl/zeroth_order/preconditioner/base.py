@@ -73,6 +73,12 @@ class Preconditioner(Part, ABC):
         """The elementwise moving average that the update kernel applies in its one pass, if that is how H advances."""
         return None
 
+    @property
+    def tensorwise(self) -> bool:
+        """Whether what each tensor's H divides by, and how it advances, is a matter of that tensor alone."""
+        own_scale = type(self).scale is not Preconditioner.scale
+        return not (self.structured or self.uses_squares or own_scale)
+
     # What a round makes of its H, once
 
     def prepared(self, hessian: Tensor | None, target: Target, kernels: Kernels, before: Any = None) -> Any:
@@ -202,6 +208,12 @@ class MovingAverage(Preconditioner):
         self.floor = floor
         self.hessian_update = hessian_update
         self.normalize = normalize
+
+    @property
+    def tensorwise(self) -> bool:
+        """See :class:`Preconditioner`."""
+        own_scale = type(self).scale is not MovingAverage.scale or self.normalize != "none"
+        return not (self.structured or self.uses_squares or own_scale)
 
     def scale(self, prepared: Sequence[Any], targets: Sequence[Target]) -> float:
         """c, of the elements of all tensors; 1 unless normalized."""
