@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.strategies import strategy
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from hiso_pl.run.whole_file import whole_file
@@ -216,5 +218,16 @@ def _unstoppable(method: Callable[..., None], *args: Any, **kwargs: Any) -> None
         ) from error
 
 
-def _nothing() -> None:
-    """Takes the place of a method of Lightning's."""
+@contextmanager
+def optimizers_stay() -> Iterator[None]:
+    """Strategies that are set up inside the block leave an optimizer's state where it was made: where it lives."""
+    before = strategy._optimizers_to_device  # type: ignore[attr-defined]
+    strategy._optimizers_to_device = _nothing  # type: ignore[assignment, attr-defined]
+    try:
+        yield
+    finally:
+        strategy._optimizers_to_device = before  # type: ignore[attr-defined]
+
+
+def _nothing(*args: Any) -> None:
+    """Takes the place of a function of Lightning's."""

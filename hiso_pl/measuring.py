@@ -17,6 +17,7 @@ from hiso_pl.data.examples import ExampleSet
 from hiso_pl.models.task_model import Evaluation, TaskModel
 from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.stages.group import StageGroup
+from hiso_pl.zeroth_order.carried import Uncut
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer
 from hiso_pl.zeroth_order.precision import CastView
 
@@ -87,6 +88,9 @@ class Measuring:
         trainable: Names and parameters that are trained.
         method: What forward passes compute in, and whether memory for a copy is there.
         group: The ranks that hold the network together; None where it is whole.
+
+    Attributes:
+        uncut: What evaluates a network that lives in host memory; None where it is evaluated as it is.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Measuring:
         group: StageGroup | None = None,
     ) -> None:
         self._group = group
+        self.uncut: Uncut | None = None
         self._network = network
         self._parameters = [p for _, p in trainable]
         self._method = method
@@ -142,11 +147,13 @@ class Measuring:
 
     def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation | None:
         """What the network says of a batch; None where the stage on another rank knows."""
+        evaluate = partial(self._network.evaluate, batch)
+        if self.uncut is not None:
+            return self.uncut.of(evaluate, self._network)
         if self._group is None and optimizer is not None and self._method.lean:
-            return optimizer.at_base(partial(self._network.evaluate, batch))
+            return optimizer.at_base(evaluate)
         if self._view is None:
             self._view = CastView(self._parameters, self._method.dtype)
-        evaluate = partial(self._network.evaluate, batch)
         with self._view.active(), torch.inference_mode():
             return evaluate() if self._group is None else self._group.through(evaluate)
 

@@ -23,6 +23,7 @@ from hiso_pl.run.schedules import check_lengths
 from hiso_pl.stages import Stages
 from hiso_pl.stages.advice import advising
 from hiso_pl.stages.group import StageGroup
+from hiso_pl.zeroth_order.carried import Uncut
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, no_examples
@@ -150,6 +151,15 @@ class FederatedModule(Checkpointed):
         )
         self._staged = stages.told_of(group, self.network)
         self.exchange.silent = not group.last
+
+    def carry(self, device: torch.device) -> list[Tensor]:
+        """Prepares for a device to which stages are brought; gives the parameters that stay in host memory."""
+        if self.stages is None or not self.stages.carries(device):
+            return []
+        parameters = [p for _, p in self.trainable()]
+        cut, self._staged = self.stages.carried(self.network, parameters, device)
+        self._measuring.uncut = Uncut(cut, parameters, self.method.dtype)
+        return cut.settle_in(self._staged["keep"])
 
     # What is optimized
 

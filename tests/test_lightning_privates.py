@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, strategy
 from torch.utils.tensorboard import SummaryWriter
 
 import hiso_pl
@@ -62,6 +62,7 @@ def test_they_are_there(trainer):
         "_kwargs": TensorBoardLogger(".", purge_step=3)._kwargs["purge_step"] == 3,
         "_version": CSVLogger(".")._version is None and TensorBoardLogger(".")._version is None,
         "_experiment": CSVLogger(".")._experiment is None,
+        "_optimizers_to_device": callable(strategy._optimizers_to_device),
         "_get_file_writer": callable(SummaryWriter._get_file_writer),  # torch's, behind the logger
     }
     assert all(found.values()), found

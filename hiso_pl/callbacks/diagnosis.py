@@ -99,8 +99,15 @@ class DiagnosisPanels(OrderedCallback):
         """Refuses what cannot fit, and looks at the start; a resumed run has looked there.
 
         Raises:
+            ValueError: If no whole network is on the device.
             RunError: If it cannot.
         """
+        stages = federated(pl_module).stages
+        if stages is not None and stages.carries(pl_module.device):
+            raise ValueError(
+                f"{type(self).__name__} looks at a whole network on its device, which model.stages.on=host brings "
+                "there in stages: leave it out, or run `hiso-pl diagnose` afterwards"
+            )
         if not trainer.is_global_zero:
             return
         from hiso_pl.diagnose.looking import check_memory  # SciPy and pandas come with it

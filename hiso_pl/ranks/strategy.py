@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import Module
 from typing_extensions import override
 
-from hiso_pl.lightning_privates import refuse_stop_iteration
+from hiso_pl.lightning_privates import optimizers_stay, refuse_stop_iteration
 from hiso_pl.ranks import environment, gathering, rendezvous, roll_call
 from hiso_pl.run import versions
 from hiso_pl.run.checkpoint import Checked
@@ -29,7 +29,7 @@ from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.restored import without_counters
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.points import converted, is_absent
+from hiso_pl.zeroth_order.points import absent, converted, is_absent, standing_at
 
 T = TypeVar("T")
 
@@ -209,7 +209,8 @@ class ScalarStrategy(DDPStrategy):
             roll.rounds_done = lambda: trainer.global_step
             roll.watch.stacks = traceback_path(Path(trainer.default_root_dir))
         refuse_stop_iteration(trainer)
-        Strategy.setup(self, trainer)
+        with optimizers_stay():
+            Strategy.setup(self, trainer)
 
     @override
     def _setup_model(self, model: Module) -> Module:  # type: ignore[override]
@@ -217,12 +218,21 @@ class ScalarStrategy(DDPStrategy):
 
     @override
     def model_to_device(self) -> None:
-        """Moves the model to the device; what another rank holds of it takes no memory there either."""
+        """Moves the model to the device, but for what stays in host memory or is another rank's."""
         assert self.model is not None
         for p in self.model.parameters():
             if is_absent(p):
                 p.data = converted(p.data, self.root_device)
-        super().model_to_device()
+        carry = getattr(self.model, "carry", None)  # a module of one's own need not have it
+        stay = carry(self.root_device) if carry is not None else []
+        with standing_at(stay, [absent(p, p.dtype, self.root_device) for p in stay]):
+            super().model_to_device()
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Hands the optimizer its state, which it puts where it lives."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
 
     @override
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:

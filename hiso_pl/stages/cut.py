@@ -60,7 +60,7 @@ class Cut:
             check_starts(starts, len(self._blocks))
         self._parameters, self._count, self._given = parameters, count, starts
         self._starts: list[int] = []
-        self.parts: list[frozenset[int]] = []
+        self.parts: Sequence[frozenset[int]] = []
 
     @property
     def count(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiso_pl.ranks import environment
+from hiso_pl.stages.carried import CarriedCut
 from hiso_pl.stages.cut import Cut
 from hiso_pl.stages.group import StageGroup
 from hiso_pl.stages.held import loading
@@ -25,17 +26,19 @@ class Stages:
 
     Args:
         count: Number of stages.
-        on: Where stages are. ``host``: one after another in this process's own memory; x and H stay where they are.
+        on: Where stages are. ``host``: one after another, x and H in this process's own memory. On a GPU a stage is
+            brought there while the one before it is worked on, once a round, so that two of them are there at a time.
             ``ranks``: each on a rank of its own, which holds x and H of it alone, and points flow through them. Then
             ``count`` ranks are what a rank is without stages: each client, or each share of the clients, has so many.
         blocks: Name of the list of blocks that is cut, or the end of it; the largest one if null.
         starts: The first block of each stage. If null, cut so that the largest stage is small: on the host by the bytes
             that are displaced, on ranks by those of all parameters.
         offload_dir: Folder for files that hold x, H and what a rule keeps, and are mapped into memory. They are
-            scratch: they have no names and go with the process. It should not be a file system in memory. On the host
-            a round's update is then done as the next round comes to a stage, so that each file is read once a round;
-            code of your own that reads weights in between calls ``optimizer.complete()`` before. If null, all are in
-            memory.
+            scratch: they have no names and go with the process. It should not be a file system in memory. If null, all
+            are in memory.
+
+    From files and to a GPU each stage is brought once a round: a round's update is done as the next round comes to the
+    stage. Code of your own that reads weights in between calls ``optimizer.complete()`` before.
 
     Raises:
         ValueError: If there are fewer than two stages, or their first blocks are not as many.
@@ -82,6 +85,22 @@ class Stages:
         cut = Cut(network, parameters, self.count, self.blocks, self.starts)
         return {"stages": cut, "deferred": self.offload_dir is not None, **self._kept(network)}
 
+    def carries(self, device: torch.device) -> bool:
+        """Whether stages live in host memory and are brought to a device."""
+        return self.on == "host" and device.type != "cpu"
+
+    def carried(
+        self, network: nn.Module, parameters: Sequence[Tensor], device: torch.device
+    ) -> tuple[CarriedCut, dict[str, Any]]:
+        """As :meth:`told`, where they are brought to a device; the network is on the CPU yet.
+
+        Raises:
+            ValueError: If it cannot be cut so, or nothing can be written to the folder.
+        """
+        cut = CarriedCut(network, parameters, device, self.count, self.blocks, self.starts)
+        keep = self._kept(network).get("keep", cut.carrier.kept)
+        return cut, {"stages": cut, "deferred": True, "keep": keep}
+
     def group(self, network: nn.Module) -> StageGroup:
         """The ranks that hold a network together, where stages are on ranks.
 
@@ -112,9 +131,8 @@ class Stages:
         Raises:
             ValueError: If it is one.
         """
-        if device.type != "cpu" and (self.on == "host" or self.offload_dir is not None):
-            what = "offload_dir is" if self.on == "ranks" else "on=host is"
-            raise ValueError(f"model.stages.{what} for the CPU so far: trainer.accelerator must be 'cpu'")
+        if device.type != "cpu" and self.on == "ranks" and self.offload_dir is not None:
+            raise ValueError(f"model.stages.offload_dir={self.offload_dir!r} must be null with on=ranks on GPUs")
 
     @staticmethod
     def _check_on_cpu(network: nn.Module) -> None:

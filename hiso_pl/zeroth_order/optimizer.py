@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.applied import AppliedRecords
 from hiso_pl.zeroth_order.batched import resolve
+from hiso_pl.zeroth_order.carried import Carried, CarriedProbe
 from hiso_pl.zeroth_order.client import Work
 from hiso_pl.zeroth_order.decision import aggregated, attacked
 from hiso_pl.zeroth_order.interfaces import Exchange, LocalExchange, Slots, new_optimizer
@@ -95,7 +96,8 @@ class ZerothOrderOptimizer(AppliedRecords):
             raise ValueError(f"method={method!r} must be a Method; options such as lr are given by name")
         held = stages if isinstance(stages, Links) else None
         method = Method(**options) if method is None else replace(method, **options)
-        super().__init__(params, method, seed, deferred and stages is not None, keep=keep, held=held)
+        place = stages.place if isinstance(stages, Carried) else None
+        super().__init__(params, method, seed, deferred and stages is not None, keep=keep, held=held, place=place)
         self.exchange = exchange or LocalExchange()
         self.network, self.stages = network, stages
         self.report: RoundReport | None = None
@@ -121,6 +123,8 @@ class ZerothOrderOptimizer(AppliedRecords):
             return Probe
         if isinstance(self.stages, Links):
             return partial(LinkedProbe, self, self.stages)
+        if isinstance(self.stages, Carried):
+            return partial(CarriedProbe, self, self.stages)
         return partial(StagedProbe, self, self.stages)
 
     def points_per_forward(self) -> int:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -70,14 +70,22 @@ class Writer:
     Attributes:
         bases: x: the parameters' own memory.
         seconds: Host time spent writing so far.
+        in_place: Whether networks are evaluated where the parameters live.
     """
+
+    in_place: ClassVar[bool] = True
 
     def __init__(self, parameters: Sequence[Tensor], kernels: Kernels, preconditioner: Preconditioner) -> None:
         self._parameters = parameters
         self._kernels = kernels
         self._preconditioner = preconditioner
-        self.bases: list[Tensor] = []
+        self.bases: Sequence[Tensor] = []
         self.seconds = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where points are evaluated."""
+        return self._parameters[0].device
 
     def look(self) -> None:
         """Takes the parameters' memory as x. To be called while no point is being evaluated."""
@@ -138,9 +146,9 @@ def standing_at(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Itera
             p.data = base
 
 
-def absent(p: Tensor, dtype: torch.dtype) -> Tensor:
+def absent(p: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """What stands for values that exist nowhere: of the right shape and type, and NaN wherever it is read after all."""
-    return torch.full((1,) * p.dim(), float("nan"), dtype=dtype, device=p.device).expand(p.shape)
+    return torch.full((1,) * p.dim(), float("nan"), dtype=dtype, device=device or p.device).expand(p.shape)
 
 
 def is_absent(values: Tensor) -> bool:
@@ -178,7 +186,7 @@ class Points(ABC):
 
     def at(self, point: Point) -> AbstractContextManager[None]:
         """The parameters stand at the point inside the block, and at x again, untouched, after it."""
-        if point.at_x and self._dtype == torch.float32:
+        if point.at_x and self._dtype == torch.float32 and self._writer.in_place:
             return nullcontext()
         self._writer.look()
         return self._at(point)
@@ -232,9 +240,9 @@ class LeanPoints(Points):
 
     def __init__(self, parameters: Sequence[Tensor], writer: Writer, dtype: torch.dtype) -> None:
         super().__init__(parameters, writer, dtype)
-        self._values = [absent(p, dtype) for p in parameters]
+        self._values = [absent(p, dtype, writer.device) for p in parameters]
         self._kept: dict[int, Tensor] = {}
-        self._watch = Substitution(parameters, self._write, dtype, everywhere=True)
+        self._watch = Substitution(parameters, self._write, dtype, everywhere=True, device=writer.device)
 
     def keep(self, unseen: AbstractSet[int]) -> bool:
         """Has weights exist all the time that no operator was seen to take: what is no operator may read their memory.
@@ -247,7 +255,8 @@ class LeanPoints(Points):
         """
         new = unseen - self._kept.keys()
         for t in new:
-            self._kept[t] = torch.empty_like(self._parameters[t], dtype=self._dtype, requires_grad=False)
+            p, device = self._parameters[t], self._writer.device
+            self._kept[t] = torch.empty_like(p, dtype=self._dtype, device=device, requires_grad=False)
             self._values[t] = self._kept[t]
         return bool(new)
 

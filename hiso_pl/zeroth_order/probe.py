@@ -189,23 +189,29 @@ class Probe:
         """Finds out by one forward pass at x how points are made to be seen, and what else it does."""
         if self._dtype != torch.float32:
             self._warn_of_lost(plan)
-        watch, network, rows = Watch(self._parameters), self._network, frozenset[int]()
-        marked = network if self._batched is None else None
+        watch, rows = Watch(self._parameters), frozenset[int]()
         try:
-            if isinstance(self._points, LeanPoints):
-                with self._points.at(plan.x), self._followed(watch):
-                    watch.of(evaluate, marked)
-                self._points.keep(watch.unseen)
-            elif network is None or not is_compiled(network):
-                with CastView(self._parameters, self._dtype).active(), uncompiled(), self._followed(watch):
-                    watch.of(evaluate, marked)
-                rows = frozenset(watch.rows - watch.whole) if network is not None else rows
+            rows = self._watched(watch, evaluate, plan.x)
         except (RuntimeError, IndexError) as error:  # the evaluation proper meets it again, if it is not of the watch
             if is_out_of_memory(error):
                 raise
         if self._batched is None:
             self._points = self._chosen(watch, rows)
         return watch
+
+    def _watched(self, watch: Watch, evaluate: Callable[[], object], x: Point) -> frozenset[int]:
+        """Evaluates at x under watch; which parameters are read by rows alone, and need not be displaced whole."""
+        network = self._network
+        marked = network if self._batched is None else None
+        if isinstance(self._points, LeanPoints):
+            with self._points.at(x), self._followed(watch):
+                watch.of(evaluate, marked)
+            self._points.keep(watch.unseen)
+        elif network is None or not is_compiled(network):
+            with CastView(self._parameters, self._dtype).active(), uncompiled(), self._followed(watch):
+                watch.of(evaluate, marked)
+            return frozenset(watch.rows - watch.whole) if network is not None else frozenset()
+        return frozenset()
 
     def _followed(self, watch: Watch) -> AbstractContextManager[None]:
         """What the watched forward pass runs in."""

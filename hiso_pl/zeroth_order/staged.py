@@ -96,10 +96,10 @@ class StagedPoints(Points):
         super().__init__(parameters, writer, dtype)
         self.stage = 0
         self._parts = [sorted(part - by_rows) for part in parts]
-        self._absent = [absent(p, dtype) for p in parameters]
+        self._absent = [absent(p, dtype, writer.device) for p in parameters]
         sizes = [sum(parameters[t].numel() for t in part) for part in self._parts]
-        self._memory = torch.empty(max(sizes), dtype=dtype, device=parameters[0].device)
-        self._rows = Substitution(parameters, self._write, dtype, everywhere=False)
+        self._memory = torch.empty(max(sizes), dtype=dtype, device=writer.device)
+        self._rows = Substitution(parameters, self._write, dtype, everywhere=False, device=writer.device)
 
     def _values(self) -> dict[int, Tensor]:
         """Memory of the stage's tensors, each laid out as the parameter is: a probe runs the same forward pass."""

@@ -55,6 +55,11 @@ class RoundState(Trained):
         self.method = method
         self._keep = keep
         self.held = held
+        if place is not None and method.preconditioner.structured:
+            raise ValueError(
+                f"preconditioner={method.preconditioner!r} must divide elementwise where stages are brought from host "
+                "memory to a device"
+            )
         self._place = place
         super().__init__(params, method.lr, seed, distribution=method.distribution, rank=method.rank)
         self.record: RoundRecord | None = None

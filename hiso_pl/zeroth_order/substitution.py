@@ -119,13 +119,21 @@ class Substitution(TorchDispatchMode):
         write: Where the values come from.
         dtype: What they are stored in.
         everywhere: Whether every operator is watched while the point is evaluated, or those at marked places only.
+        device: Where operators run; where the parameters are if None.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], write: Write, dtype: torch.dtype, everywhere: bool) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        write: Write,
+        dtype: torch.dtype,
+        everywhere: bool,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self._positions = {id(p): t for t, p in enumerate(parameters)}
         self._layouts = [torch.empty_like(p, dtype=dtype, device="meta", requires_grad=False) for p in parameters]
-        self._device = parameters[0].device
+        self._device = device or parameters[0].device
         self._write = write
         self._dtype = dtype
         self._everywhere = everywhere

@@ -21,8 +21,11 @@ class Workplace(Protocol):
     def through(self, groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
         """Goes from one group of tensors to the next; each is at hand until the next step."""
 
-    def at_hand(self, value: Any) -> Any:
-        """What stands for a tensor that lives elsewhere: of a group that is not at hand a copy; other things as is."""
+    def at_hand(self, value: Any, rows: Tensor | None = None) -> Any:
+        """What stands for a tensor that lives elsewhere, or some rows of it; a copy of one that is not at hand.
+
+        What is no tensor is given as it is.
+        """
 
     def moved(self, tensors: Iterable[Tensor]) -> None:
         """Has tensors follow what stands for them, which has changed."""

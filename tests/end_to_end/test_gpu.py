@@ -26,10 +26,17 @@ def test_two_ranks_on_the_gpus_there_are_give_the_digest_of_one(tmp_path, base, 
     assert digests[0] == digests[1]
 
 
-def test_a_network_over_two_ranks_on_the_gpus_there_are_gives_the_digest_of_one(tmp_path, text_args):
+STAGES = {
+    "uncut": (1, []),
+    "ranks": (2, ["--model.stages.on", "ranks", "--model.stages.count", "2"]),
+    "host": (1, ["--model.stages.on", "host", "--model.stages.count", "2"]),
+}
+
+
+def test_a_network_in_stages_on_the_gpus_there_are_gives_the_digest_of_one_uncut(tmp_path, text_args):
     digests = []
-    for ranks, options in ((1, []), (2, ["--model.stages.on", "ranks", "--model.stages.count", "2"])):
-        root = tmp_path / str(ranks)
+    for name, (ranks, options) in STAGES.items():
+        root = tmp_path / name
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         run = ["-m", "hiso_pl", "fit", *text_args, *options, "--trainer.accelerator", "gpu"]
         subprocess.run([*launch, *run, "--trainer.default_root_dir", str(root)], check=True, timeout=600)

@@ -10,6 +10,7 @@ import transformers
 
 from hiso_pl.cli import program as cli
 from hiso_pl.ledger.reader import LedgerReader
+from hiso_pl.stages import Stages
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -110,3 +111,38 @@ def test_a_round_whose_update_was_left_to_the_next_is_kept_only_if_it_is_finite(
         assert LedgerReader(root / "rounds.ledger").rounds == 0
     assert len(told) == 2
     assert all("round 0: " in line and "is not finite after the update" in line for line in told)
+
+
+@pytest.fixture
+def carried(monkeypatch):
+    """Stages are brought to a device, which here is the CPU: copied to memory of their own, and back."""
+    monkeypatch.setattr(Stages, "carries", lambda self, device: self.on == "host")
+
+
+def test_a_run_whose_stages_are_brought_to_a_device_is_the_run_uncut(here, text_args, uncut, tmp_path, carried):
+    stages = ["--model.stages.count", "2"]
+    status, out, root = here(["fit", *text_args, *stages], tmp_path / "run")
+    assert status == 0, out
+    assert result(root) == uncut
+    metrics = {name: found["last"] for name, found in uncut[1].items() if name.startswith("val/")}
+    status, out, _ = here(["validate", "--config", str(root / "config.yaml"), "--ckpt_path", "last"], root)
+    assert status == 0, out
+    assert all(f"{name} {value:.4f}" in out for name, value in metrics.items())
+
+
+def test_it_goes_on_from_a_checkpoint_and_its_ledger(here, text_args, uncut, tmp_path, carried):
+    begun = ["fit", *text_args, "--model.stages", json.dumps({"count": 2, "offload_dir": str(tmp_path / "scratch")})]
+    assert here([*begun, "--trainer.max_steps", "2"], tmp_path / "run")[0] == 0
+    on = ["fit", *text_args, "--model.stages.count", "2", "--ckpt_path"]
+    assert here([*on, "last", "--trainer.max_steps", "4"], tmp_path / "run")[0] == 0
+    status, out, root = here([*on, "ledger", "--trainer.max_steps", "6"], tmp_path / "run")
+    assert status == 0, out
+    assert result(root)[0] == uncut[0]
+
+
+def test_diagnosis_is_refused_where_stages_are_brought(here, text_args, tmp_path, carried):
+    diagnosis = ["--trainer.callbacks+", "hiso_pl.callbacks.DiagnosisPanels"]
+    status, out, _ = here(["fit", *text_args, "--model.stages.count", "2", *diagnosis], tmp_path / "run")
+    assert status != 0
+    [line] = [line for line in out.splitlines() if "hiso-pl: error" in line]
+    assert "DiagnosisPanels looks at a whole network on its device" in line
