@@ -159,7 +159,7 @@ class FederatedModule(Checkpointed):
         parameters = [p for _, p in self.trainable()]
         cut, self._staged = self.stages.carried(self.network, parameters, device)
         self._measuring.uncut = Uncut(cut, parameters, self.method.dtype)
-        return cut.settle_in(self._staged["keep"])
+        return cut.settle_in()
 
     # What is optimized
 

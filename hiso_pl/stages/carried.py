@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,9 +43,9 @@ class CarriedCut(Cut):
         """Those of a stage's blocks."""
         return [p for p, block in self._frozen if self.stage_of(block) == stage]
 
-    def settle_in(self, kept: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    def settle_in(self) -> list[Tensor]:
         """Has what lives in host memory live where the device reads it by itself; gives these parameters."""
         stay = [*self._parameters, *self.frozen]
         for p in stay:
-            p.data = kept(p.data)
+            p.data = self.carrier.kept(p.data)
         return stay

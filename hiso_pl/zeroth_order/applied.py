@@ -109,7 +109,7 @@ class AppliedRecords(RoundState):
         if self._outstanding is not None:
             self._check_intact()
             self._move_all()
-        if self._place is not None:
+        elif self._place is not None:
             self._place.finish()
 
     def _move_all(self) -> None:
@@ -117,6 +117,8 @@ class AppliedRecords(RoundState):
         parts = [self._here] if self._place is None else [[t] for t in self._here]
         for _ in self.brought(parts):
             pass
+        if self._place is not None:
+            self._place.finish()
 
     def brought(
         self, parts: Sequence[Collection[int]], beside: Sequence[Sequence[Tensor]] | None = None
@@ -167,4 +169,5 @@ class AppliedRecords(RoundState):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :class:`~.state.RoundState`; of an update that has not been done nothing is left."""
         self._outstanding = None
+        self.complete()
         super().load_state_dict(state_dict)

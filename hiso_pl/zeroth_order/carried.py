@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hiso_pl.zeroth_order.losses import Loss
-from hiso_pl.zeroth_order.points import LeanPoints, Point, Writer, standing_at
+from hiso_pl.zeroth_order.points import LeanPoints, Point, Writer, absent, standing_at
 from hiso_pl.zeroth_order.staged import Cuts, StagedProbe
 from hiso_pl.zeroth_order.substitution import Substitution
 from hiso_pl.zeroth_order.watching import Watch
@@ -127,17 +127,19 @@ class Uncut:
     @contextmanager
     def frozen_brought(self) -> Iterator[None]:
         """Forward passes see frozen weights inside the block."""
-        frozen = self._stages.frozen
+        frozen, device = self._stages.frozen, self._stages.place.device
+        values = [p.data for p in frozen]
+
+        def write(some: Sequence[int], position: int, out: Tensor, rows: Tensor | None) -> None:
+            out.copy_(self._stages.place.at_hand(values[some[position]], rows).view(out.shape))
+
         with ExitStack() as stack:
+            stack.enter_context(standing_at(frozen, [absent(p, p.dtype, device) for p in frozen]))
             for dtype in {p.dtype for p in frozen}:
-                stack.enter_context(self._frozen([p for p in frozen if p.dtype == dtype], dtype).active())
+                some = [i for i, p in enumerate(frozen) if p.dtype == dtype]
+                way = Substitution([frozen[i] for i in some], partial(write, some), dtype, True, device)
+                stack.enter_context(way.active())
             yield
-
-    def _frozen(self, some: Sequence[Tensor], dtype: torch.dtype) -> Substitution:
-        def write(position: int, out: Tensor, rows: Tensor | None) -> None:
-            out.copy_(self._stages.place.at_hand(some[position].data, rows).view(out.shape))
-
-        return Substitution(some, write, dtype, everywhere=True, device=self._stages.place.device)
 
     def watched(self, watch: Watch, evaluate: Callable[[], T], network: nn.Module | None) -> T:
         """Evaluates under watch; what no operator was seen to take exists all the time from then on."""

@@ -51,7 +51,7 @@ def run(batch, to_left):
             cast_frozen(network, torch.bfloat16)
         if stages is not None:
             cut, told = stages.carried(network, [p for _, p in trained], CPU)
-            cut.settle_in(told["keep"])
+            cut.settle_in()
         optimizer = ZerothOrderOptimizer(trained, network=network, **told, **settings)
         found = []
         for r in range(3):
@@ -127,7 +127,7 @@ def test_nothing_goes_by_where_the_parameters_live(folder, batch):
     network = CausalLM(folder("llama", blocks=4), peft={"peft_type": "LORA", "r": 2})
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     cut, told = Stages(2).carried(network, [p for _, p in trained], CPU)
-    stay = cut.settle_in(told["keep"])
+    stay = cut.settle_in()
     blocks = network.get_submodule(cut._name)
     assert {id(p) for p in stay} >= {id(p) for p in blocks.parameters()}
     hosts = [p.data for p in stay]
