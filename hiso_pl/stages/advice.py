@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,17 +63,30 @@ def advised(network: nn.Module, method: Method, device: torch.device, room: int 
     copied = sizes_by(network, blocks, lambda p: p.numel() * method.dtype.itemsize if _displaced(p, method) else 0)
     whole = sum(kept) + sum(copied)
     said = f"{device} has {_gb(room)}, and the weights, H and a displaced copy of the network take {_gb(whole)}"
-    on_ranks = device.type != "cpu"
-    sizes = [a + b for a, b in zip(kept, copied, strict=True)] if on_ranks else copied
+    gpu = device.type != "cpu"
+    found = []
+    ranks = _least([a + b for a, b in zip(kept, copied, strict=True)] if gpu else copied, room)
+    if ranks is not None and gpu:
+        found.append(f"on: ranks and count: {ranks[0]} has {_gb(ranks[1])} on a rank")
+    elif ranks is not None:
+        found.append(f"count: {ranks[0]} and an offload_dir has {_gb(ranks[1])} of it at a time")
+    # a stage is brought while another is worked on
+    host = _least([2 * a + b for a, b in zip(kept, copied, strict=True)], room) if gpu else None
+    if host is not None:
+        found.append(f"on: host and count: {host[0]} has {_gb(host[1])} of it there at a time")
+    if not found:
+        return f"out of memory: {said}; it fits in no number of stages: take an adapter, or a larger device"
+    return f"out of memory: {said}; model.stages with {', or with '.join(found)}, and activations"
+
+
+def _least(sizes: Sequence[int], room: int) -> tuple[int, int] | None:
+    """The least number of stages of which the largest fits, and its bytes; None if there is none."""
     for count in range(2, len(sizes) + 1):
         starts = even_starts(sizes, count)
         largest = max(sum(sizes[a:b]) for a, b in zip(starts, [*starts[1:], len(sizes)], strict=True))
         if largest <= SHARE * room:
-            how = f"model.stages with on: ranks and count: {count} has {_gb(largest)} on a rank"
-            if not on_ranks:
-                how = f"model.stages with count: {count} and an offload_dir has {_gb(largest)} of it at a time"
-            return f"out of memory: {said}; {how}, and activations"
-    return f"out of memory: {said}; it fits in no number of stages: take an adapter, or a larger device"
+            return count, largest
+    return None
 
 
 def _displaced(p: Tensor, method: Method) -> bool:

@@ -297,7 +297,8 @@ def test_memory_that_does_not_suffice_is_told_with_what_would(folder):
     found = advised(network, Method(), torch.device("cuda", 0), room=3 * x)
     assert found.startswith("out of memory: cuda:0 has 0.0 GB, and the weights, H and a displaced copy")
     assert "model.stages with on: ranks and count: 2 has" in found
-    assert "count: 4 has" in advised(network, Method(), torch.device("cuda", 0), room=int(1.5 * x))
+    assert " on a rank, or with on: host and count: 3 has" in found
+    assert "on: ranks and count: 4 has" in advised(network, Method(), torch.device("cuda", 0), room=int(1.5 * x))
     assert "it fits in no number of stages" in advised(network, Method(), torch.device("cuda", 0), room=x // 10)
     assert "count: 2 and an offload_dir has" in advised(network, Method(), torch.device("cpu"), room=x)
 
