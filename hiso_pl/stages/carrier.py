@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Carrier:
                 here, shared = coming
                 self._wait(None, self._into)
                 for key in shared:  # as the work on the group before has left it
-                    here[key].copy_(self._here[key])
+                    self._copy(None, here[key], self._here[key])
                 self._here = here
                 coming = self._bring(groups[i + 1], (i + 1) % 2) if i + 1 < len(groups) else None
                 yield
@@ -78,9 +78,8 @@ class Carrier:
     def moved(self, tensors: Iterable[Tensor]) -> None:
         """Has tensors follow what stands for them."""
         self._wait(self._back, None)
-        with _on(self._back):
-            for tensor in tensors:
-                tensor.copy_(self._here[_key(tensor)], non_blocking=True)
+        for tensor in tensors:
+            self._copy(self._back, tensor, self._here[_key(tensor)])
 
     def finish(self) -> None:
         """Waits until all have followed."""
@@ -89,7 +88,8 @@ class Carrier:
 
     def _make_room(self, size: int) -> None:
         if not self._spaces or self._spaces[0].numel() < size:
-            self.finish()
+            if self.device.type == "cuda":  # whose allocator does not know of the other streams
+                torch.cuda.synchronize(self.device)
             self._spaces = []  # what is too small goes before its successor comes
             with torch.inference_mode(False):
                 self._spaces = [torch.empty(size, dtype=torch.uint8, device=self.device) for _ in range(2)]
@@ -100,7 +100,7 @@ class Carrier:
         shared, start = [], 0
         self._wait(self._into, None)
         self._wait(self._into, self._back)
-        with torch.inference_mode(False), torch.no_grad(), _on(self._into):
+        with torch.inference_mode(False), torch.no_grad():
             for tensor in group:
                 key = _key(tensor)
                 if key in here:
@@ -113,12 +113,18 @@ class Carrier:
                 if key in self._here:
                     shared.append(key)
                 else:
-                    here[key].copy_(tensor, non_blocking=True)
+                    self._copy(self._into, here[key], tensor)
                     self.bytes += size
         return here, shared
 
+    # What is asynchronous on a GPU; None is the stream in which work is done
+
+    def _copy(self, stream: Any, to: Tensor, values: Tensor) -> None:
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            to.copy_(values, non_blocking=True)
+
     def _wait(self, waits: Any, ends: Any) -> None:
-        """Has one stream wait for all that was given to another so far; None is the one in which work is done."""
+        """Has a stream wait for all that was given to another so far."""
         if self._into is not None:
             work = torch.cuda.current_stream(self.device)
             (waits or work).wait_stream(ends or work)
@@ -131,7 +137,3 @@ def _key(tensor: Tensor) -> Key:
 
 def _size(group: Sequence[Tensor]) -> int:
     return sum(-(-t.numel() * t.element_size() // _ALIGNED) * _ALIGNED for t in group)
-
-
-def _on(stream: Any) -> AbstractContextManager[Any]:
-    return nullcontext() if stream is None else torch.cuda.stream(stream)

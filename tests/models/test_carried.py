@@ -6,6 +6,9 @@ so that nothing goes by where the parameters live.
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -201,3 +204,83 @@ def test_a_way_broken_off_leaves_nothing_at_hand():
     assert carrier.at_hand(a).tolist() == [1.0] * 3
     way.close()
     assert carrier.at_hand(a).tolist() == [0.0] * 3
+
+
+# What is asynchronous on a GPU: each access happens after those that it must not overtake
+
+
+class Races(Carrier):
+    """Notes what each stream does, and finds accesses to the same memory of which no one must come first.
+
+    Args:
+        left_out: Which of the waits, counted by where it stands in the code, is not made.
+    """
+
+    def __init__(self, left_out: int | None = None) -> None:
+        super().__init__(CPU)
+        self._into, self._back = "into", "back"
+        self.waits: list[int] = []
+        self._left_out = left_out
+        self._clocks: dict[str, Counter[str]] = {name: Counter() for name in ("host", "work", "into", "back")}
+        self._done: list[tuple[str, Counter[str], set, set]] = []
+
+    def does(self, stream: str, reads=(), writes=()) -> None:
+        clock = self._clocks[stream]
+        if stream != "host":  # which gave it to the stream
+            clock |= self._clocks["host"]
+        clock[stream] += 1
+        places = [{(t.untyped_storage().data_ptr(), t.storage_offset()) for t in some} for some in (reads, writes)]
+        self._done.append((stream, Counter(clock), *places))
+
+    def _copy(self, stream, to, values):
+        self.does(stream or "work", [values], [to])
+        super()._copy(None, to, values)
+
+    def _wait(self, waits, ends):
+        line = sys._getframe(1).f_lineno
+        self.waits.append(line)
+        if line != self._left_out:
+            self._clocks[waits or "work"] |= self._clocks[ends or "work"]
+
+    def finish(self):
+        line = sys._getframe(1).f_lineno
+        self.waits.append(line)
+        if line != self._left_out:
+            self._clocks["host"] |= self._clocks["back"]
+
+    def races(self) -> list[tuple[str, str]]:
+        found = []
+        for i, (first, clock, reads, writes) in enumerate(self._done):
+            for second, later, reads_too, writes_too in self._done[i + 1 :]:
+                if (writes & (reads_too | writes_too) or reads & writes_too) and later[first] < clock[first]:
+                    found.append((first, second))
+        return found
+
+
+def rounds_of(carrier: Races) -> Races:
+    """Two rounds of four stages, the first and the last of which share a tensor, and a look at the state."""
+    shared, *own = (torch.zeros(64 * (i + 1)) for i in range(5))
+    groups = [[shared, own[0]], [own[1]], [own[2], own[1]], [own[3], shared]]
+    left = {id(t) for group in groups for t in group}
+    for _ in range(2):
+        left = {id(t) for group in groups for t in group}
+        for i, _ in enumerate(carrier.through(groups)):
+            moves = [t for t in groups[i] if id(t) in left]
+            carrier.does("work", [], [carrier.at_hand(t) for t in moves])
+            carrier.moved(moves)
+            left -= {id(t) for t in moves}
+            carrier.does("work", [carrier.at_hand(t) for t in groups[i]])
+    carrier.finish()
+    carrier.does("host", [shared, *own], [shared])
+    for _ in carrier.through(groups[:1]):
+        carrier.does("work", [carrier.at_hand(t) for t in groups[0]])
+    return carrier
+
+
+def test_no_stream_overtakes_another():
+    assert rounds_of(Races()).races() == []
+
+
+def test_each_wait_is_needed():
+    for line in set(rounds_of(Races()).waits):
+        assert rounds_of(Races(line)).races(), line
