@@ -45,7 +45,7 @@ def launch(folder, tokenizer_folder, monkeypatch):
         def tell(value):
             return list(told) if isinstance(value, dict) else [value]
 
-        monkeypatch.setattr("hiso_pl.data.module.tell", tell)
+        monkeypatch.setattr("hiso_pl.data.prepared.tell", tell)
         for rank, data in enumerate(ranks):
             data.trainer = SimpleNamespace(global_rank=rank, local_rank=rank, world_size=world, global_step=0)
             data.take(ModelFacts())

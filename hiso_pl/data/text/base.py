@@ -11,7 +11,8 @@ from typing import Any, Literal
 from hiso_pl.data.cache import Arrays, Cache, cache_folder
 from hiso_pl.data.examples import Splits
 from hiso_pl.data.limits import ReadLimits
-from hiso_pl.data.module import NOTHING_TOLD, FederatedDataModule
+from hiso_pl.data.module import FederatedDataModule
+from hiso_pl.data.prepared import NOTHING_TOLD
 from hiso_pl.data.statistics import clients_table, counts_line, describe, statistics_of
 from hiso_pl.data.tasks import ClassificationOptions, ClassificationTask, GenerationOptions, TextTask, find_task
 from hiso_pl.data.text.encoding import examples_of, joined
