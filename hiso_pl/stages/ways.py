@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiso_pl.errors import RunError
 from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.stages.messages import Inbox, Outbox, as_bytes
+from hiso_pl.zeroth_order.held import ApartError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -88,7 +88,7 @@ class Ways:
         for stage, said in enumerate(self._everyone(found)):
             for key, value in said.items():
                 if merged.setdefault(key, value) != value:
-                    raise RunError(f"stages are out of step: stage {stage} has another {key} than one before it")
+                    raise ApartError(f"stages are out of step: stage {stage} has another {key} than one before it", key)
         return merged
 
     # What one rank writes for all
