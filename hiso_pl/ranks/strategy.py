@@ -29,7 +29,7 @@ from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.restored import without_counters
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.points import converted, is_absent
+from hiso_pl.stages.held import move_absent
 
 T = TypeVar("T")
 
@@ -217,11 +217,9 @@ class ScalarStrategy(DDPStrategy):
 
     @override
     def model_to_device(self) -> None:
-        """Moves the model to the device; what another rank holds of it takes no memory there either."""
+        """Moves the model to the device."""
         assert self.model is not None
-        for p in self.model.parameters():
-            if is_absent(p):
-                p.data = converted(p.data, self.root_device)
+        move_absent(self.model, self.root_device)
         super().model_to_device()
 
     @override

@@ -20,6 +20,20 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+def groups_of(world: int, count: int) -> int:
+    """How many networks the ranks hold, ``count`` of them each.
+
+    Raises:
+        ValueError: If they do not come to whole groups.
+    """
+    if world % count:
+        raise ValueError(
+            f"stages.count={count} must divide the number of ranks, {world}: with on=ranks that many hold a network "
+            "together; in one process, leave stages out"
+        )
+    return world // count
+
+
 class Ways:
     """The ways from one stage to the others: of ``count`` ranks in a row each is a stage.
 
@@ -125,7 +139,7 @@ class Ways:
     def fill(self, values: Tensor, stage: int) -> None:
         """Fills values by those of a stage; all ask at the same time."""
         whole = values.to(self._via).contiguous()
-        with meeting("to the trial of stages in round {next}"):
+        with meeting("to weights brought to all stages in round {next}"):
             dist.broadcast(as_bytes(whole), self._members[stage], self._group)
         if whole is not values:
             values.copy_(whole)

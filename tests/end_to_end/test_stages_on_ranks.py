@@ -14,12 +14,19 @@ from hiso_pl.cli import program as cli
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ON_RANKS = ["--model.stages.on", "ranks", "--model.stages.count"]
+TASK = {"template": "{sentence} It", "answer": "sentence", "stop": "", "max_new_tokens": 4}
 CHANGED = {
     "plain": [],
     "lora": ["--model.network.peft", '{"r": 2, "alpha": 4}'],
     "scalar own": ["--model.method.preconditioner", "Scalar", "--model.method.directions", "client"],
     "trace": ["--model.method.preconditioner.normalize", "trace"],
     "momentum": ["--model.method.update_rule", "Momentum"],
+    # validations run the blocks more than once
+    "generation": ["--data.task", json.dumps(TASK)],
+    "generation lora": [
+        *("--data.task", json.dumps(TASK), "--model.network.peft", '{"r": 2, "alpha": 4}'),
+        *("--model.method.compute_dtype", "bfloat16", "--model.method.mu", "0.1"),
+    ],
 }
 
 
@@ -37,7 +44,9 @@ def uncut(run_jobs, args):
 
 
 def measured(args, *options):
-    return [(f"{name}@plain", [name, *args, *options, "--ckpt_path", "last"]) for name in ("validate", "predict")]
+    last = [*options, "--ckpt_path", "last"]
+    jobs = [(f"{name}@plain", [name, *args, *last]) for name in ("validate", "predict")]
+    return [*jobs, ("predict@generation", ["predict", *args, *CHANGED["generation"], *last])]
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +97,12 @@ def test_curves_are_those_of_the_run_uncut_and_count_what_stages_send_apart(uncu
 
 
 def test_measuring_by_ranks_that_hold_a_network_together(uncut, cut):
-    for name in ("validate@plain", "predict@plain"):
+    for name in ("validate@plain", "predict@plain", "predict@generation"):
         assert cut[name].statuses == [0, 0], cut[name].errors
-    assert (cut["plain"].root / "predictions.jsonl").read_text() == (
-        uncut["plain"].root / "predictions.jsonl"
-    ).read_text()
+    for name in ("plain", "generation"):
+        mine, whole = ((run[name].root / "predictions.jsonl").read_text() for run in (cut, uncut))
+        assert mine == whole
+        assert len(mine.splitlines()) == 20
 
 
 def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs, here, args, uncut, tmp_path):
