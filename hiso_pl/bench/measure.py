@@ -19,6 +19,7 @@ from hiso_pl.bench.workload import Workload, build_batches, build_workload
 from hiso_pl.ranks import environment
 from hiso_pl.run import versions
 from hiso_pl.stages.group import StageGroup
+from hiso_pl.zeroth_order.points import is_absent
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def _stages(work: Workload, group: StageGroup, memory: dict[str, int | float] | 
     mine = {
         "group": environment.rank() // group.count,
         "stage": group.stage,
-        "parameters_bytes": resident(work.network.parameters()),
+        "parameters_bytes": resident(p for p in work.network.parameters() if not is_absent(p)),
         "sent_bytes": group.bytes - before,
         "peak_bytes": memory and memory["round"],
     }

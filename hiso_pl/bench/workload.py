@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -195,10 +195,7 @@ def build_workload(settings: Settings, device: torch.device) -> Workload:
 
 def _settled(stages: Stages, settings: Settings, network: CausalLM, world: int) -> StageGroup:
     """The ranks that hold the network together, each with what is its own."""
-    group, [[example, *_]] = (
-        stages.group(network),
-        build_batches(settings, network, Slots(1, (0,), (0,)), settings.tokens),
-    )
-    loss = partial(network.loss, {name: values[:1] if values.dim() else values for name, values in example.items()})
+    [[example, *_]] = build_batches(replace(settings, batch_size=1), network, Slots(1, (0,), (0,)), settings.tokens)
+    group, loss = stages.group(network), partial(network.loss, example)
     group.settle(loss, loss, world)
     return group

@@ -122,7 +122,7 @@ def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs
     assert cli.main(["export", "--config", config, "--output", str(tmp_path / "exported")]) == 0
     status, out, _ = here(["validate", "--config", config], tmp_path / "alone")
     assert status != 0
-    assert "model.stages.count=3 must divide the number of ranks, 1" in out
+    assert "stages.count=3 must divide the number of ranks, 1" in out
 
 
 def test_two_clients_of_two_ranks_each(run_jobs, args, uncut, tmp_path):
@@ -202,4 +202,4 @@ def test_what_cannot_be_had_or_kept_is_refused_in_a_line(refused, name):
 def test_ranks_that_come_to_no_whole_groups_are_refused(run_jobs, args):
     run = run_jobs(3, [("run", ["fit", *args, *ON_RANKS, "2"])])["run"]
     assert 0 not in run.statuses
-    assert "model.stages.count=2 must divide the number of ranks, 3" in run.said
+    assert "stages.count=2 must divide the number of ranks, 3" in run.said
