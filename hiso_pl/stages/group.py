@@ -57,6 +57,7 @@ class StageGroup:
         self.frozen = [self._everything[t] for t in self._frozen]
         self._network = network
         self._ways: Ways | None = None
+        self._once = True
         self.stage = 0
         self.parts: Sequence[frozenset[int]] = []
         self.own: frozenset[int] = frozenset()

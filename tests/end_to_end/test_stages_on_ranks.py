@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ON_RANKS = ["--model.stages.on", "ranks", "--model.stages.count"]
 TASK = {"template": "{sentence} It", "answer": "sentence", "stop": "", "max_new_tokens": 4}
+GENERATION = ["--data.task", json.dumps(TASK)]
 CHANGED = {
     "plain": [],
     "lora": ["--model.network.peft", '{"r": 2, "alpha": 4}'],
@@ -22,9 +23,9 @@ CHANGED = {
     "trace": ["--model.method.preconditioner.normalize", "trace"],
     "momentum": ["--model.method.update_rule", "Momentum"],
     # validations run the blocks more than once
-    "generation": ["--data.task", json.dumps(TASK)],
+    "generation": GENERATION,
     "generation lora": [
-        *("--data.task", json.dumps(TASK), "--model.network.peft", '{"r": 2, "alpha": 4}'),
+        *(*GENERATION, "--model.network.peft", '{"r": 2, "alpha": 4}'),
         *("--model.method.compute_dtype", "bfloat16", "--model.method.mu", "0.1"),
     ],
 }
@@ -46,7 +47,7 @@ def uncut(run_jobs, args):
 def measured(args, *options):
     last = [*options, "--ckpt_path", "last"]
     jobs = [(f"{name}@plain", [name, *args, *last]) for name in ("validate", "predict")]
-    return [*jobs, ("predict@generation", ["predict", *args, *CHANGED["generation"], *last])]
+    return [*jobs, ("predict@generation", ["predict", *args, *GENERATION, *last])]
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,11 @@ def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs
 
     two = run_jobs(2, [("run", until(2, None, *ON_RANKS, "2"))])["run"]
     assert two.statuses == [0, 0], two.errors
-    three = run_jobs(3, [("run", until(4, two.root, *ON_RANKS, "3"))])["run"]
+    held = [*ON_RANKS, "3"]
+    found = run_jobs(3, [("run", until(4, two.root, *held)), ("generation", ["fit", *args, *GENERATION, *held])])
+    three = found["run"]
     assert three.statuses == [0, 0, 0], three.errors
+    assert found["generation"].result() == uncut["generation"].result()
     assert here(until(5, three.root, "--model.stages.count", "2"), tmp_path / "host")[0] == 0
     assert here(until(6, tmp_path / "host"), tmp_path / "whole")[0] == 0
     assert json.loads((tmp_path / "whole" / "summary.json").read_text())["digest"] == uncut["plain"].summary["digest"]
