@@ -155,7 +155,7 @@ class Measuring:
         if self._view is None:
             self._view = CastView(self._parameters, self._method.dtype)
         with self._view.active(), torch.inference_mode():
-            return evaluate() if self._group is None else self._group.through(evaluate)
+            return evaluate() if self._group is None else self._group.measured(evaluate)
 
 
 def prediction_lines(examples: ExampleSet, index: Tensor, evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ class FederatedModule(Checkpointed):
             cast_frozen(network, method.dtype)
         self.stages = stages
         self.group: StageGroup | None = None
-        self._staged = {} if stages is None else self._in_stages(stages)
+        self.staged: dict[str, Any] = {} if stages is None else self._in_stages(stages)
         self.config, self.change_on_resume, self.changed_on_resume = {}, [], []
         self.exchange = AllReduceExchange()
         self.traffic = Traffic()
@@ -149,7 +149,7 @@ class FederatedModule(Checkpointed):
             self._collective_device(),
             getattr(self.trainer.strategy, "patience", None),
         )
-        self._staged = stages.told_of(group, self.network)
+        self.staged = stages.told_of(group, self.network)
         self.exchange.silent = not group.last
 
     def carry(self, device: torch.device) -> list[Tensor]:
@@ -202,7 +202,7 @@ class FederatedModule(Checkpointed):
     def new_optimizer(self, exchange: AllReduceExchange | None = None) -> Any:
         """An optimizer of the network as configured, at round 0."""
         trainable, seed = self.trainable(), self.seed
-        return new_optimizer(self.method, trainable, seed=seed, exchange=exchange, network=self.network, **self._staged)
+        return new_optimizer(self.method, trainable, seed=seed, exchange=exchange, network=self.network, **self.staged)
 
     @property
     def optimizer(self) -> RoundOptimizer:

@@ -46,12 +46,13 @@ def displacements(settings: Settings, slots: int) -> int:
 
 
 def displace_all(work: Workload) -> Summary:
-    """Seconds to write one displaced point of all trainable parameters, whole."""
+    """Seconds to write one displaced point of all trainable parameters here, whole."""
     optimizer, settings = work.optimizer, work.settings
     method, parameters = settings.method, optimizer.parameters
     writer = Writer(parameters, select(method.backend, work.device), method.preconditioner)
     writer.look()
-    outs = {t: torch.empty_like(x, dtype=settings.dtype) for t, x in enumerate(writer.bases)}
+    here = range(len(parameters)) if work.group is None else sorted(work.group.own)
+    outs = {t: torch.empty_like(writer.bases[t], dtype=settings.dtype) for t in here}
     point = optimizer.plan().point(0, Offset(0, method.mu), NO_DRIFT)
 
     def run() -> None:

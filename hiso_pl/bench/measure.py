@@ -7,16 +7,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from hiso_pl.bench.kernels import displace_all, displacements, measure_kernels
 from hiso_pl.bench.machine import machine_facts
-from hiso_pl.bench.memory import measure_memory
+from hiso_pl.bench.memory import measure_memory, resident
 from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.timing import Contestant, Summary, alone, interleave, summarize
 from hiso_pl.bench.usual import Kept
 from hiso_pl.bench.workload import Workload, build_batches, build_workload
 from hiso_pl.ranks import environment
 from hiso_pl.run import versions
+from hiso_pl.stages.group import StageGroup
+from hiso_pl.zeroth_order.points import is_absent
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +50,10 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         log.info("Measuring peak memory.")
         memory = measure_memory(work)
     log.info("Measuring rounds and forwards in turns, %d times after %d.", settings.repetitions, settings.warmup)
-    times = _in_turns(work, settings.usual)
+    times = _in_turns(work, bool(settings.usual))
     forwards, round = summarize(times["forwards"]), summarize(times["round"])
     split = _split(work, round)
+    stages = None if work.group is None else _stages(work, work.group, memory)
     if settings.kernel_elements:
         log.info("Measuring the kernels on %d elements.", settings.kernel_elements)
         kernels = measure_kernels(settings, device)
@@ -87,6 +91,7 @@ def measure(settings: Settings, device: torch.device, setup: dict[str, Any]) -> 
         "split": split,
         "kernels": kernels,
         "memory": memory,
+        "stages": stages,
         "throughput": {
             "forwards_per_second": done / round.median,
             "tokens_per_second": done * settings.batch_size * settings.tokens / round.median,
@@ -153,6 +158,22 @@ def _split(work: Workload, round: Summary) -> dict[str, Any]:
         "one_displacement_alone_s": one._asdict(),
         "exchange_alone_s": _exchange_alone(work)._asdict(),
     }
+
+
+def _stages(work: Workload, group: StageGroup, memory: dict[str, int | float] | None) -> list[dict[str, Any]]:
+    """What each rank has to do with a round, in order: its group and stage, bytes it holds and hands on, its peak."""
+    before = group.bytes
+    work.round()
+    mine = {
+        "group": environment.rank() // group.count,
+        "stage": group.stage,
+        "parameters_bytes": resident(p for p in work.network.parameters() if not is_absent(p)),
+        "sent_bytes": group.bytes - before,
+        "peak_bytes": memory and memory["round"],
+    }
+    everyone: list[dict[str, Any]] = [{}] * environment.world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
 
 
 def _exchange_alone(work: Workload) -> Summary:

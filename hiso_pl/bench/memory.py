@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hiso_pl.bench.timing import synchronize
 from hiso_pl.bench.workload import Workload, build_optimizer, run_round
+from hiso_pl.zeroth_order.points import is_absent
 
 
 def peak_growth(run: Callable[[], object], device: torch.device) -> int:
@@ -50,7 +51,8 @@ def resident(tensors: Iterable[Tensor]) -> int:
 def largest_block(network: nn.Module, dtype: torch.dtype) -> int:
     """Bytes of the largest trainable tensor in the compute dtype, embeddings aside: those can be displaced by rows."""
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
-    sizes = [p.numel() for p in network.parameters() if p.requires_grad and id(p) not in embeddings]
+    trained = [p for p in network.parameters() if p.requires_grad and not is_absent(p)]
+    sizes = [p.numel() for p in trained if id(p) not in embeddings]
     return max(sizes, default=0) * dtype.itemsize
 
 
@@ -68,13 +70,13 @@ def measure_memory(work: Workload) -> dict[str, int | float]:
     device, network, settings = work.device, work.network, work.settings
     batches = [tensor for client in work.batches for batch in client for tensor in batch.values()]
     there = resident([*network.parameters(), *network.buffers(), *batches])
-    trained = sum(p.numel() for p in work.optimizer.parameters)
+    trained = sum(p.numel() for p in work.optimizer.parameters if not is_absent(p))
     with work.at_base():
         work.one_forward()
         forward = peak_growth(work.one_forward, device)
 
     def rounds() -> None:
-        optimizer = build_optimizer(settings, network, work.optimizer.exchange)
+        optimizer = build_optimizer(settings, network, work.optimizer.exchange, work.group)
         for _ in range(2):
             run_round(optimizer, work.losses(), work.slots)
 

@@ -10,7 +10,8 @@ Line = tuple[str, str, str]
 
 def table(found: Mapping[str, Any]) -> str:
     """The result of :func:`hiso_pl.bench.measure.measure` as text that ends with a newline."""
-    sections = [_times(found), _split(found), _kernels(found), _memory(found), _amounts(found), _sweep(found)]
+    parts = (_times, _split, _kernels, _memory, _stages, _amounts, _sweep)
+    sections = [part(found) for part in parts]
     lines = [line for section in sections for line in section]
     widths = [max(len(line[i]) for line in lines) for i in (0, 1)]
     body = [
@@ -24,7 +25,8 @@ def table(found: Mapping[str, Any]) -> str:
 def _head(found: Mapping[str, Any]) -> str:
     settings, model, machine = found["settings"], found["model"], found["machine"]
     method = settings["method"]
-    stages = f", {settings['stages']['count']} stages" if settings.get("stages") else ""
+    cut = settings.get("stages")
+    stages = f", {cut['count']} stages on {cut['on']}" if cut else ""
     what = "reduced logits" if model["reduced_logits"] else "full logits"
     return (
         f"{model['name']}: {model['trainable']:,} trainable of {model['parameters']:,} parameters, {what}\n"
@@ -104,6 +106,17 @@ def _memory(found: Mapping[str, Any]) -> list[Line]:
         ("H", _bytes(memory["hessian"]), f"largest block {_bytes(memory['largest_block'])}"),
         ("peak memory of a round", _bytes(memory["round"]), relative),
     ]
+
+
+def _stages(found: Mapping[str, Any]) -> list[Line]:
+    lines = []
+    for rank, one in enumerate(found.get("stages") or []):
+        peak = "" if one["peak_bytes"] is None else f"; peak memory of a round {_bytes(one['peak_bytes'])}"
+        note = f"of parameters{peak}; {_bytes(one['sent_bytes'])} a round to the next stage"
+        lines.append(
+            (f"rank {rank}: group {one['group']}, stage {one['stage']}", _bytes(one["parameters_bytes"]), note)
+        )
+    return lines
 
 
 def _amounts(found: Mapping[str, Any]) -> list[Line]:

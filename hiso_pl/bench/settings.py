@@ -32,14 +32,15 @@ class Settings:
         clients: Clients in the cohort, dealt over the ranks of the launch.
         peft: Low-rank adapters to train instead of the whole model.
         attention: Attention implementation, as transformers names it; null leaves the choice to it.
-        stages: How probes go through the network stage by stage; uncut if null.
+        stages: How probes go through the network stage by stage, one after another here or each on a rank of its own;
+            uncut if null. Ranks make random weights whole before each lets go of what is not its own.
         threads: CPU threads of a rank. If null, 1 where ranks are launched and all cores otherwise.
         device: ``auto`` takes a GPU if there is one.
         repetitions: Timed repetitions, of which medians are reported.
         warmup: Repetitions before these.
         seed: Seed of weights, tokens and directions.
         usual: Whether to time the usual way as well: noise added to the weights and taken off again, full logits.
-            Weights and H are put back from a copy on the host each time.
+            Weights and H are put back from a copy on the host each time. If null, where a rank has the whole network.
         memory_measure: Whether to measure peak memory, by the allocator's own count.
         kernel_elements: Elements of the tensor that the kernels are measured on alone; 0 leaves that out.
         sweep_tokens: Further numbers of tokens, to find where the ratio of round and forwards crosses 1.2.
@@ -62,7 +63,7 @@ class Settings:
     repetitions: int = 9
     warmup: int = 2
     seed: int = 0
-    usual: bool = True
+    usual: bool | None = None
     memory_measure: bool = True
     kernel_elements: int = 16_000_000
     sweep_tokens: list[int] = field(default_factory=list)
@@ -82,8 +83,17 @@ class Settings:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda' given, but there is no GPU that torch can use: take 'cpu' or 'auto'")
         self.method.check_rounds(self.clients, range(1))
+        if self.usual is None:
+            object.__setattr__(self, "usual", self.ranks == 1)
+        elif self.usual and self.ranks > 1:
+            raise ValueError("usual=true must be false with stages.on=ranks: the usual way has a whole network")
         if self.output is not None:
             _check_output(Path(self.output))
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that hold a network together."""
+        return 1 if self.stages is None else self.stages.ranks
 
     @property
     def dtype(self) -> torch.dtype:

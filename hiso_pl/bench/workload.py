@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -18,6 +18,11 @@ from hiso_pl.data.tokenized import TokenizedExamples
 from hiso_pl.federation import AllReduceExchange, own_slots, resolve_hosting
 from hiso_pl.models import CausalLM
 from hiso_pl.ranks import environment
+from hiso_pl.stages import Stages
+from hiso_pl.stages.group import StageGroup
+from hiso_pl.stages.held import move_absent
+from hiso_pl.stages.options import made_in_place
+from hiso_pl.stages.ways import groups_of
 from hiso_pl.zeroth_order import Exchange, LocalExchange, RoundReport, Slots, ZerothOrderOptimizer
 from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.precision import CastView, cast_frozen
@@ -26,10 +31,14 @@ Batches = list[list[dict[str, Tensor]]]
 """Minibatches of the clients hosted here, by client and local step."""
 
 
-def build_optimizer(settings: Settings, network: nn.Module, exchange: Exchange) -> ZerothOrderOptimizer:
+def build_optimizer(
+    settings: Settings, network: nn.Module, exchange: Exchange, group: StageGroup | None = None
+) -> ZerothOrderOptimizer:
     """The optimizer of a run with these settings; made anew it starts at H = 1."""
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    told = {} if settings.stages is None else settings.stages.told(network, [parameter for _, parameter in trained])
+    stages, told = settings.stages, {}
+    if stages is not None:
+        told = stages.told(network, [p for _, p in trained]) if group is None else stages.told_of(group, network)
     return ZerothOrderOptimizer(
         trained, settings.method, seed=settings.seed, exchange=exchange, network=network, **told
     )
@@ -70,6 +79,7 @@ class Workload:
         slots: The cohort's slots and those hosted here.
         batches: The minibatches hosted here.
         reports: The report of every round run so far.
+        group: The ranks that hold the network together; None where it is whole.
     """
 
     settings: Settings
@@ -78,6 +88,7 @@ class Workload:
     slots: Slots
     batches: Batches
     reports: list[RoundReport]
+    group: StageGroup | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,9 +106,14 @@ class Workload:
     def forwards(self) -> None:
         """As many plain forward passes as a round has, at weights that are not touched; run inside :meth:`at_base`.
 
-        A local step's losses go to the host together, as those of probes do.
+        A local step's losses go to the host together, as those of probes do; through stages on ranks go all, one behind
+        another.
         """
         with torch.inference_mode():
+            if self.group is not None:
+                each = [partial(self.network.loss, batch) for client in self.batches for batch in client]
+                self.group.through(each * self.settings.forwards_per_step)
+                return
             for client in self.batches:
                 for batch in client:
                     losses = [self.network.loss(batch) for _ in range(self.settings.forwards_per_step)]
@@ -106,7 +122,11 @@ class Workload:
     def one_forward(self) -> None:
         """A single plain forward pass; run inside :meth:`at_base`."""
         with torch.inference_mode():
-            self.network.loss(self.batches[0][0])
+            one = partial(self.network.loss, self.batches[0][0])
+            if self.group is None:
+                one()
+            else:
+                self.group.through([one])
 
     def round(self) -> None:
         """A round, as of :func:`run_round`."""
@@ -152,13 +172,30 @@ def build_workload(settings: Settings, device: torch.device) -> Workload:
         ValueError: If there is no such model, or the settings do not fit it or the launch.
     """
     world, rank = environment.world_size(), environment.rank()
-    hosting = resolve_hosting("auto", settings.clients, world)
+    hosts = groups_of(world, settings.ranks)
+    hosting = resolve_hosting("auto", settings.clients, hosts)
     cohort = tuple(range(settings.clients))
-    own = own_slots(hosting, cohort, 0, rank, world)
+    own = own_slots(hosting, cohort, 0, rank // settings.ranks, hosts)
     slots = Slots(settings.clients, own, cohort, (1.0,) * settings.clients)
     exchange: Exchange = AllReduceExchange() if world > 1 else LocalExchange()
-    network = build_network(settings.model, device, settings.seed, settings.peft, settings.attention)
+    held = settings.stages if settings.ranks > 1 else None
+    place = device if held is None else torch.device("cpu")
+    with made_in_place(held):
+        network = build_network(settings.model, place, settings.seed, settings.peft, settings.attention)
     if settings.dtype != torch.float32:
         cast_frozen(network, settings.dtype)
+    group = None if held is None else _settled(held, settings, network, world)
+    if group is not None:
+        move_absent(network, device)
+        network.to(device)
+        exchange.silent = not group.last  # type: ignore[attr-defined]
     batches = build_batches(settings, network, slots, settings.tokens)
-    return Workload(settings, network, build_optimizer(settings, network, exchange), slots, batches, [])
+    return Workload(settings, network, build_optimizer(settings, network, exchange, group), slots, batches, [], group)
+
+
+def _settled(stages: Stages, settings: Settings, network: CausalLM, world: int) -> StageGroup:
+    """The ranks that hold the network together, each with what is its own."""
+    [[example, *_]] = build_batches(replace(settings, batch_size=1), network, Slots(1, (0,), (0,)), settings.tokens)
+    group, loss = stages.group(network), partial(network.loss, example)
+    group.settle(loss, loss, world)
+    return group

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from hiso_pl.callbacks.contract import OrderedCallback, federated, group_of, optimizer_of
+from hiso_pl.callbacks.contract import OrderedCallback, federated, optimizer_of
 from hiso_pl.data.module import FederatedDataModule
 from hiso_pl.errors import RunError
 from hiso_pl.ranks import comparing
@@ -38,7 +38,8 @@ class InStepCheck(OrderedCallback):
     What they were given has been compared when they met (:mod:`hiso_pl.ranks.gathering`). At the start they compare
     hashes of what each has made of it: partition, data, frozen weights, initial state. Then, every few rounds, they
     compare a 64-bit checksum of each tensor of the state; before each checkpoint and at start and end its digest. It
-    comes before all that writes, so a run out of step leaves nothing that is.
+    comes before all that writes, so a run out of step leaves nothing that is. Ranks that hold a network together are
+    also out of step where two of them have other values of what both have.
 
     Attributes:
         payload_bytes: Bytes this rank handed to the process group for it.
@@ -75,11 +76,6 @@ class InStepCheck(OrderedCallback):
             raise ValueError(
                 f"in_step.on_mismatch=repair must be stop with {type(method).__name__}, which is not scalar-only: "
                 "there is no ledger to go back by"
-            )
-        if self.on_mismatch == "repair" and group_of(pl_module) is not None:
-            raise ValueError(
-                "in_step.on_mismatch=repair must be stop with model.stages.on=ranks: a ledger is gone on from by one "
-                "process that holds a whole network"
             )
 
     @override

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,14 +13,13 @@ from typing_extensions import override
 
 from hiso_pl.callbacks.contract import OrderedCallback, federated, group_of, optimizer_of
 from hiso_pl.callbacks.in_step import OutOfStepError
-from hiso_pl.callbacks.ledger_rebuilt import at_start, rebuilt
+from hiso_pl.callbacks.ledger_rebuilt import rebuilt
 from hiso_pl.callbacks.run_folder import config_text
 from hiso_pl.callbacks.signals import interrupted
-from hiso_pl.ledger import Header, LedgerError, LedgerReader, LedgerWriter, header_of, stored_path
+from hiso_pl.ledger import Header, LedgerError, LedgerWriter, header_of, stored_path
 from hiso_pl.ledger.carried_on import copy_records, ledger_of
 from hiso_pl.ledger.header_of_run import say_what_replays
-from hiso_pl.ledger.resumable import go_on, with_state
-from hiso_pl.run import checkpoint, lock, versions
+from hiso_pl.run import lock, versions
 from hiso_pl.run.folder import CONFIG, LEDGER
 from hiso_pl.run.start import Start
 from hiso_pl.stages.offload import Offload
@@ -88,13 +86,8 @@ class RoundLedger(OrderedCallback):
         self._keeps = self._is_to_keep(module)
         if self._keeps:
             self._describe(trainer, module)
-        if self.start is not None and self.start.kind == "ledger":
-            if group_of(module) is not None:
-                raise ValueError(
-                    "ckpt_path=ledger must be a checkpoint with model.stages.on=ranks, where no rank has the network: "
-                    "`hiso-pl replay LEDGER --output FILE` makes one"
-                )
-            self._rebuild(trainer, module, self.start)  # Lightning asks for it once the callbacks are set up
+        if self.start is not None and self.start.kind == "ledger":  # Lightning asks for it once callbacks are set up
+            self.start.content = rebuilt(trainer, module, self.start.root)
 
     def _describe(self, trainer: Trainer, module: FederatedModule) -> None:
         """Makes the header, and keeps of the initial weights what is to be stored beside the ledger."""
@@ -131,33 +124,6 @@ class RoundLedger(OrderedCallback):
         if self.enabled is None:
             log.info("This run keeps no ledger, as %s: it goes on from checkpoints, and cannot be replayed.", why)
         return False
-
-    def _rebuild(self, trainer: Trainer, module: FederatedModule, start: Start) -> None:
-        """Puts into the start what a checkpoint of the round that the ledger leads to would hold.
-
-        Rank 0 decides; every rank applies the records for itself, from the checkpoint that rank 0 chose if it sees it,
-        or else from the initial weights.
-
-        Raises:
-            ValueError: If the ledger is damaged, or is of another run.
-        """
-        said: str | None = None
-        plan: tuple[bytes, dict[str, Any], Path | None] | None = None
-        if trainer.is_global_zero:
-            try:
-                plan, start.content = rebuilt(start.root, module)
-            except (ValueError, OSError) as error:
-                said = str(error)
-        said, plan = trainer.strategy.broadcast((said, plan))
-        if said is not None or plan is None:
-            raise LedgerError(said or "")
-        ledger, content, chosen = plan
-        if not trainer.is_global_zero:
-            base = checkpoint.read(chosen) if chosen is not None and chosen.is_file() else None
-            with TemporaryDirectory() as folder:
-                copy = Path(folder) / LEDGER
-                copy.write_bytes(ledger)
-                start.content = with_state(content, go_on(LedgerReader(copy), at_start(module), base))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,9 +20,10 @@ from hiso_pl.ledger.reader import LedgerReader
 from hiso_pl.ledger.stored import read_stored
 from hiso_pl.ledger.weights import NamedWeights
 from hiso_pl.zeroth_order import Method, RoundRecord, ZerothOrderOptimizer
-from hiso_pl.zeroth_order.digest import tensors_sha256
+from hiso_pl.zeroth_order.digest import parameters_sha256
 from hiso_pl.zeroth_order.kernels.base import NUMERICS, Backend
 from hiso_pl.zeroth_order.philox import STREAM
+from hiso_pl.zeroth_order.staged import Cuts
 
 
 def initial_tensors(
@@ -71,6 +72,7 @@ def replay(
     backend: Backend = "auto",
     method: Method | None = None,
     keep: Callable[[Tensor], Tensor] | None = None,
+    stages: Cuts | None = None,
 ) -> ZerothOrderOptimizer:
     """Rebuilds a run's state from its ledger's header and entries, of which later headers change the method.
 
@@ -90,14 +92,14 @@ def replay(
         if tensor is None or tuple(tensor.shape) != facts.shape:
             raise ValueError(f"initial: tensor {facts.name!r} must be of shape {list(facts.shape)}")
         parameters.append((facts.name, nn.Parameter(tensor.to(device, torch.float32), requires_grad=False)))
-    optimizer = _applying(header, parameters, backend, method, keep)
+    optimizer = _applying(header, parameters, backend, method, keep, stages)
     for entry in records:
         if optimizer.round == to:
             break
         if isinstance(entry, RoundRecord):
             optimizer.apply(entry)
         else:
-            goes_on = _applying(entry, parameters, backend, method, keep)
+            goes_on = _applying(entry, parameters, backend, method, keep, stages)
             goes_on.load_state_dict(optimizer.state_dict())
             optimizer = goes_on
     if to is not None and optimizer.round != to:
@@ -111,11 +113,14 @@ def _applying(
     backend: Backend,
     method: Method | None,
     keep: Callable[[Tensor], Tensor] | None,
+    stages: Cuts | None,
 ) -> ZerothOrderOptimizer:
     """An optimizer at round 0 that computes a header's method; learning rate, mu and P come with the records."""
     _check_numbers(header)
     method = Method.applying(header.method, method)
-    return ZerothOrderOptimizer(parameters, method, seed=header.seed, keep=keep, memory="low", backend=backend)
+    return ZerothOrderOptimizer(
+        parameters, method, seed=header.seed, keep=keep, stages=stages, memory="low", backend=backend
+    )
 
 
 def catch_up(optimizer: ZerothOrderOptimizer, reader: LedgerReader, to: int | None = None) -> int:
@@ -153,7 +158,7 @@ def check_start(optimizer: ZerothOrderOptimizer, header: Header) -> None:
     if [(facts.name, facts.shape) for facts in header.tensors] != [(n, tuple(p.shape)) for n, p in pairs]:
         raise LedgerError("the ledger is of another model: names or shapes of its tensors differ")
     if optimizer.round == 0:
-        for facts, sha256 in zip(header.tensors, tensors_sha256(optimizer.parameters), strict=True):
+        for facts, sha256 in zip(header.tensors, parameters_sha256(optimizer), strict=True):
             if sha256 != facts.sha256:
                 raise LedgerError(f"tensor {facts.name!r} does not have the values that the ledger's run started from")
 

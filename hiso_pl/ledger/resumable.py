@@ -42,12 +42,11 @@ def checkpoint_of(reader: LedgerReader, optimizer: ZerothOrderOptimizer) -> dict
     state = optimizer.state_dict()
     if last is not None:
         state["param_groups"][0]["lr"] = last.lr
-    tensors = zip(optimizer.names, optimizer.parameters, strict=True)
     return {
         "epoch": 0,
         "global_step": rounds,
         "pytorch-lightning_version": metadata.version("lightning"),
-        "state_dict": {f"network.{name}": p.detach() for name, p in tensors},
+        "state_dict": {f"network.{t.name}": t.value.detach() for t in optimizer.tensors() if t.kind == "x"},
         "optimizer_states": [state],
         "lr_schedulers": [],
         "callbacks": {},
@@ -71,7 +70,8 @@ def go_on(
     """What a checkpoint of the round that a ledger leads to would hold, of a run that is to go on there.
 
     The optimizer is of the run at round 0, with the initial weights as parameters, which are moved. ``base`` is a
-    checkpoint of the run to begin with, which saves applying its rounds and knows its metrics.
+    checkpoint of the run to begin with, which saves applying its rounds and knows its metrics. Ranks that hold the
+    network together all call it at the same time, with the same base, and have the state of what is theirs.
 
     Raises:
         LedgerError: If the ledger is damaged, ends before ``base``, or is of another model or method.
@@ -81,13 +81,13 @@ def go_on(
     applied = reader.rounds
     if base is not None and int(base["global_step"]) >= changed:
         with torch.no_grad():
-            for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True):
-                parameter.copy_(base["state_dict"][f"network.{name}"])
+            for tensor in [tensor for tensor in optimizer.tensors() if tensor.kind == "x"]:
+                tensor.value.copy_(base["state_dict"][f"network.{tensor.name}"])
         optimizer.load_state_dict(base["optimizer_states"][0])
         applied = catch_up(optimizer, reader)
     elif changed > 0:
         tensors = dict(zip(optimizer.names, optimizer.parameters, strict=True))
-        optimizer = replay(reader.header, reader.entries(), tensors)
+        optimizer = replay(reader.header, reader.entries(), tensors, stages=optimizer.stages)
     else:
         catch_up(optimizer, reader)
     if base is not None and not applied:

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hiso_pl.ranks.gathering import differing
-from hiso_pl.zeroth_order.digest import Stateful, checksums, digest
+from hiso_pl.zeroth_order.digest import Stateful, checksums, digest, told_as
+from hiso_pl.zeroth_order.held import ApartError
 
 HASH = 12
 """Characters of a hash that an error shows."""
@@ -41,18 +42,26 @@ def states(state: Stateful, device: torch.device, whole: bool) -> States:
         device: Where a tensor must be to be handed to the process group.
         whole: Whether the digest is compared.
     """
-    names, sent = ["the digest"], 0
-    odd: list[int] = []
-    first = -1
-    if whole:
-        own = np.frombuffer(bytes.fromhex(digest(state)), dtype="<i8").copy()
-        odd, first = disagreement(_gathered(torch.from_numpy(own), device))
-        sent += own.nbytes
-    if odd or not whole:
-        names, sums = checksums(state)
-        found, first = disagreement(_gathered(sums, device))
-        odd = found or odd
-        sent += sums.numel() * sums.element_size()
+    names, own, apart, sent = ["the digest"], torch.empty(0), "", 0
+    try:
+        if whole:
+            own = torch.from_numpy(np.frombuffer(bytes.fromhex(digest(state)), dtype="<i8").copy())
+        else:
+            names, own = checksums(state)
+    except ApartError as error:  # all of its group know, other ranks do not
+        apart = told_as(*error.key)
+    if getattr(state, "held", None) is not None:
+        everyone = [""] * dist.get_world_size()
+        dist.all_gather_object(everyone, apart)
+        sent += len(pickle.dumps(apart))
+        if any(everyone):
+            return States([rank for rank, said in enumerate(everyone) if said], next(filter(None, everyone)), sent)
+    odd, first = disagreement(_gathered(own, device))
+    sent += own.nbytes
+    if odd and whole:  # in which tensor
+        names, own = checksums(state)
+        found, first = disagreement(_gathered(own, device))
+        odd, sent = found or odd, sent + own.nbytes
     return States(odd, names[first], sent)
 
 

@@ -29,7 +29,8 @@ from hiso_pl.run.folder import traceback_path
 from hiso_pl.run.restored import without_counters
 from hiso_pl.run.start import Start
 from hiso_pl.run.whole_file import whole_file
-from hiso_pl.zeroth_order.points import absent, converted, is_absent, standing_at
+from hiso_pl.stages.held import move_absent
+from hiso_pl.zeroth_order.points import absent, standing_at
 
 T = TypeVar("T")
 
@@ -220,9 +221,7 @@ class ScalarStrategy(DDPStrategy):
     def model_to_device(self) -> None:
         """Moves the model to the device, but for what stays in host memory or is another rank's."""
         assert self.model is not None
-        for p in self.model.parameters():
-            if is_absent(p):
-                p.data = converted(p.data, self.root_device)
+        move_absent(self.model, self.root_device)
         carry = getattr(self.model, "carry", None)  # a module of one's own need not have it
         stay = carry(self.root_device) if carry is not None else []
         with standing_at(stay, [absent(p, p.dtype, self.root_device) for p in stay]):

@@ -17,6 +17,10 @@ from hiso_pl.stages.blocks import blocks_of, check_starts, even_starts
 from hiso_pl.zeroth_order.watching import Watch, is_compiled
 
 
+class OrderError(ValueError):
+    """A forward pass does not run the blocks once each and in order."""
+
+
 class _Left(BaseException):
     """Ends a forward pass where its stage does; no handler of errors is to take it for one."""
 
@@ -81,13 +85,16 @@ class Cut:
         """Has a watched forward pass note at which block it is: 2 i + 1 in block i, 2 i before it.
 
         Raises:
-            ValueError: If it runs blocks in another order, more than once or not at all.
+            OrderError: If it runs blocks in another order, more than once or not at all.
         """
         ran: list[int] = []
 
         def watched(i: int, block: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
+                again = i in ran
                 ran.append(i)
+                if again:
+                    raise self._other_order(ran)
                 watch.place = 2 * i + 1
                 output = block(*args, **kwargs)
                 watch.place = 2 * i + 2
@@ -99,11 +106,14 @@ class Cut:
             watch.place = 0
             yield
         if ran != list(range(len(self._blocks))):
-            order = ", ".join(map(str, ran[:8])) + (", ..." if len(ran) > 8 else "")
-            raise ValueError(
-                f"stages cannot be had of {self._name}: a forward pass must run its {len(self._blocks)} blocks once "
-                f"each and in order, it ran {order or 'none'}"
-            )
+            raise self._other_order(ran)
+
+    def _other_order(self, ran: Sequence[int]) -> OrderError:
+        order = ", ".join(map(str, ran[:8])) + (", ..." if len(ran) > 8 else "")
+        return OrderError(
+            f"stages cannot be had of {self._name}: a forward pass must run its {len(self._blocks)} blocks once each "
+            f"and in order, it ran {order or 'none'}"
+        )
 
     def learn(self, watch: Watch) -> None:
         """Takes from a followed forward pass which stage reads what, and decides on the cuts."""

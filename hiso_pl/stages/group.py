@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hiso_pl.stages.cut import Cut
+from hiso_pl.stages.brought import bringing
+from hiso_pl.stages.cut import Cut, OrderError
 from hiso_pl.stages.held import starts_of, vacate
-from hiso_pl.stages.ways import Ways
+from hiso_pl.stages.ways import Ways, groups_of
 from hiso_pl.zeroth_order.digest import tensors_sha256
 from hiso_pl.zeroth_order.points import is_absent
 from hiso_pl.zeroth_order.watching import Watch
@@ -56,6 +57,7 @@ class StageGroup:
         self.frozen = [self._everything[t] for t in self._frozen]
         self._network = network
         self._ways: Ways | None = None
+        self._once = True
         self.stage = 0
         self.parts: Sequence[frozenset[int]] = []
         self.own: frozenset[int] = frozenset()
@@ -106,20 +108,32 @@ class StageGroup:
             ValueError: If ranks do not come to whole groups, or the network cannot be had in stages.
         """
         count = self.count
-        if world % count:
-            raise ValueError(
-                f"model.stages.count={count} must divide the number of ranks, {world}: with on=ranks that many hold a "
-                "network together; in one process, leave model.stages out"
-            )
+        groups_of(world, count)
         self._ways = Ways(count, world, via, timeout)
         self.stage = self._ways.stage
+        self._once = all(self.merged({self.stage: self._runs_once(evaluate)}).values())
         watch = Watch(self._everything)
-        for one in (loss, evaluate):
+        for one in (loss, evaluate) if self._once else (loss,):
             with self._cut.following(watch):
                 watch.of(one, self._network)
         self._cut.learn(watch)
         self._divide(watch.unseen)
         log.info("Each client is %d ranks, which hold %r.", count, self._cut)
+        if not self._once:
+            log.warning(
+                "To measure runs the blocks more than once, as generating does: every rank of a client does it uncut, "
+                "with all weights brought to it as they are read, again and again. That is slow."
+            )
+
+    def _runs_once(self, evaluate: Callable[[], Any]) -> bool:
+        """Whether something runs the blocks once, so that it can go through the stages."""
+        watch = Watch(self._everything)
+        try:
+            with self._cut.following(watch):
+                watch.of(evaluate, self._network)
+        except OrderError:
+            return False
+        return True
 
     def _divide(self, unseen: set[int]) -> None:
         blocks = self._cut.block_of(self._network)
@@ -135,10 +149,6 @@ class StageGroup:
         names = [name for name, _ in self._network.named_parameters()]
         vacate(self._everything, names, read[self.stage])
 
-    def holder(self, t: int) -> int:
-        """The first stage that has a parameter, by its position among all."""
-        return next(stage for stage, part in enumerate(self._read) if t in part)
-
     # Cuts, as probes know them
 
     def following(self, watch: Watch) -> AbstractContextManager[None]:
@@ -152,14 +162,32 @@ class StageGroup:
         """See :meth:`.cut.Cut.run`."""
         return self._cut.run(stage, evaluate, arrived)
 
-    def through(self, evaluate: Callable[[], V]) -> V | None:
-        """Sends one forward pass through all stages; what it gives is known in the last one."""
-        self.begin([("a measurement", 0)])
-        output = self.run(self.stage, evaluate, self.receive())
-        if not self.last:
-            self.send(output)
-        self.end()
+    def measured(self, evaluate: Callable[[], V]) -> V | None:
+        """What a measurement gives, known in the last stage: through all stages, or uncut if it runs blocks twice."""
+        if self._once:
+            found = self.through([evaluate])
+            return found[0] if self.last else None
+        with self.bringing(self._everything):
+            output = evaluate()
         return output if self.last else None
+
+    def through(self, evaluations: Sequence[Callable[[], V]]) -> list[V]:
+        """Sends forward passes of one shape through all stages; what they give is known in the last one."""
+        self.begin([("a measurement", 0)] * len(evaluations))
+        found = []
+        for evaluate in evaluations:
+            output = self.run(self.stage, evaluate, self.receive())
+            if self.last:
+                found.append(output)
+            else:
+                self.send(output)
+        self.end()
+        return found
+
+    def bringing(self, parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """See :func:`.brought.bringing`; all ranks of a group run the same operators inside the block."""
+        place = {id(p): t for t, p in enumerate(self._everything)}
+        return bringing({place[id(p)]: p for p in parameters}, self._fill)
 
     # What passes between the ranks, as :class:`hiso_pl.zeroth_order.linked.Links` tells of it
 
@@ -195,11 +223,13 @@ class StageGroup:
 
     def bring(self, t: int, values: Tensor) -> None:
         """Fills values of a trained parameter where it is absent."""
-        self.ways.fill(values, self.holder(self._trained[t]))
+        self._fill(self._trained[t], values)
 
-    def bring_frozen(self, i: int, values: Tensor) -> None:
-        """Fills values of a frozen one so."""
-        self.ways.fill(values, self.holder(self._frozen[i]))
+    def _fill(self, t: int, values: Tensor) -> None:
+        """Fills values of a parameter, by its position among all, from the first stage that has it."""
+        has = [t in part for part in self._read]
+        if not all(has):
+            self.ways.fill(values, has.index(True))
 
     def brought_frozen(self, tensor: Tensor) -> Tensor:
         """The values of a frozen parameter, or of a buffer, wherever they are."""
@@ -207,7 +237,7 @@ class StageGroup:
         if i is None:  # a buffer, which all have
             return tensor.detach()
         values = torch.empty_like(tensor, requires_grad=False) if is_absent(tensor) else tensor.detach().clone()
-        self.bring_frozen(i, values)
+        self._fill(self._frozen[i], values)
         return values
 
     def sha256_of(self, parameters: Sequence[tuple[str, Tensor]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -13,7 +14,7 @@ from torch.nn.modules.module import (
 
 from hiso_pl.stages.blocks import Blocks, blocks_of, check_starts, even_starts
 from hiso_pl.stages.offload import one_by_one
-from hiso_pl.zeroth_order.points import absent, is_absent
+from hiso_pl.zeroth_order.points import absent, converted, is_absent
 
 _STARTS = "_hiso_pl_starts"
 """Where a list of blocks has it written how it was cut while it was loaded; what comes round it later tells no more."""
@@ -78,6 +79,13 @@ def vacate(parameters: Sequence[Tensor], names: Sequence[str], own: Collection[i
             )
         if t not in own and p.numel() > 1:  # a single number is no matter
             p.data = absent(p, p.dtype)
+
+
+def move_absent(network: nn.Module, device: torch.device) -> None:
+    """Moves to a device what another rank holds of a network, which takes no memory there either."""
+    for p in network.parameters():
+        if is_absent(p):
+            p.data = converted(p.data, device)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Stages:
         """
         if self.on != "host":
             raise ValueError(
-                "stages.on=ranks must be host here: stages are on ranks in fit, validate, test and predict"
+                "stages.on=ranks must be host here: stages are on ranks in fit, validate, test, predict and bench"
             )
         self._check_on_cpu(network)
         cut = Cut(network, parameters, self.count, self.blocks, self.starts)

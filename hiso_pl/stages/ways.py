@@ -12,12 +12,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hiso_pl.errors import RunError
 from hiso_pl.ranks.roll_call import meeting
 from hiso_pl.stages.messages import Inbox, Outbox, as_bytes
+from hiso_pl.zeroth_order.held import ApartError
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def groups_of(world: int, count: int) -> int:
+    """How many networks the ranks hold, ``count`` of them each.
+
+    Raises:
+        ValueError: If they do not come to whole groups.
+    """
+    if world % count:
+        raise ValueError(
+            f"stages.count={count} must divide the number of ranks, {world}: with on=ranks that many hold a network "
+            "together; in one process, leave stages out"
+        )
+    return world // count
 
 
 class Ways:
@@ -88,7 +102,7 @@ class Ways:
         for stage, said in enumerate(self._everyone(found)):
             for key, value in said.items():
                 if merged.setdefault(key, value) != value:
-                    raise RunError(f"stages are out of step: stage {stage} has another {key} than one before it")
+                    raise ApartError(f"stages are out of step: stage {stage} has another {key} than one before it", key)
         return merged
 
     # What one rank writes for all
@@ -125,7 +139,7 @@ class Ways:
     def fill(self, values: Tensor, stage: int) -> None:
         """Fills values by those of a stage; all ask at the same time."""
         whole = values.to(self._via).contiguous()
-        with meeting("to the trial of stages in round {next}"):
+        with meeting("to weights brought to all stages in round {next}"):
             dist.broadcast(as_bytes(whole), self._members[stage], self._group)
         if whole is not values:
             values.copy_(whole)

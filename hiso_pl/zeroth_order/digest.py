@@ -98,12 +98,24 @@ def digest(state: Stateful) -> str:
     return digest_of_hashes(sha256 for _, sha256 in _found(state, tensors_sha256))
 
 
-def _found(state: Stateful, look: Callable[[Iterable[Tensor]], Sequence[T]]) -> list[tuple[tuple[str, str], T]]:
-    """Something of every tensor of a state, with its name and kind, in the order of :func:`in_order`."""
-    tensors = state.tensors()
+def parameters_sha256(state: Stateful) -> list[str]:
+    """SHA-256 of each trainable parameter of a state, in tensor order; asked for as :func:`digest` is."""
+    return [sha256 for _, sha256 in _found(state, tensors_sha256, "x")]
+
+
+def _found(
+    state: Stateful, look: Callable[[Iterable[Tensor]], Sequence[T]], only: str | None = None
+) -> list[tuple[tuple[str, str], T]]:
+    """Something of every tensor of a state, or of those of a kind, in the order of :func:`in_order`."""
+    tensors = [tensor for tensor in state.tensors() if only in (None, tensor.kind)]
     found = list(zip([(t.name, t.kind) for t in tensors], look(t.value for t in tensors), strict=True))
     held, names = getattr(state, "held", None), getattr(state, "names", ())
     return found if held is None else list(of_all(held, names, dict(found)).items())
+
+
+def told_as(name: str, kind: str) -> str:
+    """What an error calls a tensor of the state."""
+    return name if kind == "x" else f"{name} ({kind})"
 
 
 def _checksum(tensor: Tensor) -> Tensor:
@@ -129,5 +141,5 @@ def checksums(state: Stateful) -> tuple[list[str], Tensor]:
         The tensors' names, and their checksums as int64, shape ``[tensors]``.
     """
     found = _found(state, lambda tensors: torch.stack([_checksum(tensor) for tensor in tensors]).tolist())
-    names = [name if kind == "x" else f"{name} ({kind})" for (name, kind), _ in found]
+    names = [told_as(name, kind) for (name, kind), _ in found]
     return names, torch.tensor([checksum for _, checksum in found], dtype=torch.int64)

@@ -6,13 +6,27 @@ Positions, names and shapes are those of the whole network everywhere, so stream
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hiso_pl.errors import RunError
+
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class ApartError(RunError):
+    """Processes that hold a network together have different values of what several of them have.
+
+    Attributes:
+        key: What differs: of a tensor of the state its name and kind.
+    """
+
+    def __init__(self, message: str, key: Any) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 @runtime_checkable
@@ -29,7 +43,7 @@ class Held(Protocol):
         """What all processes that hold the network together have found; all of them ask at the same time.
 
         Raises:
-            RunError: If two of them have found different things of one.
+            ApartError: If two of them have found different things of one.
         """
 
 

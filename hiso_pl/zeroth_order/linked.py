@@ -8,7 +8,7 @@ everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +20,6 @@ from hiso_pl.zeroth_order.held import Held
 from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.points import Point, Writer
 from hiso_pl.zeroth_order.staged import Cuts, Pass, StagedProbe
-from hiso_pl.zeroth_order.substitution import Substitution
 from hiso_pl.zeroth_order.workplace import Brings
 
 
@@ -58,8 +57,8 @@ class Links(Held, Cuts, Protocol):
     def bring(self, t: int, values: Tensor) -> None:
         """Fills values of a trained parameter where it is absent, from where it is; all ask at the same time."""
 
-    def bring_frozen(self, i: int, values: Tensor) -> None:
-        """Fills values of a frozen one so."""
+    def bringing(self, parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Weights of others are brought to the operators that take them inside the block."""
 
 
 class _LinkedWriter(Writer):
@@ -159,23 +158,5 @@ class LinkedProbe(StagedProbe):
 
     def _uncut(self, losses: Sequence[Loss], k: int, points: Sequence[Point]) -> list[NDArray[np.float32]]:
         assert isinstance(self._writer, _LinkedWriter)
-        with self._writer.bringing(), self._frozen_brought():
+        with self._writer.bringing(), self._links.bringing(self._links.frozen):
             return super()._uncut(losses, k, points)
-
-    @contextmanager
-    def _frozen_brought(self) -> Iterator[None]:
-        """Frozen weights are brought to the operators that take them inside the block."""
-        with ExitStack() as stack:
-            for dtype in sorted({p.dtype for p in self._links.frozen}, key=str):  # in the same order everywhere
-                some = [i for i, p in enumerate(self._links.frozen) if p.dtype == dtype]
-                stack.enter_context(self._brought(some, dtype).active())
-            yield
-
-    def _brought(self, some: Sequence[int], dtype: torch.dtype) -> Substitution:
-        def write(position: int, out: Tensor, rows: Tensor | None) -> None:
-            values = frozen[position].data
-            out.copy_((values if rows is None else values[rows]).view(out.shape))
-            self._links.bring_frozen(some[position], out)
-
-        frozen = [self._links.frozen[i] for i in some]
-        return Substitution(frozen, write, dtype, everywhere=True)

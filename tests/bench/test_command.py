@@ -17,6 +17,7 @@ from hiso_pl.cli import program as cli
 from hiso_pl.cli.parser import ConfigurationError
 
 TINY = ["--model", "opt-tiny", "--batch_size", "2", "--tokens", "8", "--num_directions", "2", "--device", "cpu"]
+ON_RANKS = ["--stages.on", "ranks", "--stages.count", "2"]
 SHORT = ["--threads", "1", "--repetitions", "3", "--warmup", "1", "--kernel_elements", "5000"]
 
 
@@ -93,20 +94,43 @@ def test_options_reach_the_round(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["bytes"]["client_up"] == 16
 
 
+def launched(ranks: int, output: Path, *more: str) -> tuple[dict[str, Any], str]:
+    """What several ranks have measured and said."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*torchrun, "-m", "hiso_pl", "bench", *TINY, *SHORT, *more, "--output", str(output)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(output.read_text()), done.stdout
+
+
 @pytest.mark.slow
 def test_ranks_share_a_cohort(tmp_path: Path) -> None:
-    output = tmp_path / "bench.json"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hiso_pl"]
-    options = [*TINY, *SHORT, "--clients", "3", "--usual", "false", "--kernel_elements", "0", "--output", str(output)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, "bench", *options], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("round / forwards") == 1
-    found = json.loads(output.read_text())
+    options = ["--clients", "3", "--usual", "false", "--kernel_elements", "0"]
+    found, out = launched(2, tmp_path / "bench.json", *options)
+    assert out.count("round / forwards") == 1
     assert found["machine"]["ranks"] == 2
     assert found["forwards"]["per_round"] == 9
     assert found["bytes"]["payload"] == 4 * (3 * 3 + 1)
     assert found["split"]["exchange_alone_s"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_ranks_hold_a_network_together(tmp_path: Path) -> None:
+    """Two clients of two ranks each: each rank says what it holds, hands on and takes."""
+    options = ["--clients", "2", "--kernel_elements", "0", *ON_RANKS]
+    found, out = launched(4, tmp_path / "bench.json", *options)
+    assert found["usual_ratio"] is None
+    assert found["forwards"]["per_round"] == 6
+    each = found["stages"]
+    assert [(one["group"], one["stage"]) for one in each] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    # three points of one client, two sequences of eight tokens, 32 numbers each; and a header
+    assert [one["sent_bytes"] for one in each] == [3 * 2 * 8 * 32 * 4 + 512, 0] * 2
+    whole = 4 * found["model"]["parameters"]
+    assert all(one["parameters_bytes"] < 0.9 * whole < one["peak_bytes"] < 4 * whole for one in each)
+    assert found["memory"]["hessian"] == each[0]["parameters_bytes"]
+    assert "rank 3: group 1, stage 1" in out
+    assert "2 stages on ranks" in out
 
 
 @pytest.mark.parametrize(
@@ -128,6 +152,7 @@ def test_errors_are_one_line(options: list[str], status: int, line: str, capsys:
         (["--model", "./nowhere"], r"model='./nowhere': no such folder"),
         (["--tokens", "500"], r"tokens=500 must be at most 128, the positions of model='opt-tiny'"),
         (["--sweep_tokens", "[500]"], r"tokens=500 must be at most 128"),
+        (ON_RANKS, r"stages.count=2 must divide the number of ranks, 1"),
     ],
 )
 def test_refuses_what_does_not_fit(options: list[str], message: str) -> None:
@@ -149,6 +174,7 @@ def test_refuses_what_does_not_fit(options: list[str], message: str) -> None:
         (["--preconditioner", "other"], r"preconditioner=other is no known class: there are .*Diagonal"),
         (["--output", "no/such/folder/bench.json"], r"output='no/such/folder/bench.json': there is no folder"),
         (["--output", "."], r"output='.' is a folder, must be a file"),
+        ([*ON_RANKS, "--usual", "true"], r"usual=true must be false with stages.on=ranks"),
         (["--unknown", "1"], r"--unknown"),
     ],
 )

@@ -270,6 +270,18 @@ def text_args(opt: Path, table: Callable[[str, int], str]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def four_blocks(opt: Path, text_args: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same run on an OPT of four blocks."""
+    folder = tmp_path_factory.mktemp("opt4")
+    config = transformers.AutoConfig.from_pretrained(opt, num_hidden_layers=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(opt).save_pretrained(folder)
+    return [str(folder) if arg == str(opt) else arg for arg in text_args]
+
+
+@pytest.fixture(scope="session")
 def clients_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Writes a file of labelled sentences for each of four clients; one may be left out or be another."""
 
@@ -291,10 +303,12 @@ def clients_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str
 def run_jobs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Outcome]]:
     """Runs the program several times in the ranks of one launch."""
 
-    def run_jobs(ranks: int, jobs: list[tuple[str, list[str]]]) -> dict[str, Outcome]:
+    def run_jobs(
+        ranks: int, jobs: list[tuple[str, list[str]]], there: dict[str, Path] | None = None
+    ) -> dict[str, Outcome]:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}-")
-        # "validate@default" is a run in the folder of "default"
-        roots = {name: folder / name.rpartition("@")[2] for name, _ in jobs}
+        # "validate@default" is a run in the folder of "default"; some may have one that is there already
+        roots = {name: folder / name.rpartition("@")[2] for name, _ in jobs} | (there or {})
         plain = [
             (
                 name,

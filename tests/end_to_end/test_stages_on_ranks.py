@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hiso_pl.cli import program as cli
@@ -15,27 +14,28 @@ from hiso_pl.cli import program as cli
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ON_RANKS = ["--model.stages.on", "ranks", "--model.stages.count"]
+TASK = {"template": "{sentence} It", "answer": "sentence", "stop": "", "max_new_tokens": 4}
+GENERATION = ["--data.task", json.dumps(TASK)]
 CHANGED = {
     "plain": [],
     "lora": ["--model.network.peft", '{"r": 2, "alpha": 4}'],
     "scalar own": ["--model.method.preconditioner", "Scalar", "--model.method.directions", "client"],
     "trace": ["--model.method.preconditioner.normalize", "trace"],
     "momentum": ["--model.method.update_rule", "Momentum"],
+    # validations run the blocks more than once
+    "generation": GENERATION,
+    "generation lora": [
+        *(*GENERATION, "--model.network.peft", '{"r": 2, "alpha": 4}'),
+        *("--model.method.compute_dtype", "bfloat16", "--model.method.mu", "0.1"),
+    ],
 }
 
 
 @pytest.fixture(scope="module")
-def args(text_args, opt, tmp_path_factory):
-    """A run on an OPT of four blocks, looking at H now and then."""
-    folder = tmp_path_factory.mktemp("opt4")
-    config = transformers.AutoConfig.from_pretrained(opt, num_hidden_layers=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(opt).save_pretrained(folder)
-    others = ["--data.test_file", text_args[text_args.index("--data.validation_file") + 1]]
-    options = [*others, "--board.hessian_every_n_rounds", "2"]
-    return [*(str(folder) if arg == str(opt) else arg for arg in text_args), *options]
+def args(four_blocks):
+    """A run that has a split to test on, and looks at H now and then."""
+    test = four_blocks[four_blocks.index("--data.validation_file") + 1]
+    return [*four_blocks, "--data.test_file", test, "--board.hessian_every_n_rounds", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def uncut(run_jobs, args):
 
 
 def measured(args, *options):
-    return [(f"{name}@plain", [name, *args, *options, "--ckpt_path", "last"]) for name in ("validate", "predict")]
+    last = [*options, "--ckpt_path", "last"]
+    jobs = [(f"{name}@plain", [name, *args, *last]) for name in ("validate", "predict")]
+    return [*jobs, ("predict@generation", ["predict", *args, *GENERATION, *last])]
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,12 @@ def test_curves_are_those_of_the_run_uncut_and_count_what_stages_send_apart(uncu
 
 
 def test_measuring_by_ranks_that_hold_a_network_together(uncut, cut):
-    for name in ("validate@plain", "predict@plain"):
+    for name in ("validate@plain", "predict@plain", "predict@generation"):
         assert cut[name].statuses == [0, 0], cut[name].errors
-    assert (cut["plain"].root / "predictions.jsonl").read_text() == (
-        uncut["plain"].root / "predictions.jsonl"
-    ).read_text()
+    for name in ("plain", "generation"):
+        mine, whole = ((run[name].root / "predictions.jsonl").read_text() for run in (cut, uncut))
+        assert mine == whole
+        assert len(mine.splitlines()) == 20
 
 
 def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs, here, args, uncut, tmp_path):
@@ -110,8 +113,11 @@ def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs
 
     two = run_jobs(2, [("run", until(2, None, *ON_RANKS, "2"))])["run"]
     assert two.statuses == [0, 0], two.errors
-    three = run_jobs(3, [("run", until(4, two.root, *ON_RANKS, "3"))])["run"]
+    held = [*ON_RANKS, "3"]
+    found = run_jobs(3, [("run", until(4, two.root, *held)), ("generation", ["fit", *args, *GENERATION, *held])])
+    three = found["run"]
     assert three.statuses == [0, 0, 0], three.errors
+    assert found["generation"].result() == uncut["generation"].result()
     assert here(until(5, three.root, "--model.stages.count", "2"), tmp_path / "host")[0] == 0
     assert here(until(6, tmp_path / "host"), tmp_path / "whole")[0] == 0
     assert json.loads((tmp_path / "whole" / "summary.json").read_text())["digest"] == uncut["plain"].summary["digest"]
@@ -120,7 +126,7 @@ def test_a_run_goes_on_with_more_ranks_to_a_stage_on_the_host_and_whole(run_jobs
     assert cli.main(["export", "--config", config, "--output", str(tmp_path / "exported")]) == 0
     status, out, _ = here(["validate", "--config", config], tmp_path / "alone")
     assert status != 0
-    assert "model.stages.count=3 must divide the number of ranks, 1" in out
+    assert "stages.count=3 must divide the number of ranks, 1" in out
 
 
 def test_two_clients_of_two_ranks_each(run_jobs, args, uncut, tmp_path):
@@ -175,10 +181,10 @@ REFUSED = {
         [*ON_RANKS, "2", "--checkpoint.save_on_exception", "true"],
         "checkpoint.save_on_exception=true must be false with model.stages.on=ranks",
     ),
-    "repair": ([*ON_RANKS, "2", "--in_step.on_mismatch", "repair"], "in_step.on_mismatch=repair must be stop"),
     "tied": (  # a weight that both ends have
         [*ON_RANKS, "2", "--trainer.callbacks+", json.dumps(TIED)],
-        "stages are out of step: stage 1 has another ('model.model.decoder.embed_tokens.weight', 'x')",
+        "ranks [0, 1] of 2 are out of step after round 6: the first tensor that differs is "
+        "'model.model.decoder.embed_tokens.weight'",
     ),
     "starts": ([*ON_RANKS, "2", "--model.stages.starts", "[0, 0]"], "starts=[0, 0] must be the first block of each"),
 }
@@ -200,4 +206,4 @@ def test_what_cannot_be_had_or_kept_is_refused_in_a_line(refused, name):
 def test_ranks_that_come_to_no_whole_groups_are_refused(run_jobs, args):
     run = run_jobs(3, [("run", ["fit", *args, *ON_RANKS, "2"])])["run"]
     assert 0 not in run.statuses
-    assert "model.stages.count=2 must divide the number of ranks, 3" in run.said
+    assert "stages.count=2 must divide the number of ranks, 3" in run.said
