@@ -7,12 +7,11 @@ values, of which no more is here at a time than one operator takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
-from hiso_pl.zeroth_order.substitution import Substitution
+from hiso_pl.zeroth_order.substitution import substituted
 
 Fill = Callable[[int, Tensor], None]
 """Fills values of a parameter, by its position, on all ranks that hold the network together."""
@@ -26,14 +25,6 @@ def bringing(parameters: Mapping[int, Tensor], fill: Fill) -> Iterator[None]:
         parameters: Those that are brought, by position, each in the type that it has now.
         fill: Brings them.
     """
-    with ExitStack() as stack:
-        for dtype in sorted({p.dtype for p in parameters.values()}, key=str):  # in the same order everywhere
-            alike = {t: p for t, p in parameters.items() if p.dtype == dtype}
-            stack.enter_context(_brought(alike, dtype, fill).active())
-        yield
-
-
-def _brought(parameters: Mapping[int, Tensor], dtype: torch.dtype, fill: Fill) -> Substitution:
     positions, tensors = list(parameters), list(parameters.values())
 
     def write(i: int, out: Tensor, rows: Tensor | None) -> None:
@@ -41,4 +32,5 @@ def _brought(parameters: Mapping[int, Tensor], dtype: torch.dtype, fill: Fill) -
         out.copy_((values if rows is None else values[rows]).view(out.shape))
         fill(positions[i], out)
 
-    return Substitution(tensors, write, dtype, everywhere=True)
+    with substituted(tensors, write):
+        yield

@@ -8,7 +8,7 @@ brought once a round. What runs uncut has one operator's weights brought at a ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hiso_pl.zeroth_order.losses import Loss
 from hiso_pl.zeroth_order.points import LeanPoints, Point, Writer, absent, standing_at
 from hiso_pl.zeroth_order.staged import Cuts, StagedProbe
-from hiso_pl.zeroth_order.substitution import Substitution
+from hiso_pl.zeroth_order.substitution import substituted
 from hiso_pl.zeroth_order.watching import Watch
 from hiso_pl.zeroth_order.workplace import Brings, Workplace
 
@@ -130,15 +130,11 @@ class Uncut:
         frozen, device = self._stages.frozen, self._stages.place.device
         values = [p.data for p in frozen]
 
-        def write(some: Sequence[int], position: int, out: Tensor, rows: Tensor | None) -> None:
-            out.copy_(self._stages.place.at_hand(values[some[position]], rows).view(out.shape))
+        def write(i: int, out: Tensor, rows: Tensor | None) -> None:
+            out.copy_(self._stages.place.at_hand(values[i], rows).view(out.shape))
 
-        with ExitStack() as stack:
-            stack.enter_context(standing_at(frozen, [absent(p, p.dtype, device) for p in frozen]))
-            for dtype in {p.dtype for p in frozen}:
-                some = [i for i, p in enumerate(frozen) if p.dtype == dtype]
-                way = Substitution([frozen[i] for i in some], partial(write, some), dtype, True, device)
-                stack.enter_context(way.active())
+        nowhere = [absent(p, p.dtype, device) for p in frozen]
+        with standing_at(frozen, nowhere), substituted(frozen, write, device):
             yield
 
     def watched(self, watch: Watch, evaluate: Callable[[], T], network: nn.Module | None) -> T:

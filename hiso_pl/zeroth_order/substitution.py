@@ -9,7 +9,8 @@ up only the rows that are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -109,6 +110,27 @@ def writes_to_a_weight(func: Any) -> str:
 
 Write = Callable[[int, Tensor, "Tensor | None"], None]
 """Writes displaced values: the parameter's position, where to, and which rows (None for the whole)."""
+
+
+@contextmanager
+def substituted(parameters: Sequence[Tensor], write: Write, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block operators take written values in place of parameters, each in the type that it has now.
+
+    Args:
+        parameters: The parameters, by position.
+        write: Where the values come from.
+        device: Where operators run; where the parameters are if None.
+    """
+    with ExitStack() as stack:
+        for dtype in sorted({p.dtype for p in parameters}, key=str):  # in the same order everywhere
+            some = [i for i, p in enumerate(parameters) if p.dtype == dtype]
+            written = partial(_write_some, write, some)
+            stack.enter_context(Substitution([parameters[i] for i in some], written, dtype, True, device).active())
+        yield
+
+
+def _write_some(write: Write, some: Sequence[int], i: int, out: Tensor, rows: Tensor | None) -> None:
+    write(some[i], out, rows)
 
 
 class Substitution(TorchDispatchMode):
