@@ -88,9 +88,6 @@ class Measuring:
         trainable: Names and parameters that are trained.
         method: What forward passes compute in, and whether memory for a copy is there.
         group: The ranks that hold the network together; None where it is whole.
-
-    Attributes:
-        uncut: What evaluates a network that lives in host memory; None where it is evaluated as it is.
     """
 
     def __init__(
@@ -101,7 +98,7 @@ class Measuring:
         group: StageGroup | None = None,
     ) -> None:
         self._group = group
-        self.uncut: Uncut | None = None
+        self._uncut: Uncut | None = None
         self._network = network
         self._parameters = [p for _, p in trainable]
         self._method = method
@@ -109,8 +106,14 @@ class Measuring:
         self._table: SplitTable | None = None
         self._view: CastView | None = None
 
-    def begin(self, examples: ExampleSet) -> None:
-        """Begins with a split, and forgets the weights of an earlier measurement."""
+    def begin(self, examples: ExampleSet, uncut: Uncut | None = None) -> None:
+        """Begins with a split, and forgets the weights of an earlier measurement.
+
+        Args:
+            examples: The split.
+            uncut: What evaluates a network that lives in host memory; None where it is evaluated as it is.
+        """
+        self._uncut = uncut
         self._examples, self._table, self._view = examples, SplitTable(examples), None
 
     def add(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None = None) -> None:
@@ -148,8 +151,8 @@ class Measuring:
     def _evaluated(self, batch: dict[str, Tensor], optimizer: RoundOptimizer | None) -> Evaluation | None:
         """What the network says of a batch; None where the stage on another rank knows."""
         evaluate = partial(self._network.evaluate, batch)
-        if self.uncut is not None:
-            return self.uncut.of(evaluate, self._network)
+        if self._uncut is not None:
+            return self._uncut.of(evaluate, self._network)
         if self._group is None and optimizer is not None and self._method.lean:
             return optimizer.at_base(evaluate)
         if self._view is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -17,13 +15,11 @@ from hiso_pl.federation.exchange import AllReduceExchange
 from hiso_pl.federation.traffic import BYTES_PER_KB, Traffic
 from hiso_pl.measuring import Measuring
 from hiso_pl.models.task_model import TaskModel
-from hiso_pl.run.checkpointed import Checkpointed
+from hiso_pl.run.in_stages import InStages
 from hiso_pl.run.learning_rate import LearningRate, SchedulerCallable
 from hiso_pl.run.schedules import check_lengths
 from hiso_pl.stages import Stages
 from hiso_pl.stages.advice import advising
-from hiso_pl.stages.group import StageGroup
-from hiso_pl.zeroth_order.carried import Uncut
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import MethodBase, RoundOptimizer, new_optimizer
 from hiso_pl.zeroth_order.losses import Loss, no_examples
@@ -34,7 +30,7 @@ from hiso_pl.zeroth_order.record import RoundReport
 log = logging.getLogger(__name__)
 
 
-class FederatedModule(Checkpointed):
+class FederatedModule(InStages):
     """Runs a network through rounds, and measures it.
 
     It holds no algorithm state: x, H and the round counter are the optimizer's, the data of a round the data module's.
@@ -82,9 +78,7 @@ class FederatedModule(Checkpointed):
         method.check_network(network)
         if method.dtype != torch.float32:
             cast_frozen(network, method.dtype)
-        self.stages = stages
-        self.group: StageGroup | None = None
-        self.staged: dict[str, Any] = {} if stages is None else self._in_stages(stages)
+        self.cut_into(stages)
         self.config, self.change_on_resume, self.changed_on_resume = {}, [], []
         self.exchange = AllReduceExchange()
         self.traffic = Traffic()
@@ -94,72 +88,6 @@ class FederatedModule(Checkpointed):
         self.loggers_served = False  # whether a callback hands what is measured to the loggers
         self._measuring = Measuring(network, self.trainable(), method, self.group)
         self._initial_digest = ""
-
-    def _in_stages(self, stages: Stages) -> dict[str, Any]:
-        """What the optimizer is told of stages."""
-        if not isinstance(self.method, Method):
-            raise ValueError(
-                f"model.stages must be null with method={type(self.method).__name__}: stages are of scalar-only methods"
-            )
-        if self.method.directions_per_forward != 1:
-            raise ValueError(
-                f"directions_per_forward={self.method.directions_per_forward} must be 1 with model.stages, through "
-                "which points go one by one"
-            )
-        if stages.on == "host":
-            return stages.told(self.network, [p for _, p in self.trainable()])
-        if self.method.privacy is not None:
-            raise ValueError(
-                f"model.method.privacy={self.method.privacy!r} must be null with model.stages.on=ranks: each rank of a "
-                "client would draw noise and minibatches of its own"
-            )
-        self.group = stages.group(self.network)
-        return {}
-
-    def setup(self, stage: str) -> None:
-        """Finds out what is whose, where ranks hold the network together.
-
-        Raises:
-            ValueError: If a checkpoint is to be saved when the ranks may be anywhere.
-        """
-        if self.group is None:
-            return
-        if any(getattr(callback, "save_on_exception", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError(
-                "checkpoint.save_on_exception=true must be false with model.stages.on=ranks: all ranks have a part in "
-                "writing one"
-            )
-        self.settle()
-
-    def settle(self) -> None:
-        """As :meth:`setup`, for who needs to know earlier; the data are there, and all ranks ask at the same time.
-
-        Raises:
-            ValueError: If ranks do not come to whole groups, or the network cannot be had so.
-        """
-        group, stages = self.group, self.stages
-        if group is None or stages is None or group.settled:
-            return
-        examples = self.trainer.datamodule.splits.val  # type: ignore[attr-defined]
-        batch = {**examples.collate(np.zeros(1, dtype=np.int64)), "index": torch.zeros(1, dtype=torch.int64)}
-        group.settle(
-            partial(self.network.loss, batch),
-            partial(self.network.evaluate, batch),
-            self.trainer.world_size,
-            self._collective_device(),
-            getattr(self.trainer.strategy, "patience", None),
-        )
-        self.staged = stages.told_of(group, self.network)
-        self.exchange.silent = not group.last
-
-    def carry(self, device: torch.device) -> list[Tensor]:
-        """Prepares for a device to which stages are brought; gives the parameters that stay in host memory."""
-        if self.stages is None or not self.stages.carries(device):
-            return []
-        parameters = [p for _, p in self.trainable()]
-        cut, self._staged = self.stages.carried(self.network, parameters, device)
-        self._measuring.uncut = Uncut(cut, parameters, self.method.dtype)
-        return cut.settle_in()
 
     # What is optimized
 
@@ -184,7 +112,7 @@ class FederatedModule(Checkpointed):
             raise ValueError(f"model.network={type(self.network).__name__} has no trainable parameter")
         if self.stages is not None:
             self.stages.check_device(self.device)
-        self.exchange.device = self._collective_device()
+        self.exchange.device = self.collective_device()
         with advising(self.network, self.method, self.device):
             optimizer: Any = self.new_optimizer(self.exchange)
         schedule = self.learning_rate.schedule_of(optimizer)
@@ -194,10 +122,6 @@ class FederatedModule(Checkpointed):
             cohort = getattr(self.trainer.datamodule, "cohort", 1)  # type: ignore[attr-defined]
             self.method.check_rounds(cohort, range(self.learning_rate.rounds))
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
-
-    def _collective_device(self) -> torch.device:
-        """Where a tensor must be to be handed to the process group."""
-        return torch.device(getattr(self.trainer.strategy, "collective_device", "cpu"))
 
     def new_optimizer(self, exchange: AllReduceExchange | None = None) -> Any:
         """An optimizer of the network as configured, at round 0."""
@@ -276,15 +200,15 @@ class FederatedModule(Checkpointed):
 
     def on_validation_epoch_start(self) -> None:
         """Begins to measure the validation split, which its loader brings."""
-        self._measuring.begin(self.trainer.val_dataloaders.dataset.examples)  # type: ignore[union-attr]
+        self._measuring.begin(self.trainer.val_dataloaders.dataset.examples, self.uncut)  # type: ignore[union-attr]
 
     def on_test_epoch_start(self) -> None:
         """Begins to measure the test split."""
-        self._measuring.begin(self.trainer.test_dataloaders.dataset.examples)  # type: ignore[union-attr]
+        self._measuring.begin(self.trainer.test_dataloaders.dataset.examples, self.uncut)  # type: ignore[union-attr]
 
     def on_predict_epoch_start(self) -> None:
         """Begins to predict a split."""
-        self._measuring.begin(self.trainer.predict_dataloaders.dataset.examples)  # type: ignore[union-attr]
+        self._measuring.begin(self.trainer.predict_dataloaders.dataset.examples, self.uncut)  # type: ignore[union-attr]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Evaluates one batch, formed globally and dealt whole to this rank."""
@@ -294,7 +218,7 @@ class FederatedModule(Checkpointed):
 
     def on_validation_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self.last_validation = metrics = self._measuring.metrics("val", self._collective_device())
+        self.last_validation = metrics = self._measuring.metrics("val", self.collective_device())
         self._tell(metrics)
         if self.trainer.sanity_checking:
             return  # the measurement before round 0: Lightning's log calls do nothing here
@@ -305,7 +229,7 @@ class FederatedModule(Checkpointed):
 
     def on_test_epoch_end(self) -> None:
         """Combines the ranks' measurements into the metrics of the split."""
-        self.last_test = self._measuring.metrics("test", self._collective_device())
+        self.last_test = self._measuring.metrics("test", self.collective_device())
         self.log_dict(self.last_test, logger=False)
         self._tell(self.last_test)
 
