@@ -171,6 +171,10 @@ def build_workload(settings: Settings, device: torch.device) -> Workload:
     Raises:
         ValueError: If there is no such model, or the settings do not fit it or the launch.
     """
+    if settings.stages is not None and settings.stages.carries(device):
+        raise ValueError(
+            "stages.on=host must be ranks on a GPU, or device cpu: a fit brings stages there, a bench does not"
+        )
     world, rank = environment.world_size(), environment.rank()
     hosts = groups_of(world, settings.ranks)
     hosting = resolve_hosting("auto", settings.clients, hosts)

@@ -12,6 +12,7 @@ from hiso_pl.bench.settings import Settings
 from hiso_pl.bench.shapes import SHAPES
 from hiso_pl.bench.usual import Kept, Noise, published_update
 from hiso_pl.bench.workload import Workload, build_workload
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order import Method
 from hiso_pl.zeroth_order.kernels import Decay
 
@@ -129,3 +130,9 @@ def test_random_weights_follow_the_seed_and_are_scored_by_reduced_logits() -> No
     assert not first.full_logits
     assert first.model.get_output_embeddings().weight is first.model.get_input_embeddings().weight
     assert METHOD.lr > 0
+
+
+def test_stages_that_would_be_brought_to_a_gpu_are_refused() -> None:
+    settings = Settings(model="opt-tiny", stages=Stages(2))
+    with pytest.raises(ValueError, match=r"stages\.on=host must be ranks on a GPU"):
+        build_workload(settings, torch.device("cuda", 0))
