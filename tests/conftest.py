@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import math
 import os
@@ -21,6 +22,12 @@ from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 
 REPIN = "HISO_PL_REPIN"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays, and is looked through for garbage no more: that took most of short tests."""
+    gc.collect()
+    gc.freeze()
 
 
 class Pins:
