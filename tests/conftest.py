@@ -25,7 +25,7 @@ REPIN = "HISO_PL_REPIN"
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected stays, and is looked through for garbage no more: that took most of short tests."""
+    """What is imported and collected stays, and is looked through for garbage no more, which took long."""
     gc.collect()
     gc.freeze()
 
