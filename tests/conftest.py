@@ -24,6 +24,17 @@ from hiso_pl.zeroth_order import ZerothOrderOptimizer
 REPIN = "HISO_PL_REPIN"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Has xdist, where it can, keep to the order below; by itself it puts files of few tests last, however long."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with a long one while the others have none."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """What is imported and collected stays, and is looked through for garbage no more, which took long."""
     gc.collect()
