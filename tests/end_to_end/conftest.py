@@ -494,8 +494,9 @@ CLIENTS_FILES = {
     "header": "sentence\tlabel\tsite\na film\t0\tx\n",
     "column": "text\tlabel\na film\t0\n",
 }
-# pictures take half of a short run's time: the board is looked at in runs of its own, and in "default"
+# pictures take half of a short run's time, and are looked at in few
 NO_BOARD = ("--trainer.logger", "false")
+BOARD = ("default", "nan")
 EVALUATED = ("--ckpt_path", "{root}/default/checkpoints/last.ckpt", "--trainer.callbacks+")
 
 
@@ -534,7 +535,7 @@ def matrix(
     def matrix(ranks: int) -> dict[str, Outcome]:
         if ranks not in made:
             jobs = [
-                (name, ["fit", "--config", BASE, *(NO_BOARD if name != "default" else ()), *args])
+                (name, ["fit", "--config", BASE, *(() if name in BOARD else NO_BOARD), *args])
                 for name, (counts, args) in FIT_JOBS.items()
                 if ranks in counts
             ]
