@@ -24,6 +24,7 @@ def _imported(name: str) -> ModuleType:
     """
     if name in sys.modules:
         return sys.modules[name]
+    gc.collect()  # garbage from before would be kept for ever
     enabled = gc.isenabled()
     gc.disable()
     try:
