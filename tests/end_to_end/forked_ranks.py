@@ -17,7 +17,6 @@ import sys
 import time
 import traceback
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 from hiso_pl import __main__ as program  # first, as it sets what is read when others are imported
@@ -91,7 +90,6 @@ def main() -> None:
     handlers = import_module("torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler")
     assert hasattr(handlers.SubprocessHandler, "_popen")
     handlers.SubprocessHandler._popen = lambda _, args, env: ForkedRank(args, env)
-    sys.argv[0] = str(Path(__file__))
     import_module("torch.distributed.run").main()
 
 
