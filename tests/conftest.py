@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,28 @@ from hiso_pl.run.checkpoint_state import state_digest
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 
 REPIN = "HISO_PL_REPIN"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has xdist, where it can, keep to the order below; by itself it puts files of few tests last, however long."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with a long one while the others have none."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays, and is never looked through for garbage, which took long."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Pins:

@@ -68,10 +68,12 @@ class _Warm:
 
     def serve(self) -> Mapping[str, Any] | None:
         """Does what the study wishes until it has gone; in a fork, what that is to become."""
+        gc.disable()  # imports leave next to no garbage
         for name in FIT:
             import_module(name)
         gc.collect()
         gc.freeze()  # collections in the forks pass over all this, and copy no pages for it
+        gc.enable()
         while True:
             readable, *_ = select.select([self._channel], [], [], READY_S if self._children else None)
             if readable:

@@ -61,7 +61,8 @@ def outcomes(tmp_path_factory):
     for ranks in RANKS:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}-")
         (folder / "jobs.json").write_text(json.dumps(jobs(folder)))
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        agent = str(HERE.parent / "end_to_end" / "forked_ranks.py")
+        torchrun = [agent, "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
         command = [*torchrun, str(HERE / "measured.py"), str(folder / "jobs.json"), str(folder / "out")]
         processes[ranks] = (
             folder,

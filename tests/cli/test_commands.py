@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from hiso_pl.cli import program
 from hiso_pl.cli.commands import COMMANDS
 
 HEAVY = {"torch", "lightning", "numpy", "transformers", "numba", "datasets"}
@@ -56,6 +58,20 @@ def test_help_and_mistakes_import_nothing_heavy():
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if find_spec(command.module)])
 def test_every_command_has_a_module_that_runs_it(name):
     assert callable(import_module(COMMANDS[name].module).run)
+
+
+def test_no_garbage_is_looked_for_while_a_command_is_imported_and_it_is_again_after(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "seen_by_import.py").write_text("import gc\n\nseen = gc.isenabled()\n")
+    (tmp_path / "cannot_be_imported.py").write_text("raise LookupError\n")
+    frozen = gc.get_freeze_count()
+    assert program._imported("seen_by_import").seen is False
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+    with pytest.raises(LookupError):
+        program._imported("cannot_be_imported")
+    assert gc.isenabled()
+    assert sys.modules.pop("seen_by_import") is not None
 
 
 def test_a_class_in_the_current_folder_is_found_and_takes_no_modules_place(tmp_path):

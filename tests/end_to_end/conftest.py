@@ -103,11 +103,19 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": path, **extra}
 
 
-def torchrun(ranks: int, *options: str) -> list[str]:
-    """The command that starts a program on so many ranks; one rank needs no torchrun."""
+def torchrun(ranks: int, *options: str, forks: bool = True) -> list[str]:
+    """The command that starts a program on so many ranks; one rank needs no torchrun.
+
+    Args:
+        ranks: How many.
+        options: More options of torchrun's.
+        forks: Whether the ranks are forks of its agent, which has imported all for them, as costs less by far; else
+            they are started as a user has it.
+    """
     if ranks == 1 and not options:
         return [sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *options]
+    agent = [str(HERE / "forked_ranks.py")] if forks else ["-m", "torch.distributed.run"]
+    return [sys.executable, *agent, "--standalone", f"--nproc-per-node={ranks}", *options]
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +123,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., La
     """Starts the program, and ends it with the session at the latest."""
     started: list[Launch] = []
 
-    def start(ranks: int, args: list[str], root: Path, torchrun_options: tuple[str, ...] = ()) -> Launch:
+    def start(
+        ranks: int, args: list[str], root: Path, torchrun_options: tuple[str, ...] = (), forks: bool = True
+    ) -> Launch:
         log = tmp_path_factory.mktemp("log") / "out.txt"
-        command = [*torchrun(ranks, *torchrun_options), "-m", "hiso_pl", *args, "--trainer.default_root_dir", str(root)]
+        started_by = torchrun(ranks, *torchrun_options, forks=forks)
+        command = [*started_by, "-m", "hiso_pl", *args, "--trainer.default_root_dir", str(root)]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
@@ -497,6 +508,9 @@ CLIENTS_FILES = {
     "header": "sentence\tlabel\tsite\na film\t0\tx\n",
     "column": "text\tlabel\na film\t0\n",
 }
+# pictures take half of a short run's time, and are looked at in few
+NO_BOARD = ("--trainer.logger", "false")
+BOARD = ("default", "nan")
 EVALUATED = ("--ckpt_path", "{root}/default/checkpoints/last.ckpt", "--trainer.callbacks+")
 
 
@@ -535,31 +549,35 @@ def matrix(
     def matrix(ranks: int) -> dict[str, Outcome]:
         if ranks not in made:
             jobs = [
-                (name, ["fit", "--config", BASE, *args]) for name, (counts, args) in FIT_JOBS.items() if ranks in counts
+                (name, ["fit", "--config", BASE, *(() if name in BOARD else NO_BOARD), *args])
+                for name, (counts, args) in FIT_JOBS.items()
+                if ranks in counts
             ]
+            texts = [*text_args, *NO_BOARD]
             if ranks in (1, 2):
-                lora = ["fit", *text_args, "--model.network.peft", '{"r": 2, "alpha": 4}']
+                lora = ["fit", *texts, "--model.network.peft", '{"r": 2, "alpha": 4}']
                 jobs.append(("lora", lora))
                 jobs.append(("lora batched", [*lora, f"{METHOD}.directions_per_forward", "auto"]))
             if ranks in (1, 2, 4):
                 for name, path in files.items():
-                    jobs.append((f"clients: {name}", ["fit", *text_args, "--data.train_file", path]))
+                    jobs.append((f"clients: {name}", ["fit", *texts, "--data.train_file", path]))
                 opened = of_class("meddling.Opened", folder=str(Path(files["whole"]).parent), path="{root}/opened")
                 jobs[-len(files)][1].extend(["--trainer.callbacks+", opened])
             if ranks in (1, 3):
                 # label words of several tokens; answers of a model's own words
-                jobs.append(("candidates", ["fit", *text_args, "--data.label_words", '[" bad film", " bad"]']))
+                jobs.append(("candidates", ["fit", *texts, "--data.label_words", '[" bad film", " bad"]']))
                 own = {"template": "{sentence} It", "answer": "sentence", "stop": "", "max_new_tokens": 4}
-                jobs.append(("generation", ["fit", *text_args, "--data.task", json.dumps(own)]))
+                jobs.append(("generation", ["fit", *texts, "--data.task", json.dumps(own)]))
                 jobs.append(("predict@generation", ["predict", *jobs[-1][1][1:]]))
                 for name in ("validate", "test", "predict"):
                     metrics = of_class("meddling.Metrics", path=f"{{root}}/{name}-metrics")
                     jobs.append((f"{name}@default", [name, "--config", BASE, *EVALUATED, metrics]))
             broken = {2: START_JOBS, 3: STEP_JOBS}.get(ranks, {})
             for name, args in broken.items():
-                jobs.append((name, ["{fit|validate}" if name == "start: command" else "fit", "--config", BASE, *args]))
+                command = "{fit|validate}" if name == "start: command" else "fit"
+                jobs.append((name, [command, "--config", BASE, *NO_BOARD, *args]))
             if ranks == 1:
-                jobs.append(("straight", ["fit", "--config", BASE, *INTERRUPTED]))
+                jobs.append(("straight", ["fit", "--config", BASE, *NO_BOARD, *INTERRUPTED]))
             made[ranks] = {}  # one that fails is not tried again by every test
             made[ranks] = shared(f"ranks{ranks}", lambda: run_jobs(ranks, jobs))
         assert made[ranks], f"the launch of {ranks} ranks failed"

@@ -11,7 +11,7 @@ import pytest
 
 from hiso_pl.cli import program as cli
 
-from .conftest import of_class
+from .conftest import NO_BOARD, of_class
 
 ROUNDS, CLIENTS, COHORT = 12, 8, 4
 ADAM = {"lr": 0.1, "server_lr": 0.03, "local_epochs": 1, "weighted": True, "momentum": 0.5}
@@ -30,7 +30,8 @@ def callback(name: str, **init_args: object) -> list[str]:
 @pytest.fixture(scope="module")
 def runs(run_jobs, base):
     """All runs on so many ranks, of one launch each."""
-    adam, zo = [*base, *of_method("FedAdam", **ADAM)], [*base, *of_method("FedZO", **ZO), "--data.cohort", "2"]
+    quiet = [*base, *NO_BOARD]
+    adam, zo = [*quiet, *of_method("FedAdam", **ADAM)], [*quiet, *of_method("FedZO", **ZO), "--data.cohort", "2"]
     flipped = ["--in_step.every_n_rounds", "5", "--trainer.callbacks+"]
     flip = of_class("meddling.Flip", rank=2, round=6, tensor="head.bias", key="second_moment", bit=12)
     alone = run_jobs(1, [("adam", adam), ("zo", zo)])

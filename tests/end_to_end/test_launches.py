@@ -43,7 +43,7 @@ def test_one_process_that_takes_itself_for_one_of_several_is_told(
 
 
 def test_devices_that_contradict_torchrun_are_told_once(start, base, tmp_path):
-    launch = start(2, [*base, *SHORT, "--trainer.devices", "3"], tmp_path / "run")
+    launch = start(2, [*base, *SHORT, "--trainer.devices", "3"], tmp_path / "run", forks=False)
     assert launch.wait() != 0
     [line] = launch.errors
     assert "trainer.devices=3 must be 2, as torchrun started WORLD_SIZE=2" in line
@@ -62,7 +62,7 @@ def test_the_same_run_comes_of_every_launch(start, base, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
             for variable, value in given.items():
                 patched.setenv(variable, value)
-            launch = start(ranks, [*base, *SHORT, *options], tmp_path / name)
+            launch = start(ranks, [*base, *SHORT, *options], tmp_path / name, forks=False)
             assert launch.wait() == 0, launch.out[-3000:]
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["ranks"] == (1 if name == "alone" else 2)

@@ -17,11 +17,11 @@ from hiso_pl.ledger import LedgerReader, LedgerWriter
 from hiso_pl.ledger.stored import read_stored
 from hiso_pl.run.folder import LEDGER
 
-from .conftest import BASE, METHOD, TIMEOUT_S, environment, of_class
+from .conftest import BASE, METHOD, NO_BOARD, TIMEOUT_S, environment, of_class
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-BASE_RUN = ["fit", "--config", BASE]
+BASE_RUN = ["fit", "--config", BASE, *NO_BOARD]
 CHECKED = ["--in_step.every_n_rounds", "3", "--in_step.on_mismatch", "repair", "--checkpoint.every_n_train_steps", "4"]
 
 

@@ -99,7 +99,7 @@ def test_of_two_that_begin_at_the_same_moment_one_runs(start, straight, base, tm
 
 def test_ranks_that_outlive_a_killed_torchrun_keep_their_folder_and_end(start, here, straight, base, tmp_path, slowly):
     root = tmp_path / "run"
-    live = start(2, [*base, *RUN, *slowly], root)
+    live = start(2, [*base, *RUN, *slowly], root, forks=False)
     until(lambda: rounds(root) == 12, live)
     orphans = live.ranks
     os.kill(live.process.pid, signal.SIGKILL)
