@@ -1,7 +1,8 @@
 """The README's commands, in their order, in a clean shell: in a copy of the clone, with an environment of its own.
 
 Blocks of ``bash`` are run, those of ``sh`` need a hub, GPUs or more machines, and what they name is resolved. So that
-it takes minutes, runs are cut to a few rounds and ranks to two; with ``HISO_PL_README=whole`` nothing is changed.
+it takes minutes, runs are cut to a few rounds, ranks to two and a diagnosis to few probes; with
+``HISO_PL_README=whole`` nothing is changed.
 The second command is the suite itself, and is left out.
 """
 
@@ -58,6 +59,8 @@ def shortened(command: str) -> str:
         return f"NPROC=2 {command}{FEW}"
     if "small_language --output" in command:
         return f"{command} --steps 5"
+    if "hiso-pl diagnose" in command:
+        return f"{command} --exact false --probes 4"
     if "--trainer.max_steps" in command:
         return re.sub(r"--trainer.max_steps \d+", FEW.strip(), command)
     return command + FEW if " fit --config" in command and "--ckpt_path" not in command else command
