@@ -16,6 +16,7 @@ from hiso_pl.stages.messages import Layout
 pytestmark = pytest.mark.timeout(600)
 
 SCRIPT = Path(__file__).parent / "stages_over_ranks.py"
+FORKS = Path(__file__).parents[1] / "end_to_end" / "forked_ranks.py"
 FAMILIES = ["opt", "opt-plain", "gpt2", "llama", "qwen3", "gemma2", "mistral", "phi", "bloom"]
 LORA = {"peft": {"peft_type": "LORA", "r": 2}}
 WAYS = {
@@ -42,7 +43,7 @@ def on_ranks(folder, tmp_path_factory):
         place = tmp_path_factory.mktemp("ranks")
         torch.save(batches, place / "batches.pt")
         (place / "jobs.json").write_text(json.dumps(jobs))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command = [sys.executable, str(FORKS), "--standalone", f"--nproc-per-node={ranks}"]
         done = subprocess.run(
             [*command, str(SCRIPT), str(place / "batches.pt"), str(place / "jobs.json"), str(place / "found")],
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
