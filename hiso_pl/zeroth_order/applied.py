@@ -68,9 +68,9 @@ class AppliedRecords(RoundState):
         self._intact = False  # until the last tensor is done: a state in between is never written
         if not record.empty:
             self._outstanding = self._update(record)
+            self._advance_transform(record)
             if not self._waits:
                 self._move_all()
-            self._transform_state_after(record)
             self._group["applied"] += 1
         self.record = record
         self._group["round"] = record.round + 1
@@ -83,13 +83,14 @@ class AppliedRecords(RoundState):
                 raise NotFiniteError(left_at(record.round, str(error), record.told()), record.round) from error
         self._intact = True
 
-    def _transform_state_after(self, record: RoundRecord) -> None:
+    def _advance_transform(self, record: RoundRecord) -> None:
         first, averaged = self.parameters[0], record.cohort - len(record.dropped)
         own = self.method.directions == "client"
         transform_state.advance(self.method.transform, self.state[first], record, 1 if own else averaged)
-        kept = [kind for kind in self.state[first] if kind.startswith(transform_state.PREFIX)]
-        states = [StateTensor(self.names[0], kind, self.state[first][kind]) for kind in kept]
-        check_finite(states, record.round, record.told())
+        if self._place is not None:  # else it is looked at with all that is kept beside the first tensor
+            kept = [kind for kind in self.state[first] if kind.startswith(transform_state.PREFIX)]
+            states = [StateTensor(self.names[0], kind, self.state[first][kind]) for kind in kept]
+            check_finite(states, record.round, record.told())
 
     def _update(self, record: RoundRecord) -> Outstanding:
         states, targets, frozen = self._rule_state(self.parameters[0]), self._targets(), self._frozen()
@@ -113,28 +114,33 @@ class AppliedRecords(RoundState):
             self._place.finish()
 
     def _move_all(self) -> None:
-        # elsewhere tensor by tensor: no more is to be at hand
-        parts = [self._here] if self._place is None else [[t] for t in self._here]
-        for _ in self.brought(parts):
+        if self._place is None or self._outstanding is None:
+            self._move(self._here)
+            return
+        for _ in self.brought([[t] for t in sorted(self._outstanding.left)]):  # no more is to be at hand
             pass
-        if self._place is not None:
-            self._place.finish()
+        self._place.finish()
 
     def brought(
         self, parts: Sequence[Collection[int]], beside: Sequence[Sequence[Tensor]] | None = None
     ) -> Iterator[None]:
         """See :class:`~.workplace.Brings`."""
-        kept = [[value for t in part for value in self._given(t).tensors()] for part in parts]
-        groups = kept if beside is None else [[*some, *others] for some, others in zip(kept, beside, strict=True)]
-        steps: Iterable[None] = repeat(None, len(parts)) if self._place is None else self._place.through(groups)
+        steps: Iterable[None] = repeat(None, len(parts))
+        if self._place is not None:
+            kept = [[value for given in self._given(part).values() for value in given.tensors()] for part in parts]
+            others = [()] * len(parts) if beside is None else beside
+            steps = self._place.through([[*some, *more] for some, more in zip(kept, others, strict=True)])
         for part, _ in zip(parts, steps, strict=True):
             self._move(part)
             yield
 
-    def _given(self, t: int) -> Given:
-        """A tensor with what is kept beside it, where they live."""
-        p = self.parameters[t]
-        return Given(p.data, self._hessians[t], self._rule_state(p))
+    def _given(self, positions: Iterable[int]) -> dict[int, Given]:
+        """Tensors with what is kept beside them, where they live."""
+        parameters, owners, state = self.parameters, self._owners, self.state
+        return {
+            t: Given(parameters[t].data, state[parameters[owners[t]]].get("hessian"), self._rule_state(parameters[t]))
+            for t in positions
+        }
 
     def _move(self, positions: Iterable[int]) -> None:
         """Does the update of those of some tensors that have not moved yet, and looks at what came of it.
@@ -146,7 +152,7 @@ class AppliedRecords(RoundState):
         if update is None:
             return
         started, place, preconditioner = time.perf_counter(), self._place, self.method.preconditioner
-        some = {t: self._given(t) for t in sorted(update.left.intersection(positions))}
+        some = self._given(sorted(update.left.intersection(positions)))
         before, self._intact = self._intact, False
         next_round, self._group["round"] = self.round, update.record.round
         found = some if place is None else {t: given.at(place.at_hand) for t, given in some.items()}
@@ -160,8 +166,11 @@ class AppliedRecords(RoundState):
                     place.finish()  # H as it was has followed, before it is another
                 update.end(self._hessians)
                 found = some
-        names, given = [self.names[t] for t in some], list(found.values())
-        states = in_order(names, [one.x for one in given], [one.kept() for one in given])
+        if found is some:
+            states = self._tensors(list(some))
+        else:
+            names, given = [self.names[t] for t in some], list(found.values())
+            states = in_order(names, [one.x for one in given], [one.kept() for one in given])
         check_finite(states, update.record.round, update.record.told(), preconditioner.structured)
         self._group["round"], self._intact = next_round, before
         self._moving_s += time.perf_counter() - started

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +49,17 @@ class Freezer:
     def __call__(
         self,
         hessians: Sequence[Tensor | None],
-        targets: Sequence[Target],
+        told: Callable[[], Sequence[Target]],
         kernels: Kernels,
         held: Held | None = None,
     ) -> Frozen:
         """H as directions take it; of tensors whose values are elsewhere as it is.
+
+        Args:
+            hessians: H of each tensor.
+            told: Tells of the tensors and the round, where they matter.
+            kernels: The passes over memory that the method has chosen.
+            held: What of the tensors is here.
 
         Raises:
             ValueError: If they cannot, by the tensor's name.
@@ -61,6 +67,7 @@ class Freezer:
         of = [(h, None if h is None or h.is_inference() else h._version) for h in hessians]
         if len(of) != len(self._of) or any(h is not o or v != w for (h, v), (o, w) in zip(of, self._of, strict=True)):
             self.moved()
+            targets = told()
             here = range(len(targets)) if held is None else held.own
             given = (
                 self._prepared(hessians, targets, kernels, here) if self._preconditioner.structured else list(hessians)

@@ -72,7 +72,8 @@ class Outstanding:
                 for t, given in tensors.items()
             ]
         )
-        self._squares.update(zip(tensors, rows, strict=True))
+        if self.step.preconditioner.uses_squares:
+            self._squares.update(zip(tensors, rows, strict=True))
         self.left.difference_update(tensors)
 
     def end(self, hessians: Sequence[Tensor | None]) -> None:

@@ -79,7 +79,8 @@ class RoundState(Trained):
 
     @property
     def _hessians(self) -> list[Tensor | None]:
-        return [self.state[self.parameters[owner]].get("hessian") for owner in self._owners]
+        parameters, state = self.parameters, self.state
+        return [state[parameters[owner]].get("hessian") for owner in self._owners]
 
     @property
     def stored_hessians(self) -> list[Tensor]:
@@ -96,7 +97,7 @@ class RoundState(Trained):
         return [StateTensor(target.name, "hessian", shown(value, target)) for target, value in kept]
 
     def _frozen(self) -> Frozen:
-        return self._freezer(self._hessians, self._targets(), self._kernels(), self.held)
+        return self._freezer(self._hessians, self._targets, self._kernels(), self.held)
 
     @property
     def _here(self) -> list[int]:
@@ -115,8 +116,8 @@ class RoundState(Trained):
         return transform_state.told(self.state[self.parameters[0]])
 
     def _targets(self) -> list[Target]:
-        pairs = enumerate(zip(self.names, self.parameters, strict=True))
-        return [Target(t, name, tuple(p.shape), self.round, self._group["applied"]) for t, (name, p) in pairs]
+        pairs, round, applied = zip(self.names, self.parameters, strict=True), self.round, self._group["applied"]
+        return [Target(t, name, tuple(p.shape), round, applied) for t, (name, p) in enumerate(pairs)]
 
     def tensors(self) -> list[StateTensor]:
         """x, H and the rule's state of tensors here, each once, in the order that digests and checksums have."""
