@@ -150,6 +150,10 @@ class FederatedModule(InStages):
             for line in self.method.privacy.doubts(sizes):
                 log.warning("%s", line)
 
+    def on_train_end(self) -> None:
+        """Leaves the network at the x that the last round led to."""
+        self.optimizer.complete()
+
     # A round
 
     def training_step(self, batch: Round, batch_idx: int) -> None:

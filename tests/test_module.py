@@ -1,11 +1,13 @@
 """What a round refuses before it probes: a network that is not one function, and data of another round."""
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from hiso_pl.data.digits import DigitsData
-from hiso_pl.models import DigitsCNN
+from hiso_pl.models import DigitsCNN, DigitsViT
 from hiso_pl.module import FederatedModule
+from hiso_pl.stages import Stages
 from hiso_pl.zeroth_order.digest import digest
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -26,6 +28,9 @@ class Training(Callback):
     def __init__(self, round=-1):
         self.round, self.digests = round, []
 
+    def finished(self, module):
+        self.digests.append(digest(module.optimizer))
+
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.digests.append(digest(pl_module.optimizer))
         if batch_idx == self.round:
@@ -36,8 +41,8 @@ class Training(Callback):
 def fit(tmp_path):
     """Runs four rounds."""
 
-    def fit(callback, data):
-        module = FederatedModule(DigitsCNN(channels=2))
+    def fit(callback, data, network=None, stages=None):
+        module = FederatedModule(network or DigitsCNN(channels=2), stages=stages)
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -53,7 +58,7 @@ def fit(tmp_path):
         try:
             trainer.fit(module, datamodule=data)
         finally:
-            callback.digests.append(digest(module.optimizer))
+            callback.finished(module)
         return module
 
     return fit
@@ -84,3 +89,20 @@ def test_data_of_another_round_is_refused(fit, given):
     with pytest.raises((RuntimeError, ValueError), match=f"round {given} given, round 2 comes next"):
         fit(callback, data)
     assert callback.digests[2] == callback.digests[3]
+
+
+class Nobody(Callback):
+    """Looks at nothing."""
+
+    def finished(self, module):
+        pass
+
+
+def test_a_fit_leaves_the_network_where_its_last_round_led(fit, tmp_path):
+    """Also where the last round's update would wait for the next one's probes."""
+    found = []
+    for stages in (None, Stages(2, offload_dir=str(tmp_path / "scratch"))):
+        torch.manual_seed(0)
+        network = fit(Nobody(), data_of(), DigitsViT(), stages).network
+        found.append([p.detach().clone() for p in network.parameters()])
+    assert all(map(torch.equal, *found))
