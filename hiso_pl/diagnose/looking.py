@@ -20,6 +20,7 @@ from hiso_pl.federation.aggregation import WeightedMean
 from hiso_pl.zeroth_order import Identity, Method
 from hiso_pl.zeroth_order.interfaces import MethodBase
 from hiso_pl.zeroth_order.out_of_memory import is_out_of_memory
+from hiso_pl.zeroth_order.watching import uncompiled
 
 if TYPE_CHECKING:
     from hiso_pl.module import FederatedModule
@@ -105,7 +106,7 @@ def plain_operators() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)  # that a gradient is the same to the bit is nobody's promise
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)

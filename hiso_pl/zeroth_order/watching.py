@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -121,9 +122,35 @@ def _targets(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Itera
             yield from (t for t in leaves((value,)) if isinstance(t, Tensor))
 
 
-def uncompiled() -> AbstractContextManager[Any]:
+class _Uncompiled:
+    """Has compiled code run as it was written while any thread is inside: torch has one stance for all of them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._stance: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._stance is None and "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_UNCOMPILED = _Uncompiled()
+
+
+def uncompiled() -> AbstractContextManager[None]:
     """Inside the block compiled code runs as it was written: what first runs under a mode is never compiled again."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    return _UNCOMPILED
 
 
 def is_compiled(network: nn.Module) -> bool:

@@ -97,6 +97,8 @@ def test_a_study_killed_five_times_tells_the_same_table(tmp_path: Path, studies:
             time.sleep(0.05)
         time.sleep(chance.uniform(0.0, 3.0))
         warm, runs = below(study)
+        while target == "run" and not runs and study.poll() is None and time.monotonic() < until:
+            warm, runs = below(study)  # the next one, where the others have ended meanwhile
         victims = {"study": [study], "warm": warm, "run": runs}[target]
         for victim in victims[:1]:
             victim.send_signal(signal.SIGKILL)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from hiso_pl.zeroth_order import ZerothOrderOptimizer
 from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
+from hiso_pl.zeroth_order.watching import uncompiled
 
 WAYS = [("fast", False), ("fast", True), ("low", False), ("low", True)]
 SAME = "but all probes must see the same function: call eval"
@@ -262,4 +263,20 @@ def test_a_compiled_network_stays_compiled_and_is_looked_at_from_outside(known):
     optimizer = ZerothOrderOptimizer(moving.named_parameters(), network=compiled if known else None)
     with pytest.raises(ValueError, match=f"moves .*{SAME}"):
         optimizer.step(loss_of(compiled))
+    torch._dynamo.reset()
+
+
+def test_threads_that_look_one_beside_another_leave_compiled_code_compiled():
+    torch._dynamo.reset()
+    ran = []
+    compiled = torch.compile(nn.Linear(4, 2), backend=lambda graph, example: lambda *x: ran.append(1) or graph(*x))
+    first, second = uncompiled(), uncompiled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    compiled(X)
+    assert ran == []
+    second.__exit__(None, None, None)
+    compiled(X)
+    assert ran == [1]
     torch._dynamo.reset()
