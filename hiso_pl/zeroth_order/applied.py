@@ -153,6 +153,8 @@ class AppliedRecords(RoundState):
             return
         started, place, preconditioner = time.perf_counter(), self._place, self.method.preconditioner
         some = self._given(sorted(update.left.intersection(positions)))
+        if update.left and not some:
+            return
         before, self._intact = self._intact, False
         next_round, self._group["round"] = self.round, update.record.round
         found = some if place is None else {t: given.at(place.at_hand) for t, given in some.items()}

@@ -66,12 +66,12 @@ class Outstanding:
 
     def move(self, tensors: Mapping[int, Given]) -> None:
         """Moves some of the tensors that are left, by position."""
-        rows = self.step.run(
-            [
-                Moving(given.x, given.hessian, self.frozen.hessians[t], given.state, self.sites[t], self.targets[t])
-                for t, given in tensors.items()
-            ]
-        )
+        structured = self.step.preconditioner.structured
+        moving = []
+        for t, (x, hessian, state) in tensors.items():
+            divisor = self.frozen.hessians[t] if structured else hessian  # H itself, where it is worked on
+            moving.append(Moving(x, hessian, divisor, state, self.sites[t], self.targets[t]))
+        rows = self.step.run(moving)
         if self.step.preconditioner.uses_squares:
             self._squares.update(zip(tensors, rows, strict=True))
         self.left.difference_update(tensors)

@@ -21,7 +21,7 @@ from hiso_pl.zeroth_order.digest import digest
 from hiso_pl.zeroth_order.interfaces import Slots
 from hiso_pl.zeroth_order.precision import cast_frozen
 from hiso_pl.zeroth_order.substitution import leaves
-from hiso_pl.zeroth_order.update_rule import Adam, Momentum, Normalized
+from hiso_pl.zeroth_order.update_rule import Adam, Momentum, Normalized, Sgd
 
 CPU = torch.device("cpu")
 SETTINGS = {"lr": 0.05, "mu": 1e-2, "num_directions": 3}
@@ -125,16 +125,17 @@ def test_classifiers_are_brought_in_stages(folder, run, batch):
     assert run(network(), Stages(3), [batch]) == run(network(), None, [batch])
 
 
-def test_nothing_goes_by_where_the_parameters_live(folder, batch):
-    """Forward passes, kernels' torch operators and the trial take what was brought."""
+@pytest.mark.parametrize("rule", [Sgd(), Adam(), Momentum()], ids=str)
+def test_nothing_goes_by_where_the_parameters_live(folder, batch, rule):
+    """Forward passes, updates and the trial take what was brought."""
     network = CausalLM(folder("llama", blocks=4), peft={"peft_type": "LORA", "r": 2})
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     cut, told = Stages(2).carried(network, [p for _, p in trained], CPU)
     stay = cut.settle_in()
     blocks = network.get_submodule(cut._name)
     assert {id(p) for p in stay} >= {id(p) for p in blocks.parameters()}
-    hosts = [p.data for p in stay]
-    optimizer = ZerothOrderOptimizer(trained, network=network, **told, **SETTINGS)
+    optimizer = ZerothOrderOptimizer(trained, network=network, update_rule=rule, **told, **SETTINGS)
+    hosts = [*(p.data for p in stay), *(kept for p in optimizer.parameters for kept in optimizer.state[p].values())]
 
     with Looks(hosts):
         for _ in range(2):
